@@ -1,0 +1,83 @@
+"""Checks of what users hand to the environments: each refusal is one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rxrl.errors import ConfigError, EpisodeError, unknown_name
+from rxrl.types import STRATEGIES, Conversation
+
+
+def playable(conversations: Sequence[Conversation]) -> Sequence[Conversation]:
+    """Conversations of which there is at least one, each with something to play."""
+    if not len(conversations):
+        raise ConfigError("The environment needs at least one conversation, got none.")
+    for index, conversation in enumerate(conversations):
+        if not isinstance(conversation, Conversation):
+            raise ConfigError(f"Conversation {index} must be an rxrl.types.Conversation, got {type(conversation).__name__}.")
+        if not conversation.steps:
+            raise ConfigError(f"Conversation {conversation.id!r} has no follow-up interaction, so there is nothing to play.")
+    return conversations
+
+
+def known_strategy(strategy: str) -> str:
+    """A strategy that exists."""
+    if strategy not in STRATEGIES:
+        raise ConfigError(unknown_name("strategy", strategy, STRATEGIES))
+    return strategy
+
+
+def known_render_mode(mode: str | None, known: Sequence[str | None]) -> str | None:
+    """A render mode that exists."""
+    if mode not in known:
+        raise ConfigError(unknown_name("render mode", str(mode), [each for each in known if each]))
+    return mode
+
+
+def known_autoreset(mode: AutoresetMode | str) -> AutoresetMode:
+    """An autoreset mode that can be played: NEXT_STEP would have to ignore a sampled answer."""
+    known = {each.value: each for each in (AutoresetMode.DISABLED, AutoresetMode.SAME_STEP)}
+    value = mode.value if isinstance(mode, AutoresetMode) else mode
+    if value not in known:
+        raise ConfigError(unknown_name("autoreset mode", str(value), known))
+    return known[value]
+
+
+def at_least_one(name: str, value: int) -> int:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    return value
+
+
+def probability(name: str, value: bool | float) -> float:
+    """A number from 0 to 1."""
+    if not 0.0 <= float(value) <= 1.0:
+        raise ConfigError(f"{name} is a probability from 0 to 1, got {value!r}.")
+    return float(value)
+
+
+def per_conversation(name: str, wanted: Any, chosen: Sequence[Conversation]) -> list[Any] | None:
+    """An option with one entry for each conversation that begins, as a list; None where it is not given."""
+    if wanted is None:
+        return None
+    given = list(wanted.tolist() if hasattr(wanted, "tolist") else wanted)
+    if len(given) != len(chosen):
+        raise EpisodeError(f"`{name}` needs one entry for each of the {len(chosen)} conversations that begin, got {len(given)}.")
+    return given
+
+
+def row_mask(name: str, wanted: Any, rows: int, *, default: bool) -> NDArray[np.bool_]:
+    """An option that picks rows, as bool `[rows]`; `default` everywhere where it is not given."""
+    if wanted is None:
+        return np.full(rows, default, dtype=np.bool_)
+    mask = np.asarray(wanted.cpu() if isinstance(wanted, Tensor) else wanted)
+    if mask.shape != (rows,) or mask.dtype != np.bool_:
+        raise EpisodeError(f"`{name}` must be bool of shape ({rows},), got {mask.dtype} of shape {mask.shape}.")
+    return mask.copy()

@@ -1,0 +1,88 @@
+"""Which conversations are played from which seeds: what the options of a reset name, or what is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.utils import seeding
+
+from rxrl.envs.checks import per_conversation
+from rxrl.envs.episode import SEED_RANGE
+from rxrl.errors import EpisodeError, unknown_name
+from rxrl.types import Conversation
+
+_SHOWN = 20
+
+
+class Drawing:
+    """Draws for the rows of an environment; each row has its own generator, so that the other rows do not change its draws.
+
+    Args:
+        conversations: Where episodes are drawn from, at least one.
+        rows: Rows of the environment.
+    """
+
+    def __init__(self, conversations: Sequence[Conversation], rows: int) -> None:
+        self.conversations = conversations
+        self.rows = rows
+        self.generators: list[np.random.Generator] | None = None
+        self._index = {conversation.id: i for i, conversation in enumerate(conversations)}
+
+    def seeded(self, seed: int | Sequence[int]) -> list[int]:
+        """The seed of each row: `seed + row`, or the given ones."""
+        seeds = [int(seed) + row for row in range(self.rows)] if isinstance(seed, int | np.integer) else [int(each) for each in seed]
+        if len(seeds) != self.rows:
+            raise EpisodeError(f"A list of seeds needs one for each of the {self.rows} rows, got {len(seeds)}.")
+        return seeds
+
+    def reseed(self, seeds: Sequence[int], rows: Sequence[int]) -> None:
+        """Gives the generators of `rows` new seeds."""
+        fresh = [seeding.np_random(seed)[0] for seed in seeds]
+        if self.generators is None:
+            self.generators = fresh
+        for row in rows:
+            self.generators[row] = fresh[row]
+
+    def begin(self, source: np.random.Generator) -> list[np.random.Generator]:
+        """The generators; made from `source` where nothing was seeded yet."""
+        if self.generators is None:
+            self.generators = [np.random.default_rng(seed) for seed in source.integers(SEED_RANGE, size=self.rows)]
+        return self.generators
+
+    def pick(self, rows: Sequence[int], wanted: Any, generators: Sequence[np.random.Generator]) -> list[Conversation]:
+        """The conversations of `rows`, in order: those that are wanted, or one drawn for each row."""
+        if wanted is None:
+            return [self.conversations[int(generators[row].integers(len(self.conversations)))] for row in rows]
+        chosen = [self._find(each) for each in wanted]
+        if len(chosen) > len(rows):
+            raise EpisodeError(f"`conversations` names {len(chosen)} conversations, but only {len(rows)} rows are reset.")
+        return chosen
+
+    def _find(self, wanted: Conversation | int | str) -> Conversation:
+        if isinstance(wanted, Conversation):
+            if not wanted.steps:
+                raise EpisodeError(f"Conversation {wanted.id!r} has no follow-up interaction, so there is nothing to play.")
+            return wanted
+        if isinstance(wanted, str):
+            if wanted not in self._index:
+                raise EpisodeError(unknown_name("conversation", wanted, list(self._index)[:_SHOWN]))
+            return self.conversations[self._index[wanted]]
+        if not isinstance(wanted, int | np.integer) or not 0 <= int(wanted) < len(self.conversations):
+            raise EpisodeError(
+                f"A conversation is an id, a Conversation or an index from 0 to {len(self.conversations) - 1}, got {wanted!r}."
+            )
+        return self.conversations[int(wanted)]
+
+    def stm_seeds(
+        self, rows: Sequence[int], chosen: Sequence[Conversation], wanted: Any, source: Sequence[np.random.Generator]
+    ) -> list[int]:
+        """One seed for each row of the environment; rows that do not begin an episode get 0."""
+        seeds = [0] * self.rows
+        given = per_conversation("stm_seeds", wanted, chosen)
+        if given is None:
+            given = [int(source[row].integers(SEED_RANGE)) for row in rows[: len(chosen)]]
+        for row, seed in zip(rows, given, strict=False):
+            seeds[row] = int(seed)
+        return seeds

@@ -1,0 +1,68 @@
+"""Mean token embeddings for cosine terms, and a default table that needs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rxrl.seeding import derive_seed
+
+Embed = Callable[[Sequence[Sequence[int]]], Tensor]
+"""Rows of token ids -> their mean embeddings `[batch, dim]`."""
+
+_BUCKETS = 1 << 14
+
+
+def mean_embeddings(table: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Mean of the embeddings of each row's tokens.
+
+    Args:
+        table: Embeddings `[vocab, dim]`.
+        rows: Token ids below `vocab`.
+
+    Returns:
+        `[batch, dim]`; zeros for an empty row.
+    """
+    return _means(table.detach(), *_flat(rows))
+
+
+def _flat(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All ids in one array, and where each row begins."""
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    ids = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
+    return ids, lengths.cumsum() - lengths
+
+
+def _means(table: Tensor, ids: NDArray[np.int64], offsets: NDArray[np.int64]) -> Tensor:
+    bags = (torch.from_numpy(array).to(table.device) for array in (ids, offsets))
+    return F.embedding_bag(next(bags), table, next(bags), mode="mean")
+
+
+class HashedEmbedding:
+    """Fixed random vectors for token ids: equal tokens are alike, different ones close to orthogonal.
+
+    Args:
+        dim: Length of a vector.
+        seed: Seed of the vectors.
+    """
+
+    def __init__(self, dim: int = 64, seed: int = 0) -> None:
+        self.dim, self.seed = dim, seed
+        self._table: Tensor | None = None
+
+    def __call__(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Mean vectors of the rows, `[batch, dim]`."""
+        if self._table is None:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "hashed embedding", self.dim))
+            self._table = torch.randn(_BUCKETS, self.dim, generator=generator)
+        ids, offsets = _flat(rows)
+        return _means(self._table, ids % _BUCKETS, offsets)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"dim": self.dim, "seed": self.seed, "_table": None}

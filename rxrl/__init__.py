@@ -1,0 +1,47 @@
+"""Memory Reinforcement Learning for the Reactive Transformer: environment, rewards, curricula and trainers.
+
+Importing this package registers `rxrl/Conversation-v0` with Gymnasium. Everything heavy is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from rxrl.curricula import Curriculum, load_curriculum
+    from rxrl.models import ReactiveSession, ReactiveTransformer
+
+__version__ = "0.1.0"
+
+ENV_ID = "rxrl/Conversation-v0"
+
+_PUBLIC = {
+    "Curriculum": "rxrl.curricula",
+    "ReactiveSession": "rxrl.models",
+    "ReactiveTransformer": "rxrl.models",
+    "load_curriculum": "rxrl.curricula",
+}
+
+__all__ = ["ENV_ID", "Curriculum", "ReactiveSession", "ReactiveTransformer", "__version__", "load_curriculum"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+# Entry points as strings: gymnasium imports the factory, and with it torch, only when an environment is made.
+if ENV_ID not in gymnasium.registry:
+    gymnasium.register(
+        id=ENV_ID,
+        entry_point="rxrl.factory:make_env",
+        vector_entry_point="rxrl.factory:make_vector_env",
+    )

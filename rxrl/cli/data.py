@@ -1,0 +1,259 @@
+"""`rxrl data`: generate, import and inspect conversations; train a tokenizer on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rxrl.data.importers import ImportResult, import_babi, import_fairytaleqa, import_published, import_text
+from rxrl.data.importers import fairytale as fairytale_defaults
+from rxrl.data.importers.text import DEFAULT_LIMIT, write_texts
+from rxrl.data.rows import LengthLimit, RefusedRow, read_conversations, write_conversations
+from rxrl.data.stats import DataStats, data_stats
+from rxrl.data.tokenizer import Tokenizer
+from rxrl.data.world import GeneratedSource
+from rxrl.errors import ConfigError, DataError
+from rxrl.types import Conversation
+
+app = typer.Typer(help="Generate, import and inspect conversations.", no_args_is_help=True, add_completion=False)
+imports = typer.Typer(help="Turn data sets and plain text into the rows of rxrl.", no_args_is_help=True)
+app.add_typer(imports, name="import")
+
+
+class Strategy(StrEnum):
+    """Shapes of a conversation."""
+
+    single_step = "single-step"
+    multi_step = "multi-step"
+    long_range = "long-range"
+
+
+class Split(StrEnum):
+    """Splits of a data set."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
+Source = Annotated[str, typer.Argument(help="File, folder or (for `published`) name of a data set on the Hub.")]
+Out = Annotated[Path, typer.Argument(help="File to write: .jsonl or .parquet.")]
+Seed = Annotated[int, typer.Option(help="Seed of all draws.")]
+KeepValid = Annotated[bool, typer.Option("--keep-valid", help="Keep the rest where rows do not fit, and list what was refused.")]
+MaxLength = Annotated[
+    int | None, typer.Option(min=8, help="Longest interaction: in tokens (special ones included) with --tokenizer, else in words.")
+]
+TokenizerFolder = Annotated[Path | None, typer.Option(help="Folder of a trained tokenizer or of a checkpoint.")]
+
+
+@app.command()
+def generate(
+    out: Out,
+    count: Annotated[int, typer.Option(min=1, help="Number of conversations (or stories).")] = 1000,
+    level: Annotated[int, typer.Option(min=1, max=3, help="Difficulty: 1 people, 2 everything, 3 with stories and aliases.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Turns of each conversation.")] = 16,
+    strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = Strategy.multi_step,
+    split: Annotated[Split, typer.Option(help="No two splits share a conversation; test holds unseen combinations.")] = Split.train,
+    start: Annotated[int, typer.Option(min=0, help="Index of the first one in the endless sequence.")] = 0,
+    seed: Seed = 0,
+    stories: Annotated[bool, typer.Option("--stories", help="Write plain stories for pre-training instead of conversations.")] = False,
+) -> None:
+    """Write conversations of the generated world; the same options always give the same file."""
+    world = GeneratedSource(level=level, seed=seed, split=split.value)
+    if stories:
+        written, what = write_texts(out, world.stories(split.value, start, count)), "stories"
+    else:
+        conversations = world.take(steps=steps, strategy=strategy.value, start=start, count=count)
+        written, what = write_conversations(out, conversations), "conversations"
+    typer.echo(f"Wrote {written} {what} to {out}.")
+
+
+@imports.command("babi")
+def babi(
+    source: Source,
+    out: Out,
+    holdout: Annotated[int, typer.Option(min=0, help="Write the last episodes, never renamed, to NAME.test.jsonl instead.")] = 0,
+    max_turns: Annotated[int, typer.Option(min=1, help="Most turns of a conversation.")] = 8,
+    statements: Annotated[int, typer.Option(min=1, help="Most statements that are told together.")] = 10,
+    rename: Annotated[int, typer.Option(min=0, help="Copies of each episode with people and places renamed, for training.")] = 0,
+    max_length: MaxLength = None,
+    tokenizer: TokenizerFolder = None,
+    seed: Seed = 0,
+    keep_valid: KeepValid = False,
+) -> None:
+    """Import a file of the bAbI tasks, or a folder of them: one conversation per episode."""
+    result = import_babi(
+        source,
+        max_turns=max_turns,
+        statements_per_turn=statements,
+        rename=rename > 0,
+        copies=rename,
+        limit=_limit(max_length, tokenizer),
+        seed=seed,
+        keep_valid=keep_valid,
+    )
+    episodes = list(dict.fromkeys(conversation.extra["episode"] for conversation in result.conversations))
+    held_out = set(episodes[len(episodes) - holdout :]) if holdout else set()
+    test = [each for each in result.conversations if each.id in held_out]
+    train = [each for each in result.conversations if each.extra["episode"] not in held_out]
+    _finish(result, train, out)
+    if test:
+        _write(test, out.with_suffix(f".test{out.suffix}"))
+
+
+@imports.command("fairytaleqa")
+def fairytaleqa(
+    source: Source,
+    out: Out,
+    split: Annotated[Split, typer.Option(help="Split of the data set; stories are never shared.")] = Split.train,
+    max_turns: Annotated[int, typer.Option(min=1, help="Most turns of a conversation.")] = 16,
+    max_answer_words: Annotated[int, typer.Option(min=0, help="Leave questions with longer answers out; 0 keeps all.")] = 8,
+    implicit: Annotated[bool, typer.Option("--implicit", help="Keep questions whose answer does not stand in the text, too.")] = False,
+    max_length: MaxLength = None,
+    tokenizer: TokenizerFolder = None,
+    seed: Seed = 0,
+    keep_valid: KeepValid = False,
+) -> None:
+    """Import FairytaleQA: sections are told in pieces, their questions are asked some turns later."""
+    result = import_fairytaleqa(
+        source,
+        split=split.value,
+        max_turns=max_turns,
+        max_answer_words=max_answer_words,
+        explicit_only=not implicit,
+        limit=_limit(max_length, tokenizer) or fairytale_defaults.DEFAULT_LIMIT,
+        seed=seed,
+        keep_valid=keep_valid,
+    )
+    _finish(result, result.conversations, out)
+
+
+@imports.command("published")
+def published(
+    source: Source,
+    out: Out,
+    subset: Annotated[str | None, typer.Option(help="Configuration of a data set on the Hub, for example steps-4.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a data set; all without it.")] = None,
+    max_length: MaxLength = None,
+    tokenizer: TokenizerFolder = None,
+    keep_valid: KeepValid = False,
+) -> None:
+    """Check conversations in the published MRL format (JSONL, Parquet, Hub name or local folder) and write them as rows."""
+    limit = _limit(max_length, tokenizer)
+    result = import_published(source, subset=subset, split=split, limit=limit, keep_valid=keep_valid)
+    _finish(result, result.conversations, out)
+
+
+@imports.command("text")
+def text(
+    source: Source,
+    out: Annotated[Path, typer.Argument(help='JSONL file to write: rows of {"text": ...}.')],
+    max_length: MaxLength = None,
+    tokenizer: TokenizerFolder = None,
+) -> None:
+    """Import plain text for pre-training, cut at paragraphs and sentences."""
+    texts = import_text(source, limit=_limit(max_length, tokenizer) or DEFAULT_LIMIT)
+    typer.echo(f"Wrote {write_texts(out, texts)} texts to {out}.")
+
+
+@app.command()
+def stats(
+    source: Source,
+    tokenizer: TokenizerFolder = None,
+    subset: Annotated[str | None, typer.Option(help="Configuration of a data set on the Hub.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a data set.")] = None,
+    keep_valid: KeepValid = False,
+) -> None:
+    """Show what a file of conversations holds: turns, asks, distances, chance, lengths."""
+    refused: list[RefusedRow] = []
+    conversations = read_conversations(source, subset=subset, split=split, keep_valid=keep_valid, refused=refused)
+    if tokenizer is None:
+        _show_stats(data_stats(conversations), "words")
+    else:
+        codec = Tokenizer.load(tokenizer)
+        _show_stats(data_stats(conversations, lambda text: len(codec.encode(text))), "tokens")
+    _show_refused(refused)
+
+
+@app.command("tokenizer")
+def train_tokenizer(
+    sources: Annotated[list[Path], typer.Argument(help="Files of conversations or of texts.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the tokenizer to.")],
+    vocab_size: Annotated[int, typer.Option(min=263, help="Most tokens, special tokens and bytes included.")] = 512,
+) -> None:
+    """Train a ByteLevel BPE tokenizer on conversations and texts."""
+    trained = Tokenizer.train([text for source in sources for text in _texts_of(source)], vocab_size)
+    trained.save(out)
+    typer.echo(f"Wrote a tokenizer of {trained.vocab_size} tokens to {out} (hash {trained.hash[:12]}).")
+
+
+def _texts_of(source: Path) -> list[str]:
+    """All text of a file: rows of conversations, rows of texts, or plain text."""
+    if not source.exists():
+        raise DataError(f"There is no file {source}: check the path.")
+    first = "" if source.suffix != ".jsonl" else source.read_text(encoding="utf-8").partition("\n")[0]
+    try:
+        plain = source.suffix not in (".jsonl", ".parquet") or (bool(first) and "text" in json.loads(first))
+    except json.JSONDecodeError:
+        plain = False
+    if plain:
+        return import_text(source, limit=LengthLimit(10_000))
+    return [part for each in read_conversations(source) for turn in each.interactions for part in (turn.query, turn.answer)]
+
+
+def _limit(max_length: int | None, tokenizer: Path | None) -> LengthLimit | None:
+    if tokenizer is None:
+        return None if max_length is None else LengthLimit(max_length)
+    if max_length is None:
+        raise ConfigError("--tokenizer measures lengths here: give --max-length, too, or leave it out.")
+    return LengthLimit.in_tokens(max_length, Tokenizer.load(tokenizer))
+
+
+def _finish(result: ImportResult, conversations: Sequence[Conversation], out: Path) -> None:
+    _write(conversations, out)
+    typer.echo(", ".join(f"{name} {count}" for name, count in result.counts.items()) + ".")
+    _show_refused(result.refused)
+
+
+def _write(conversations: Sequence[Conversation], out: Path) -> None:
+
+    typer.echo(f"Wrote {write_conversations(out, conversations)} conversations to {out}.")
+
+
+def _show_refused(refused: Sequence[RefusedRow]) -> None:
+    for row in refused:
+        typer.echo(f"refused: {row}", err=True)
+
+
+def _show_stats(stats: DataStats, unit: str) -> None:
+
+    table = Table("what", "value", title="Conversations", title_justify="left")
+    facts = stats.facts / stats.conversations
+    table.add_row("conversations", f"{stats.conversations}")
+    table.add_row("turns", f"{stats.turns}")
+    table.add_row("steps", _histogram(stats.steps))
+    table.add_row("facts told per conversation", f"{facts:.1f}")
+    table.add_row("asking turns", f"{stats.asks} ({stats.asks / stats.turns:.0%}), {stats.unknown} of them for what was never told")
+    table.add_row("distances (reference answers)", _histogram({at: n for at, n in stats.distances.items() if at is not None}))
+    if (far := stats.share_beyond(9)) is not None:
+        table.add_row("distance 9 and more", f"{far:.0%}")
+    if stats.chance is not None:
+        worst = max(stats.chance_by_kind, key=lambda kind: stats.chance_by_kind[kind])
+        table.add_row("chance", f"{stats.chance:.3f}; highest for {worst}: {stats.chance_by_kind[worst]:.3f}")
+    table.add_row(
+        f"{unit} per interaction", f"median {stats.length_at(0.5)}, 95 % up to {stats.length_at(0.95)}, longest {stats.lengths[-1]}"
+    )
+    table.add_row("kinds", ", ".join(f"{kind} {count}" for kind, count in stats.kinds.most_common()))
+    Console().print(table)
+
+
+def _histogram(counts: Mapping[int, int]) -> str:
+    total = max(1, sum(counts.values()))
+    return ", ".join(f"{value}: {count} ({count / total:.0%})" for value, count in sorted(counts.items())) or "none"

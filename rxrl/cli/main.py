@@ -1,0 +1,109 @@
+"""Entry point of the `rxrl` command: a table of commands that are imported when they are called, and error printing.
+
+To add a command, write a module `rxrl/cli/NAME.py` with a function or a `typer.Typer`, and add a line to `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+from rxrl import __version__
+from rxrl.errors import RxrlError
+
+DEBUG_VARIABLE = "RXRL_DEBUG"
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+
+
+class LazyCommand(NamedTuple):
+    """Where a command lives.
+
+    Attributes:
+        module: Module that holds it.
+        attribute: Name of the `typer.Typer` or of the command function in it.
+        help: One line for `rxrl --help`.
+    """
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS = {
+    "quickstart": LazyCommand("rxrl.cli.quickstart", "quickstart", "Train a memory from nothing and report on it, in minutes."),
+    "data": LazyCommand("rxrl.cli.data", "app", "Generate, import and inspect conversations."),
+    "stage": LazyCommand("rxrl.cli.stage", "app", "Run one supervised stage, from checkpoint to checkpoint."),
+    "train": LazyCommand("rxrl.cli.train", "train", "Memory Reinforcement Learning through a curriculum."),
+    "evaluate": LazyCommand("rxrl.cli.evaluate", "evaluate", "Measure retention by distance, with its controls."),
+    "report": LazyCommand("rxrl.cli.report", "report", "Write the HTML and JSON report of a run."),
+    "chat": LazyCommand("rxrl.cli.chat", "chat", "Talk to a checkpoint; its memory is updated after each answer."),
+    "presets": LazyCommand("rxrl.cli.presets", "presets", "List the model presets and their parameter counts."),
+}
+
+
+def load_command(command: LazyCommand, name: str) -> Any:
+    """Imports a command of the table and returns it as typer's command object, under `name`."""
+    found = getattr(import_module(command.module), command.attribute)
+    if not isinstance(found, typer.Typer):
+        function, found = found, typer.Typer(add_completion=False, rich_markup_mode=None)
+        found.command(name)(function)
+    loaded = typer.main.get_command(found)
+    loaded.name = name
+    return loaded
+
+
+class LazyGroup(TyperGroup):
+    """Group whose commands are imported when they are called; prints errors of the user as one sentence."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Replaces the placeholder that `--help` lists by the command itself."""
+        name, placeholder, rest = super().resolve_command(ctx, args)
+        return name, load_command(COMMANDS[name], name) if name in COMMANDS else placeholder, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command; an `RxrlError` ends it with exit code 2, an interrupt with 130."""
+        try:
+            return super().invoke(ctx)
+        except RxrlError as error:
+            if os.environ.get(DEBUG_VARIABLE):
+                raise
+            typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
+            raise typer.Exit(EXIT_BAD_INPUT) from None
+        except KeyboardInterrupt:
+            typer.echo("Interrupted.", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=LazyGroup, name="rxrl", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"rxrl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")] = False,
+) -> None:
+    """Memory Reinforcement Learning for the Reactive Transformer."""
+
+
+def _placeholder() -> None:
+    raise AssertionError("LazyGroup replaces a placeholder before it is called")
+
+
+for _name, _command in COMMANDS.items():
+    app.command(_name, help=_command.help)(_placeholder)
+
+
+def main() -> None:
+    """Runs the command line of this process and exits."""
+    app(prog_name="rxrl")

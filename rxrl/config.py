@@ -1,0 +1,326 @@
+"""Configuration as data: pydantic models that refuse unknown keys, read from YAML with errors that name file and line.
+
+Defaults of a nested block are those of its class: a block that a file or an override mentions is built from what is
+given there and the class's own defaults.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from rxrl.errors import ConfigError, unknown_name
+
+Location = tuple[str | int, ...]
+_SHOWN = 80  # characters of a wrong value in a message
+
+
+class BaseConfig(BaseModel):
+    """Base of all configurations: unknown keys are errors, values are frozen, field descriptions are the help text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class WrongValueError(ValueError):
+    """For validators that look at several fields: says which one is to blame, so that the message names its line.
+
+    Args:
+        message: The reason, one sentence.
+        location: Keys and indices from the validated value to the wrong one, for example `"stages", 2, "steps"`.
+    """
+
+    def __init__(self, message: str, *location: str | int) -> None:
+        super().__init__(message)
+        self.location: Location = location
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def load_config(path: str | Path | None, model: type[ModelT], overrides: Sequence[str] = ()) -> ModelT:
+    """Reads a configuration from a YAML file and dotted overrides.
+
+    Args:
+        path: YAML file whose top level is a mapping; None starts from an empty one, so from the model's defaults.
+        model: The pydantic model to build.
+        overrides: Assignments such as `optimizer.lr=1e-4` or `stages.0.steps=4`; values are read as YAML; later ones win.
+
+    Returns:
+        The validated configuration.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, or a key or value is wrong; the message names file, line and reason.
+    """
+    document = _Document() if path is None else _read_yaml(Path(path))
+    return _build(document, model, overrides)
+
+
+def parse_config(data: Mapping[str, Any], model: type[ModelT], overrides: Sequence[str] = (), source: str = "configuration") -> ModelT:
+    """Builds a configuration from a mapping, with the same errors as `load_config`; `source` stands for the file.
+
+    Raises:
+        ConfigError: A key or value is wrong.
+    """
+    return _build(_Document(_copy(data), source=source), model, overrides)
+
+
+def dump_config(config: BaseModel, path: str | Path | None = None) -> str:
+    """Writes a configuration as YAML that `load_config` reads back to an equal one.
+
+    Args:
+        config: The configuration.
+        path: Where to write it as well; None writes nothing.
+
+    Returns:
+        The YAML text, keys in the order of the model's fields.
+    """
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
+
+
+def field_help(model: type[BaseModel], dotted: str) -> str:
+    """Description of a field, for `--help`; `dotted` may lead into nested configurations (`optimizer.lr`).
+
+    Raises:
+        ConfigError: There is no such field.
+    """
+    *parents, name = dotted.split(".")
+    for candidate in _models_at(model, tuple(parents)):
+        if name in candidate.model_fields:
+            return candidate.model_fields[name].description or ""
+    raise ConfigError(unknown_name("setting", dotted, _known_keys(model, tuple(parents))))
+
+
+@dataclass
+class _Document:
+    """Plain data with the means to say where in its source a value stands."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    source: str = "configuration"
+    root: yaml.Node | None = None
+    assigned: dict[Location, str] = field(default_factory=dict)
+
+    def place(self, location: Location) -> str:
+        """Names the place of a value: the override that set it, or file and line."""
+        for length in range(len(location), 0, -1):
+            if (override := self.assigned.get(location[:length])) is not None:
+                return f"override {override!r}"
+        return self.source if self.root is None else f"{self.source}, line {_line(self.root, location)}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML loader that refuses a key given twice, reads `1e-4` as a number and `no` as a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen and key.value != "<<":
+                    problem = f"key {key.value!r} is given twice; keep one of the two"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+# As in YAML 1.2, `yes`, `no`, `on` and `off` are words.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
+def _read_yaml(path: Path) -> _Document:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"There is no file {str(path)!r}; give the path of an existing YAML file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a UTF-8 text file: {error}.") from None
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        data = {} if root is None else loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ConfigError(f"{path}, line {mark.line + 1 if mark else 1}: not valid YAML: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
+    finally:
+        loader.dispose()
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}, line 1: expected a mapping of settings (`key: value`), got {_shown(data)}.")
+    return _Document(data, str(path), root)
+
+
+def _build(document: _Document, model: type[ModelT], overrides: Iterable[str]) -> ModelT:
+    for override in overrides:
+        document.assigned[_assign(document.data, override)] = override
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        raise ConfigError(_explain(document, model, error)) from None
+
+
+def _assign(data: dict[str, Any], override: str) -> Location:
+    """Sets one dotted override in `data` and returns its location."""
+    dotted, equals, text = override.partition("=")
+    names = [name.strip() for name in dotted.split(".")]
+    if not equals or not all(names):
+        raise ConfigError(f"Override {override!r}: expected `key=value` with a dotted key, such as `optimizer.lr=1e-4`.")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError):
+        raise ConfigError(f"Override {override!r}: {text!r} is not a YAML value; put quotes around text with special characters.") from None
+    location: list[str | int] = []
+    here: Any = data
+    for position, name in enumerate(names):
+        parent = ".".join(names[:position])
+        key: str | int = name
+        if isinstance(here, list):
+            if not name.isdecimal() or int(name) >= len(here):
+                raise ConfigError(f"Override {override!r}: {parent} is a list of {len(here)}; {name!r} is no index of it.")
+            key = int(name)
+        elif not isinstance(here, dict):
+            raise ConfigError(f"Override {override!r}: {parent} is {_shown(here)}, so it has no key {name!r}.")
+        location.append(key)
+        if position == len(names) - 1:
+            here[key] = value
+        else:
+            if isinstance(here, dict) and here.get(key) is None:
+                here[key] = {}
+            here = here[key]
+    return tuple(location)
+
+
+def _explain(document: _Document, model: type[BaseModel], error: ValidationError) -> str:
+    """One sentence for the most telling of the errors: an unknown key often explains a missing one; the deepest is the most exact."""
+
+    def where(each: ErrorDetails) -> Location:
+        return _real(document.data, each["loc"] + getattr(each.get("ctx", {}).get("error"), "location", ()))
+
+    errors = sorted(error.errors(include_url=False), key=lambda each: (each["type"] != "extra_forbidden", -len(where(each))))
+    first = errors[0]
+    location = where(first)
+    same_place = [each for each in errors if where(each) == location and each["type"] not in {"missing", "extra_forbidden"}]
+    path = ".".join(str(part) for part in (location[:-1] if first["type"] == "extra_forbidden" else location))
+    reason = _reason(model, first, same_place)
+    place = document.place(location)
+    sentence = ": ".join(part for part in (place[0].upper() + place[1:] if place.startswith("override") else place, path, reason) if part)
+    return sentence if sentence.endswith((".", "?", "!")) else sentence + "."
+
+
+def _reason(model: type[BaseModel], error: ErrorDetails, same_place: Sequence[ErrorDetails]) -> str:
+    location = error["loc"]
+    match error["type"]:
+        case "extra_forbidden":
+            return unknown_name("key", str(location[-1]), _known_keys(model, location[:-1]))
+        case "missing":
+            return f"{str(location[-1])!r} is missing; it has no default, so give a value"
+        case "value_error" | "assertion_error":
+            return str(error.get("ctx", {}).get("error", error["msg"]))
+        case "invalid_key":
+            return f"keys are text; put quotes around {location[-1]}"
+        case "too_short":
+            return f"expected at least {error.get('ctx', {}).get('min_length', 1)} item, got {_shown(error['input'])}"
+        case _:
+            expected = dict.fromkeys(_expectation(each) for each in same_place if each["type"] != "value_error")
+            return f"expected {' or '.join(expected)}, got {_shown(error['input'])}"
+
+
+def _expectation(error: ErrorDetails) -> str:
+    """What pydantic expected, in the words of YAML."""
+    text = re.sub(r"^Input should (be |have )?|, unable to.*$| or instance of \w+", "", error["msg"])
+    for pydantic_word, word in (
+        ("valid dictionary", "mapping"),
+        ("valid tuple", "list"),
+        ("valid list", "list"),
+        ("valid boolean", "true or false"),
+    ):
+        text = text.replace(pydantic_word, word)
+    return text
+
+
+def _real(data: Any, location: Location) -> Location:
+    """The part of a pydantic location that exists in the data (it also names members of unions and missing keys)."""
+    found: list[str | int] = []
+    for part in location:
+        if isinstance(data, dict):
+            key = part if part in data else next((each for each in data if str(each) == str(part)), None)
+            if key is None:
+                continue
+            data = data[key]
+        elif isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            continue
+        found.append(part)
+    return tuple(found)
+
+
+def _line(root: yaml.Node, location: Location) -> int:
+    """Line (from 1) of the deepest part of `location` that the document holds."""
+    node, line = root, root.start_mark.line
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((pair for pair in node.value if str(pair[0].value) == str(part)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return int(line) + 1
+
+
+def _models_at(model: type[BaseModel], location: Location) -> list[type[BaseModel]]:
+    """Models that may stand at a location; unions, lists and mappings on the way are looked through."""
+    models = [model]
+    for part in location:
+        annotations = [each.model_fields[part].annotation for each in models if isinstance(part, str) and part in each.model_fields]
+        if annotations:
+            models = [inner for annotation in annotations for inner in _models_in(annotation)]
+        elif named := [each for each in models if each.__name__ == part]:
+            models = named
+    return models
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if get_origin(annotation) is None and inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _known_keys(model: type[BaseModel], location: Location) -> list[str]:
+    return [name for each in _models_at(model, location) for name in each.model_fields]
+
+
+def _shown(value: Any) -> str:
+    text = "nothing (null)" if value is None else repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _copy(value: Any) -> Any:
+    """Deep copy of mappings and sequences as dicts and lists, so that overrides never reach into the caller's data."""
+    if isinstance(value, Mapping):
+        return {key: _copy(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copy(each) for each in value]
+    return value

@@ -1,0 +1,86 @@
+"""Conversations to token batches, with clear errors where an interaction does not fit the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rxrl.errors import DataError
+from rxrl.types import Conversation, TextCodec, TokenBatch, interaction_ids
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeBatch:
+    """Conversations as the real cycle sees them: what is written before each turn, and what is decoded in it.
+
+    Attributes:
+        writes: Interactions written into memory, ids and mask `[turns, batch, time]`; entry t stands before turn t + 1.
+        turns: `[BOS] [Q] query [A] answer [EOS]` of each turn, ids and mask `[turns, batch, time]`.
+        answer: bool `[turns, batch, time]`, true for tokens of the answer in `turns`, `[EOS]` included.
+        real: bool `[turns, batch]`, false past the end of shorter conversations.
+    """
+
+    writes: TokenBatch
+    turns: TokenBatch
+    answer: Tensor
+    real: Tensor
+
+    def to(self, device: torch.device | str) -> EpisodeBatch:
+        """The same batch on `device`."""
+        return EpisodeBatch(self.writes.to(device), self.turns.to(device), self.answer.to(device), self.real.to(device))
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of all turns and of the first write: what was told and said once."""
+        return int(self.turns.mask.sum() + self.writes.mask[0].sum())
+
+
+def turns_first(rows: Sequence[Sequence[Sequence[int]]]) -> TokenBatch:
+    """Pads ids of `rows[turn][batch]` to one `TokenBatch` `[turns, batch, time]`."""
+    flat = TokenBatch.pad([ids for turn in rows for ids in turn])
+    shape = (len(rows), len(rows[0]))
+    return TokenBatch(flat.ids.unflatten(0, shape), flat.mask.unflatten(0, shape))
+
+
+def answer_positions(prompt_lengths: Tensor, mask: Tensor) -> Tensor:
+    """bool `[..., time]`: real tokens behind a prompt of `prompt_lengths` `[...]`."""
+    return mask & (torch.arange(mask.shape[-1], device=mask.device) >= prompt_lengths.unsqueeze(-1))
+
+
+def episode_batch(conversations: Sequence[Conversation], codec: TextCodec, max_length: int) -> EpisodeBatch:
+    """Teacher-forced episodes of some conversations.
+
+    Args:
+        conversations: At least one; they may differ in length.
+        codec: Tokenizer.
+        max_length: Longest interaction in tokens, special tokens included.
+
+    Raises:
+        DataError: An interaction is longer than `max_length`; the message names conversation and turn.
+    """
+    turns = max(conversation.steps for conversation in conversations)
+    written: list[list[list[int]]] = [[[] for _ in conversations] for _ in range(turns + 1)]
+    prompts = torch.zeros(turns, len(conversations), dtype=torch.int64)
+    for row, conversation in enumerate(conversations):
+        for turn, interaction in enumerate(conversation.interactions):
+            query = codec.encode(interaction.query)
+            ids = interaction_ids(query, codec.encode(interaction.answer))
+            if len(ids) > max_length:
+                raise DataError(
+                    f"Conversation {conversation.id!r}, turn {turn}: the interaction has {len(ids)} tokens, but {max_length} is the "
+                    "model's limit: cut it into several turns, or use a larger preset."
+                )
+            written[turn][row] = ids
+            if turn:
+                prompts[turn - 1, row] = len(query) + 3
+    decoded = turns_first(written[1:])
+    real = torch.tensor([[turn < conversation.steps for conversation in conversations] for turn in range(turns)])
+    return EpisodeBatch(turns_first(written[:-1]), decoded, answer_positions(prompts, decoded.mask), real)
+
+
+def text_batch(texts: Sequence[Sequence[int]], max_length: int) -> TokenBatch:
+    """Token rows cut to `max_length`."""
+    return TokenBatch.pad([row[:max_length] for row in texts])

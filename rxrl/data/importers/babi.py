@@ -1,0 +1,266 @@
+"""bAbI tasks (Weston et al., 2015): statements are told, questions are asked, and the supporting lines give the distances.
+
+Where the statements of a task allow it (1, 2, 8, 11, 12, 13), facts such as `mary.location` are read from every statement and checked
+against every answer. Elsewhere the answer itself is the fact: the last supporting line tells it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import permutations
+from pathlib import Path
+
+from rxrl.data.importers.babi_world import EXACT_TASKS, Carrying, question_key, renamed
+from rxrl.data.importers.common import ImportResult, existing, read_text
+from rxrl.data.rows import LengthLimit, RefusedRow
+from rxrl.errors import DataError
+from rxrl.seeding import derive_seed
+from rxrl.types import Conversation, Interaction
+
+TOLD = "Okay."
+LISTS = 8
+"""The task whose answers are lists in any order: they are sorted, other orders are aliases."""
+_LINE = re.compile(r"(\d+) (.+)")
+_TASK = re.compile(r"qa(\d+)_")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of an episode; a question has an answer and the numbers of its supporting lines."""
+
+    number: int
+    text: str
+    answer: str | None = None
+    supports: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Episode:
+    """Lines that belong together, beginning in row `row` of the file."""
+
+    row: int
+    lines: list[Line] = field(default_factory=list)
+    problem: tuple[int, str] | None = None
+
+
+@dataclass(slots=True)
+class Block:
+    """One interaction to be: statements that are told together, or one question."""
+
+    lines: list[Line]
+    facts: dict[str, str] = field(default_factory=dict)
+    key: str | None = None
+
+    @property
+    def asks(self) -> bool:
+        """The block is a question."""
+        return self.lines[0].answer is not None
+
+
+def import_babi(
+    source: str | Path,
+    *,
+    max_turns: int | None = 8,
+    statements_per_turn: int = 10,
+    rename: bool = False,
+    copies: int = 1,
+    limit: LengthLimit | None = None,
+    seed: int = 0,
+    keep_valid: bool = False,
+) -> ImportResult:
+    """Reads the episodes of a task file, or of all task files of a folder, one conversation each.
+
+    Consecutive statements are told together. An episode that still has more than `max_turns` turns is shortened: where statements
+    may be told one question earlier without changing its answer, they are; what is left over at the end is cut off.
+
+    Args:
+        source: A file such as `qa1_single-supporting-fact_train.txt`, or a folder of them.
+        max_turns: Most turns of a conversation; None for no limit.
+        statements_per_turn: Most statements that are told together.
+        rename: Add `copies` of each episode with people and places renamed at random, for training.
+        copies: Renamed copies of each episode.
+        limit: Longest interaction; longer ones do not fit.
+        seed: Decides names and which statements move.
+        keep_valid: Keep the rest where rows do not fit.
+
+    Returns:
+        Conversations (an episode is followed by its renamed copies), and counts of episodes, statements and questions.
+
+    Raises:
+        DataError: Nothing is there, or a row does not fit and the rest is not wanted.
+    """
+    path = existing(source, "bAbI file or folder")
+    files = sorted(path.glob("qa*_*.txt")) if path.is_dir() else [path]
+    conversations: list[Conversation] = []
+    refused: list[RefusedRow] = []
+    counts: Counter[str] = Counter()
+    for file in files:
+        task = _TASK.match(file.name)
+        if task is None:
+            raise DataError(f"{file.name!r} does not name its task: bAbI files are called like qa1_single-supporting-fact_train.txt.")
+        for number, episode in enumerate(_episodes(file), start=1):
+            counts["episodes"] += 1
+            for copy in range(1 + (copies if rename else 0)):
+                rng = random.Random(derive_seed(seed, "babi", task[1], number, copy))
+                name = f"babi-{task[1]}-{number}" + (f"-renamed{copy}" if copy else "")
+                try:
+                    built = _build(_rename(episode, rng) if copy else episode, int(task[1]), name, max_turns, statements_per_turn, rng)
+                    if limit is not None and (reason := limit.complaint(built)):
+                        raise _RowError(episode.row, reason)
+                except _RowError as error:
+                    refused.append(RefusedRow(str(file), error.row, str(error)))
+                    break
+                conversations.append(built)
+                if not copy:
+                    counts["statements"] += sum(line.answer is None for line in episode.lines)
+                    counts["questions"] += sum(line.answer is not None for line in episode.lines)
+                    counts["asked"] += sum(bool(interaction.asks) for interaction in built.follow_ups)
+    counts["conversations"], counts["refused"] = len(conversations), len(refused)
+    return ImportResult(conversations, dict(counts), tuple(refused)).checked(keep_valid)
+
+
+class _RowError(Exception):
+    """An episode does not fit because of one row."""
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(reason)
+        self.row = row
+
+
+def _episodes(file: Path) -> Iterator[Episode]:
+    """Yields the episodes of a file; the line numbers start again at 1 with each."""
+    episode: Episode | None = None
+    for row, text in enumerate(read_text(file).split("\n"), start=1):
+        if not text.strip():
+            continue
+        line, problem = _line(text)
+        if episode is None or (line is not None and line.number == 1):
+            if episode is not None:
+                yield episode
+            episode = Episode(row)
+        if line is not None and line.number != len(episode.lines) + 1:
+            problem = problem or f"line number {line.number} came where {len(episode.lines) + 1} was expected"
+        if problem:
+            episode.problem = episode.problem or (row, problem)
+        elif line is not None:
+            episode.lines.append(line)
+    if episode is not None:
+        yield episode
+
+
+def _line(text: str) -> tuple[Line | None, str | None]:
+    parts = text.rstrip("\r").split("\t")
+    match = _LINE.fullmatch(parts[0].strip())
+    if match is None:
+        return None, "expected a line number and text"
+    number, said = int(match[1]), match[2].strip()
+    if len(parts) == 1:
+        return Line(number, said), None
+    supports = parts[2].split() if len(parts) == 3 else []
+    if not supports or not all(part.isdigit() and 0 < int(part) < number for part in supports) or not parts[1].strip():
+        return Line(number, said), "expected a question, its answer and the numbers of earlier supporting lines, parted by tabs"
+    return Line(number, said, parts[1].strip().replace(",", ", "), tuple(map(int, supports))), None
+
+
+def _rename(episode: Episode, rng: random.Random) -> Episode:
+    texts = [part for line in episode.lines for part in (line.text, line.answer or "")]
+    changed = iter(renamed(texts, rng))
+    return replace(episode, lines=[replace(line, text=next(changed), answer=next(changed) or None) for line in episode.lines])
+
+
+def _build(episode: Episode, task: int, name: str, max_turns: int | None, together: int, rng: random.Random) -> Conversation:
+    if episode.problem:
+        raise _RowError(*episode.problem)
+    if task == LISTS:
+        lists = [
+            line if line.answer is None else replace(line, answer=", ".join(sorted(line.answer.split(", ")))) for line in episode.lines
+        ]
+        episode = replace(episode, lines=lists)
+    blocks = _blocks(episode.lines, together)
+    if not blocks or blocks[0].asks or not any(block.asks for block in blocks):
+        raise _RowError(episode.row, "an episode needs a statement first, and a question later")
+    (_exact_facts if task in EXACT_TASKS else _answers_as_facts)(blocks, episode, task)
+    if max_turns is not None:
+        blocks = _shortened(blocks, max_turns, together, rng, movable=task in EXACT_TASKS)
+    while blocks and not blocks[-1].asks:
+        blocks.pop()
+    if not blocks:
+        raise _RowError(episode.row, f"no question is left within {max_turns} turns")
+    interactions = [_interaction(block, task) for block in blocks]
+    return Conversation(name, interactions[0], tuple(interactions[1:]), {"task": task, "episode": name.partition("-renamed")[0]})
+
+
+def _blocks(lines: Sequence[Line], together: int) -> list[Block]:
+    blocks: list[Block] = []
+    for line in lines:
+        if line.answer is None and blocks and not blocks[-1].asks and len(blocks[-1].lines) < together:
+            blocks[-1].lines.append(line)
+        else:
+            blocks.append(Block([line]))
+    return blocks
+
+
+def _exact_facts(blocks: Sequence[Block], episode: Episode, task: int) -> None:
+    """Reads every statement, and checks that what was read gives every answer."""
+    world = Carrying(EXACT_TASKS[task])
+    for block in blocks:
+        for line in block.lines:
+            row = episode.row + line.number - 1
+            if line.answer is None:
+                changes = world.read(line.text)
+                if changes is None:
+                    raise _RowError(row, f"the statement {line.text!r} is not one of task {task}")
+                block.facts.update(changes)
+                continue
+            block.key = question_key(line.text, EXACT_TASKS[task])
+            known = world.value(block.key)
+            if known != line.answer:
+                raise _RowError(row, f"the answer {line.answer!r} does not follow from the statements, which give {known!r}")
+
+
+def _answers_as_facts(blocks: Sequence[Block], episode: Episode, task: int) -> None:
+    """Makes each answer a fact that the last supporting line tells."""
+    told_in = {line.number: block for block in blocks for line in block.lines}
+    for block in blocks:
+        line = block.lines[0]
+        if line.answer is None:
+            continue
+        source = told_in[max(line.supports)]
+        if source.asks:
+            raise _RowError(episode.row + line.number - 1, f"the supporting line {max(line.supports)} is a question")
+        block.key = question_key(line.text, None)
+        source.facts[block.key] = line.answer
+
+
+def _shortened(blocks: list[Block], max_turns: int, together: int, rng: random.Random, movable: bool) -> list[Block]:
+    """Tells statements one question earlier where that question does not depend on them, then cuts the end off."""
+    while movable and len(blocks) - 1 > max_turns:
+        places = [
+            index
+            for index in range(1, len(blocks) - 1)
+            if blocks[index].asks
+            and not blocks[index - 1].asks
+            and not blocks[index + 1].asks
+            and blocks[index].key not in blocks[index + 1].facts
+            and len(blocks[index - 1].lines) + len(blocks[index + 1].lines) <= together
+        ]
+        if not places:
+            break
+        index = rng.choice(places)
+        before, question, after = blocks[index - 1 : index + 2]
+        blocks[index - 1 : index + 2] = [Block(before.lines + after.lines, {**before.facts, **after.facts}), question]
+    return blocks[: max_turns + 1]
+
+
+def _interaction(block: Block, task: int) -> Interaction:
+    if block.key is None:
+        facts = tuple(block.facts.items())
+        return Interaction(" ".join(line.text for line in block.lines), TOLD, facts, (), kind="tell")
+    answer = block.lines[0].answer or ""
+    parts = answer.split(", ")
+    orders = [", ".join(order) for order in permutations(parts)][1:] if task == LISTS else []
+    return Interaction(block.lines[0].text, answer, (), (block.key,), {block.key: tuple(orders)} if orders else {}, kind="ask")

@@ -1,0 +1,72 @@
+"""Plain text for pre-training: files to a list of texts, cut at paragraphs and sentences."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from rxrl.data.importers.common import cut, existing, read_text
+from rxrl.data.rows import LengthLimit
+from rxrl.errors import DataError
+
+DOCUMENT_BORDER = "<|endoftext|>"
+_PARAGRAPH = re.compile(r"\n\s*\n")
+DEFAULT_LIMIT = LengthLimit(60)
+
+
+def import_text(source: str | Path, *, limit: LengthLimit = DEFAULT_LIMIT) -> list[str]:
+    """Reads plain text as a list of short texts.
+
+    Args:
+        source: A text file, a `.jsonl` file with `text` in every row, or a folder of them (read in the order of their names).
+            Documents are parted by `<|endoftext|>`, paragraphs by empty lines.
+        limit: Longest text; longer paragraphs are cut at sentence borders, short neighbours within a document are joined.
+
+    Raises:
+        DataError: Nothing is there, a file is not UTF-8, a row has no `text`, or there is no text at all.
+    """
+    path = existing(source, "text file or folder")
+    files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".jsonl")) if path.is_dir() else [path]
+    texts = [text for file in files for document in _documents(file) for text in _texts(document, limit)]
+    if not texts:
+        raise DataError(f"{path} holds no text: give a .txt or .jsonl file, or a folder of them.")
+    return texts
+
+
+def write_texts(path: str | Path, texts: Sequence[str]) -> int:
+    """Writes texts as JSONL rows `{"text": ...}` and returns their number; `import_text` reads them back."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8")
+    return len(texts)
+
+
+def _documents(file: Path) -> list[str]:
+    content = read_text(file)
+    if file.suffix != ".jsonl":
+        return content.split(DOCUMENT_BORDER)
+    return [_text_of(line, file, number) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
+
+
+def _text_of(line: str, file: Path, number: int) -> str:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file}, row {number}: not valid JSON ({error.msg}).") from error
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise DataError(f'{file}, row {number}: expected {{"text": "..."}}.')
+    return str(row["text"])
+
+
+def _texts(document: str, limit: LengthLimit) -> list[str]:
+    texts: list[str] = []
+    for paragraph in _PARAGRAPH.split(document):
+        for piece in cut(paragraph, limit.longest, limit.measure):
+            joined = f"{texts[-1]} {piece}" if texts else piece
+            if texts and limit.measure(joined) <= limit.longest:
+                texts[-1] = joined
+            else:
+                texts.append(piece)
+    return texts

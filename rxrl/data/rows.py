@@ -1,0 +1,353 @@
+"""Conversations on disk: validated rows in JSONL, Parquet or a `datasets` data set, and back.
+
+A row holds one conversation: `query` and `answer` of the first interaction, `interactions` for the follow-ups. `facts`, `asks`,
+`aliases`, `unknown` and `kind` are optional for each; at the top level they belong to the first interaction. Everything else is kept
+as it is for rewards and reports.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from rxrl.errors import DataError
+from rxrl.types import Conversation, Interaction, TextCodec
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Key = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+INTERACTION_FIELDS = ("query", "answer", "facts", "asks", "aliases", "unknown", "kind")
+WHOLE_ANSWER = "*"
+MARKERS = 4
+"""Special tokens of an interaction: `[BOS] [Q] [A] [EOS]`."""
+
+
+class FactRow(BaseModel):
+    """A fact as it stands in a row."""
+
+    model_config = ConfigDict(extra="forbid")
+    key: Key
+    value: Text
+
+
+class InteractionRow(BaseModel):
+    """An interaction as it stands in a row; unknown keys are kept."""
+
+    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=False)
+    query: Text
+    answer: Text
+    facts: list[FactRow] = Field(default_factory=list)
+    asks: list[Key] | None = None
+    aliases: dict[str, list[Text]] = Field(default_factory=dict)
+    unknown: bool = False
+    kind: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, row: Any) -> Any:
+        """Columns of Parquet and Hub files hold null where a row has no such key."""
+        return {key: value for key, value in row.items() if value is not None} if isinstance(row, Mapping) else row
+
+    @field_validator("aliases", mode="before")
+    @classmethod
+    def _one_form_of_aliases(cls, aliases: Any) -> Any:
+        if isinstance(aliases, (list, tuple)):
+            pairs = bool(aliases) and all(isinstance(entry, (list, tuple)) and len(entry) == 2 for entry in aliases)
+            aliases = dict(aliases) if pairs else {WHOLE_ANSWER: list(aliases)}
+        if isinstance(aliases, Mapping):
+            return {key: words for key, words in aliases.items() if words}
+        return aliases
+
+    def to_interaction(self) -> Interaction:
+        """The same as the noun that the rest of the library works with."""
+        return Interaction(
+            query=self.query,
+            answer=self.answer,
+            facts=tuple((fact.key, fact.value) for fact in self.facts),
+            asks=None if self.asks is None else tuple(self.asks),
+            aliases={key: tuple(words) for key, words in self.aliases.items()},
+            unknown=self.unknown,
+            kind=self.kind,
+            extra=dict(self.model_extra or {}),
+        )
+
+
+class ConversationRow(InteractionRow):
+    """A conversation as it stands in a row: its own fields are the first interaction."""
+
+    id: str | None = None
+    interactions: list[InteractionRow] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _asks_only_what_was_told(self) -> ConversationRow:
+        told: set[str] = set()
+        for turn, interaction in enumerate([self, *self.interactions]):
+            missing = [key for key in interaction.asks or () if key not in told]
+            if missing and not interaction.unknown:
+                where = f"interactions[{turn - 1}]" if turn else "the first interaction"
+                raise ValueError(f"{where} asks for {missing[0]!r}, which no earlier interaction tells: add the fact or set unknown")
+            told.update(fact.key for fact in interaction.facts)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """A row that does not fit.
+
+    Attributes:
+        file: File or data set that it comes from.
+        row: Number of the row, counted from 1 (the line of a text file).
+        reason: What is wrong with it.
+    """
+
+    file: str
+    row: int
+    reason: str
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.file}, row {self.row}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class LengthLimit:
+    """How long one interaction may be.
+
+    Attributes:
+        longest: Largest length of query and answer together, in units of `measure`.
+        measure: Length of a text; words where no tokenizer is at hand.
+        unit: Name of the unit in messages.
+    """
+
+    longest: int
+    measure: Callable[[str], int] = lambda text: len(text.split())
+    unit: str = "words"
+
+    @classmethod
+    def in_tokens(cls, longest: int, codec: TextCodec) -> LengthLimit:
+        """Limit in tokens of `[BOS] [Q] query [A] answer [EOS]`, as models have it."""
+        return cls(longest - MARKERS, lambda text: len(codec.encode(text)), "tokens")
+
+    def complaint(self, conversation: Conversation) -> str | None:
+        """Says which interaction of a conversation is too long, if any."""
+        for turn, interaction in enumerate(conversation.interactions):
+            length = self.measure(interaction.query) + self.measure(interaction.answer)
+            if length > self.longest:
+                return f"interaction {turn} has {length} {self.unit}, but at most {self.longest} are allowed"
+        return None
+
+
+def to_conversation(row: Any, default_id: str) -> Conversation:
+    """Validates one row.
+
+    Raises:
+        ValueError: The row does not fit; the message says what is wrong with it.
+    """
+    try:
+        checked = ConversationRow.model_validate(row)
+    except ValidationError as error:
+        raise ValueError(_first_reason(error)) from error
+    first = checked.to_interaction()
+    extra = dict(first.extra)
+    first = Interaction(first.query, first.answer, first.facts, first.asks, first.aliases, first.unknown, first.kind)
+    follow_ups = tuple(interaction.to_interaction() for interaction in checked.interactions)
+    return Conversation(checked.id or default_id, first, follow_ups, extra)
+
+
+def to_row(conversation: Conversation) -> dict[str, Any]:
+    """The row of a conversation; keys without content are left out."""
+    return {
+        "id": conversation.id,
+        **_interaction_row(conversation.first),
+        "interactions": [{**_interaction_row(interaction), **interaction.extra} for interaction in conversation.follow_ups],
+        **conversation.extra,
+    }
+
+
+def read_conversations(
+    source: str | Path,
+    *,
+    subset: str | None = None,
+    split: str | None = None,
+    limit: LengthLimit | None = None,
+    keep_valid: bool = False,
+    refused: list[RefusedRow] | None = None,
+) -> list[Conversation]:
+    """Reads and validates conversations.
+
+    Args:
+        source: A `.jsonl` or `.parquet` file, a folder saved by `datasets` or holding data files, or the name of a Hub data set.
+        subset: Configuration of a Hub data set, for example `steps-4`.
+        split: Split of a data set; without it all splits are read.
+        limit: Longest interaction; longer ones do not fit.
+        keep_valid: Leave rows out that do not fit, instead of raising an error at the first one.
+        refused: Receives the rows that were left out, with their reasons.
+
+    Raises:
+        DataError: The source cannot be read, holds no conversation, or (without `keep_valid`) a row does not fit.
+    """
+    conversations: list[Conversation] = []
+    seen: dict[str, int] = {}
+    for file, number, row in _rows(source, subset, split):
+        try:
+            conversation = to_conversation(_parsed(row), default_id=f"{Path(file).stem}-{number}")
+            if conversation.id in seen:
+                raise ValueError(f"the id {conversation.id!r} is already taken by row {seen[conversation.id]}")
+            if limit is not None and (reason := limit.complaint(conversation)):
+                raise ValueError(reason)
+        except ValueError as error:
+            problem = RefusedRow(file, number, str(error))
+            if not keep_valid:
+                raise DataError(f"{problem}. Mend the row, or keep only the valid ones (--keep-valid).") from error
+            if refused is not None:
+                refused.append(problem)
+            continue
+        seen[conversation.id] = number
+        conversations.append(conversation)
+    if not conversations:
+        raise DataError(f"{source} holds no valid conversation: give a file with at least one row of query, answer and interactions.")
+    return conversations
+
+
+def write_conversations(path: str | Path, conversations: Iterable[Conversation]) -> int:
+    """Writes conversations to a `.jsonl` or `.parquet` file (folders are made) and returns how many there were.
+
+    Raises:
+        DataError: The file has another ending.
+    """
+    target = Path(path)
+    rows = [to_row(conversation) for conversation in conversations]
+    if target.suffix not in (".jsonl", ".parquet"):
+        raise DataError(f"Conversations are written to .jsonl or .parquet files, but {target.name!r} was given.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".jsonl":
+        target.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    else:
+        _write_parquet(target, rows)
+    return len(rows)
+
+
+def _interaction_row(interaction: Interaction) -> dict[str, Any]:
+    row: dict[str, Any] = {"query": interaction.query, "answer": interaction.answer}
+    if interaction.facts:
+        row["facts"] = [{"key": key, "value": value} for key, value in interaction.facts]
+    if interaction.asks is not None:
+        row["asks"] = list(interaction.asks)
+    if interaction.aliases:
+        row["aliases"] = {key: list(words) for key, words in interaction.aliases.items()}
+    if interaction.unknown:
+        row["unknown"] = True
+    if interaction.kind is not None:
+        row["kind"] = interaction.kind
+    return row
+
+
+def _first_reason(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    found = "" if problem["type"] in ("missing", "value_error") else f", but is {_short(problem['input'])}"
+    return f"{place}: {reason}{found}" if place else f"{reason}{found}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _parsed(row: Any) -> Any:
+    if not isinstance(row, str):
+        return row
+    try:
+        return json.loads(row)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error.msg}, character {error.pos + 1})") from error
+
+
+def _rows(source: str | Path, subset: str | None, split: str | None) -> Iterator[tuple[str, int, Any]]:
+    """Yields (file, row number, row); rows of text files are yielded as text, so that a broken line spoils only itself."""
+    path = Path(source)
+    if path.is_file() and path.suffix in (".jsonl", ".json", ".ndjson"):
+        yield from _json_lines(path)
+    elif path.is_file() and path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+    elif path.is_file():
+        raise DataError(f"Conversations are read from .jsonl or .parquet files, but {path.name!r} was given.")
+    elif path.suffix in (".jsonl", ".parquet"):
+        raise DataError(f"There is no file {path}: check the path.")
+    else:
+        yield from _dataset_rows(str(source), subset, split)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, int, Any]]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield str(path), number, line
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}): convert it first.") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
+    pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet ({error}).") from error
+    for number, row in enumerate(rows, start=1):
+        yield str(path), number, row
+
+
+def _dataset_rows(name: str, subset: str | None, split: str | None) -> Iterator[tuple[str, int, Any]]:
+    datasets = import_module("datasets")  # takes seconds, so only where it is needed
+    try:
+        saved = Path(name, "dataset_info.json").is_file() or Path(name, "dataset_dict.json").is_file()
+        loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, subset)
+    except Exception as error:  # the library raises many kinds, down to its HTTP client's
+        raise DataError(f"{name!r} is neither a file nor a data set that can be loaded ({error}).") from error
+    parts: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {split or "all": loaded}
+    if split is not None and split not in parts:
+        raise DataError(f"The data set {name!r} has no split {split!r}; it has {', '.join(parts)}.")
+    for part in [split] if split else list(parts):
+        for number, row in enumerate(parts[part], start=1):
+            yield f"{name}:{part}", number, row
+
+
+def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes with fixed types, so that empty lists and alias tables survive; extra columns get the types that arrow finds."""
+    pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    fields = [
+        ("query", pa.string()),
+        ("answer", pa.string()),
+        ("facts", pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())]))),
+        ("asks", pa.list_(pa.string())),
+        ("aliases", pa.map_(pa.string(), pa.list_(pa.string()))),
+        ("unknown", pa.bool_()),
+        ("kind", pa.string()),
+    ]
+    inner = [interaction for row in rows for interaction in row["interactions"]]
+    follow_up = pa.struct([*fields, *_extra_fields(inner, INTERACTION_FIELDS)])
+    outer = _extra_fields(rows, (*INTERACTION_FIELDS, "id", "interactions"))
+    schema = pa.schema([("id", pa.string()), *fields, ("interactions", pa.list_(follow_up)), *outer])
+    parquet.write_table(pa.Table.from_pylist([_with_map_aliases(row) for row in rows], schema=schema), path)
+
+
+def _extra_fields(rows: Sequence[Mapping[str, Any]], known: Sequence[str]) -> list[tuple[str, Any]]:
+    pa = import_module("pyarrow")
+    names = dict.fromkeys(key for row in rows for key in row if key not in known)
+    return [(name, pa.array([row.get(name) for row in rows]).type) for name in names]
+
+
+def _with_map_aliases(row: Mapping[str, Any]) -> dict[str, Any]:
+    changed = dict(row)
+    if "aliases" in changed:
+        changed["aliases"] = list(changed["aliases"].items())
+    if "interactions" in changed:
+        changed["interactions"] = [_with_map_aliases(interaction) for interaction in changed["interactions"]]
+    return changed

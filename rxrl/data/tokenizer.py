@@ -1,0 +1,122 @@
+"""Tokenizer: ByteLevel BPE trained on the run's own text, saved with every checkpoint together with its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from rxrl.errors import CheckpointError, ConfigError
+from rxrl.types import SPECIAL_TOKENS
+
+TOKENIZER_FILE = "tokenizer.json"
+HASH_FILE = "tokenizer.sha256"
+SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
+
+
+class Tokenizer:
+    """Text to ids and back (implements `rxrl.types.TextCodec`).
+
+    Every text is read as if a space stood before it, so that a word has the same ids at the start and inside of a sentence.
+    Text never turns into special tokens: a user's `[EOS]` is encoded as the five characters it is.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        """Wraps a `tokenizers.Tokenizer` whose first ids are `rxrl.types.SPECIAL_TOKENS`.
+
+        Raises:
+            CheckpointError: The special tokens do not have the ids 0 to 6.
+        """
+        found = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
+        if found != list(range(len(SPECIAL_TOKENS))):
+            raise CheckpointError(f"A tokenizer needs the special tokens {', '.join(SPECIAL_TOKENS)} as ids 0 to 6, but they are {found}.")
+        self._backend = backend
+        self._backend.encode_special_tokens = True
+        self._hash = hashlib.sha256(_canonical_json(backend).encode()).hexdigest()
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Trains a tokenizer; the same texts in the same order give the same tokenizer.
+
+        Args:
+            texts: Training texts; text that is too varied for `vocab_size` falls apart into smaller pieces, never into unknowns.
+            vocab_size: Largest number of tokens, special tokens and the 256 bytes included; small texts may give fewer.
+
+        Raises:
+            ConfigError: `vocab_size` does not hold the special tokens and all bytes.
+        """
+        if vocab_size < SMALLEST_VOCABULARY:
+            raise ConfigError(
+                f"vocab_size must be at least {SMALLEST_VOCABULARY} (special tokens and bytes), but is {vocab_size}: choose a larger one."
+            )
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        return cls(backend)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Tokenizer:
+        """Loads what `save` wrote (or any folder with a fitting `tokenizer.json`).
+
+        Raises:
+            CheckpointError: The file is missing or unreadable, or it is not the one whose hash was saved.
+        """
+        path = Path(directory) / TOKENIZER_FILE
+        if not path.is_file():
+            raise CheckpointError(f"No {TOKENIZER_FILE} in {directory}: give the folder of a checkpoint or of a trained tokenizer.")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare `Exception`
+            raise CheckpointError(f"{path} is not a tokenizer file ({error}): save it again with the checkpoint.") from error
+        loaded = cls(backend)
+        hash_path = path.with_name(HASH_FILE)
+        if hash_path.is_file() and (expected := hash_path.read_text().strip()) != loaded.hash:
+            raise CheckpointError(
+                f"{path} has the hash {loaded.hash[:12]}, but {expected[:12]} was saved with it: restore the original file."
+            )
+        return loaded
+
+    def save(self, directory: str | Path) -> None:
+        """Writes `tokenizer.json` and its hash into `directory` (made if missing)."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TOKENIZER_FILE).write_text(_canonical_json(self._backend), encoding="utf-8")
+        (folder / HASH_FILE).write_text(self.hash + "\n")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, never special ones."""
+        return self._backend.encode(text, add_special_tokens=False).ids if text else []
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text: the same as `encode` one by one, but faster."""
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids if text else [] for encoding, text in zip(encodings, texts, strict=True)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens left out, without the space that `encode` put in front."""
+        return self._backend.decode(list(ids), skip_special_tokens=True).removeprefix(" ")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON: equal hashes mean equal tokenizers."""
+        return self._hash
+
+
+def _canonical_json(backend: tokenizers.Tokenizer) -> str:
+    return json.dumps(json.loads(backend.to_str()), sort_keys=True, ensure_ascii=False)

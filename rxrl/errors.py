@@ -1,0 +1,53 @@
+"""One small tree of errors. Every message says what was expected, what came, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RxrlError(Exception):
+    """Base of all errors that a user can cause; the command line prints it as one sentence, without a traceback."""
+
+
+class ConfigError(RxrlError):
+    """A configuration, curriculum or command-line value is wrong."""
+
+
+class DataError(RxrlError):
+    """A data file or a row of it is wrong; the message names file and row."""
+
+
+class CheckpointError(RxrlError):
+    """A checkpoint is missing, incomplete or does not fit."""
+
+
+class ModelError(RxrlError):
+    """A model configuration or an input to the model makes no sense."""
+
+
+class EpisodeError(RxrlError):
+    """The environment was used against its contract (for example stepped before it was reset)."""
+
+
+class RewardError(RxrlError):
+    """A reward function failed or returned something that is not a score; the message names the function."""
+
+
+class TrainingError(RxrlError):
+    """Training cannot go on (for example a loss that is not finite)."""
+
+
+class MissingExtraError(RxrlError):
+    """An optional dependency is asked for, but not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional dependency: install it with `pip install 'rxrl[{extra}]'`.")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Message for a name that does not exist: lists the known ones and guesses the one that was meant."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    guess = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown {kind} {name!r}; known: {', '.join(names) or 'none'}.{guess}"

@@ -1,0 +1,45 @@
+"""Evaluation on held-out conversations: play, controls, retention metrics and the report.
+
+Evaluation never uses the training's random resets, and its headline is retention, not the training reward.
+"""
+
+from __future__ import annotations
+
+from rxrl.evaluation.chance import chance
+from rxrl.evaluation.evaluate import Evaluation, evaluate
+from rxrl.evaluation.metrics import (
+    compare,
+    cost_by_turn,
+    retention_by_distance,
+    summarise,
+    summarise_comparisons,
+    summarise_controls,
+    summarise_stage,
+)
+from rxrl.evaluation.play import CONTROLS, Playthrough, TurnCost, play, play_conditions
+from rxrl.evaluation.records import TurnRecord, read_records, rescore, write_records
+from rxrl.evaluation.report import write_report, write_run_report
+
+__all__ = [
+    "CONTROLS",
+    "Evaluation",
+    "Playthrough",
+    "TurnCost",
+    "TurnRecord",
+    "chance",
+    "compare",
+    "cost_by_turn",
+    "evaluate",
+    "play",
+    "play_conditions",
+    "read_records",
+    "rescore",
+    "retention_by_distance",
+    "summarise",
+    "summarise_comparisons",
+    "summarise_controls",
+    "summarise_stage",
+    "write_records",
+    "write_report",
+    "write_run_report",
+]

@@ -1,0 +1,65 @@
+"""Chance: what the best constant answer per question kind earns on the same turns."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rxrl.evaluation.records import TurnRecord
+from rxrl.facts import attribute_of, value_words
+from rxrl.rewards.retention import held
+
+CANDIDATES = 16
+"""Constant answers tried for questions whose asked facts are not known: the most frequent references."""
+
+
+def chance(records: Sequence[TurnRecord]) -> float | None:
+    """Accuracy of the best constant answer per question kind, measured on the very turns that are given.
+
+    A question kind is the set of attributes asked for. For one fact the best constant is its most frequent value (or
+    "I do not know", where that is right more often); for several facts a constant names one value for each and earns the
+    share that is right. Answers that list more values than are asked for are not considered. Rows without known
+    facts are grouped by `kind`, and the constants tried are their most frequent references.
+
+    Args:
+        records: Turns; those that ask for nothing are left out.
+
+    Returns:
+        A number in [0, 1]; None without asking turns.
+    """
+    asking = [record for record in records if record.retention is not None]
+    if not asking:
+        return None
+    groups: dict[tuple[str, ...], list[TurnRecord]] = defaultdict(list)
+    for record in asking:
+        groups[_question_kind(record)].append(record)
+    return sum(_best_known(group) if group[0].asks_known else _best_reference(group) for group in groups.values()) / len(asking)
+
+
+def _question_kind(record: TurnRecord) -> tuple[str, ...]:
+    if not record.asks_known:
+        return ("content", record.kind or "")
+    keys = record.expected or record.rivals
+    return ("facts", *sorted(attribute_of(key) for key in keys)) if keys else ("kind", record.kind or "")
+
+
+def _best_known(group: Sequence[TurnRecord]) -> float:
+    """Summed score of the best constant answer to questions that ask for the same attributes."""
+    known = [record for record in group if not record.unknown]
+    if not known:
+        return float(len(group))
+    counts: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
+    for record in known:
+        for attribute, value in {(attribute_of(key), value_words(value)) for key, value in record.expected.items()}:
+            counts[attribute][value] += 1
+    asked = Counter(attribute_of(key) for key in known[0].expected)
+    right = sum(count for attribute, number in asked.items() for _, count in counts[attribute].most_common(number))
+    return max(right / max(asked.total(), 1), float(len(group) - len(known)))
+
+
+def _best_reference(group: Sequence[TurnRecord]) -> float:
+    """Summed score of the best of the frequent references, given as the answer to every question of the group."""
+    candidates = [text for text, _ in Counter(record.reference for record in group).most_common(CANDIDATES)]
+    turns = [record.to_turn() for record in group]
+    return max(sum(held(replace(turn, answer=text, answer_ids=())) or 0.0 for turn in turns) for text in candidates)

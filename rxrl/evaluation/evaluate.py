@@ -1,0 +1,77 @@
+"""One call from a policy and held-out conversations to everything a report needs; the command line is a thin shell around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rxrl.envs import ConversationVectorEnv
+from rxrl.evaluation.files import write_json
+from rxrl.evaluation.metrics import RESAMPLES, cost_by_turn, summarise, summarise_controls
+from rxrl.evaluation.play import TRUE, Playthrough, play_conditions
+from rxrl.evaluation.records import write_records
+from rxrl.types import Conversation, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Records and summaries of one evaluation.
+
+    Attributes:
+        records: Turns with the true memory.
+        control_records: Turns of each control.
+        summary: As `summarise` gives it.
+        controls: As `summarise_controls` gives it.
+        cost: As `cost_by_turn` gives it; the only part that holds times.
+    """
+
+    records: Playthrough
+    control_records: Mapping[str, Playthrough]
+    summary: dict[str, Any]
+    controls: dict[str, Any]
+    cost: list[dict[str, Any]]
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `evaluation.json`, `transcripts.jsonl` and `transcripts.<control>.jsonl`; returns the path of the first."""
+        folder = Path(folder)
+        write_records(folder / "transcripts.jsonl", self.records)
+        for control, records in self.control_records.items():
+            write_records(folder / f"transcripts.{control}.jsonl", records)
+        return write_json(folder / "evaluation.json", {**self.summary, "controls": self.controls, "cost": self.cost})
+
+
+def evaluate(
+    env: ConversationVectorEnv,
+    policy: Policy,
+    conversations: Sequence[Conversation],
+    *,
+    seed: int,
+    greedy: bool = True,
+    controls: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+) -> Evaluation:
+    """Plays held-out conversations, with controls, and summarises them.
+
+    Args:
+        env: Environment with the memory backend that belongs to the policy; its random resets are not used.
+        policy: Answers the queries.
+        conversations: Held-out conversations, each id once.
+        seed: Keys every draw, the bootstrap's too.
+        greedy: Likeliest tokens; sampled answers otherwise.
+        controls: Any of `rxrl.evaluation.CONTROLS`.
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        Records, summaries and cost.
+    """
+    played = play_conditions(env, policy, conversations, seed=seed, greedy=greedy, controls=controls)
+    true = played.pop(TRUE)
+    return Evaluation(
+        records=true,
+        control_records=played,
+        summary=summarise(true, seed=seed, resamples=resamples),
+        controls=summarise_controls(true, played, seed=seed, resamples=resamples),
+        cost=cost_by_turn(true.costs),
+    )

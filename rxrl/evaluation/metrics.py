@@ -1,0 +1,339 @@
+"""Retention metrics with intervals that respect conversations: questions of one conversation are correlated.
+
+Every interval is a 95 % percentile bootstrap over conversations, paired where two conditions share them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rxrl.errors import ConfigError, unknown_name
+from rxrl.evaluation.chance import chance
+from rxrl.evaluation.play import TurnCost
+from rxrl.evaluation.records import TurnRecord
+
+RESAMPLES = 2000
+LEVEL = 0.95
+FULL_EPISODE = 16
+NEAR = range(1, 3)
+FAR = range(9, 17)
+
+Select = Callable[[TurnRecord], bool]
+
+SELECTIONS: Mapping[str, Select] = {
+    "retention": lambda record: True,
+    "retention_at_16": lambda record: record.steps == FULL_EPISODE,
+    "retention_near": lambda record: record.distance in NEAR,
+    "retention_far": lambda record: record.distance in FAR,
+}
+"""Named groups of asking turns: all, those of 16-turn episodes, those at distance 1 to 2, those at distance 9 to 16."""
+
+Array = NDArray[np.float64]
+
+
+def bootstrap(
+    values: Sequence[float] | Array, groups: Sequence[str] | Sequence[int], *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float, float]:
+    """Mean of `values` with its bootstrap interval over groups.
+
+    Args:
+        values: One number a turn.
+        groups: The conversation of each value.
+        seed: Seed of the resampling.
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        Mean, lower and upper end of the 95 % interval.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0 or array.size != len(groups):
+        raise ConfigError(f"Expected one conversation for each of at least one value, got {array.size} values, {len(groups)} groups.")
+    # Sorted, so that the order of the records does not change which conversations are drawn.
+    position = {group: place for place, group in enumerate(sorted(set(groups), key=str))}
+    index = np.fromiter((position[group] for group in groups), dtype=np.int64, count=len(groups))
+    sums = np.bincount(index, weights=array)
+    counts = np.bincount(index).astype(np.float64)
+    number = len(counts)
+    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1.0 / number), size=resamples)
+    means = (draws @ sums) / (draws @ counts)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(array.mean()), float(low), float(high)
+
+
+def interval(records: Iterable[TurnRecord], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any] | None:
+    """Mean retention of the asking turns among `records`, with interval, exact accuracy and counts; None without any."""
+    asking = _asking(records)
+    if not asking:
+        return None
+    mean, low, high = bootstrap(_retention(asking), _conversations(asking), seed=seed, resamples=resamples)
+    return {
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "exact": _mean([float(bool(record.exact)) for record in asking]),
+        "turns": len(asking),
+        "conversations": len(set(_conversations(asking))),
+    }
+
+
+def retention_by_distance(records: Iterable[TurnRecord], *, seed: int = 0, resamples: int = RESAMPLES) -> list[dict[str, Any]]:
+    """F1 and exact accuracy at each distance that occurs, nearest first, as `interval` gives them."""
+    groups: dict[int, list[TurnRecord]] = defaultdict(list)
+    for record in _asking(records):
+        if record.distance is not None:
+            groups[record.distance].append(record)
+    rows = [(distance, interval(groups[distance], seed=seed, resamples=resamples)) for distance in sorted(groups)]
+    return [{"distance": distance, **row} for distance, row in rows if row is not None]
+
+
+def compare(
+    first: Iterable[TurnRecord],
+    second: Iterable[TurnRecord],
+    *,
+    select: str = "retention",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any] | None:
+    """Paired difference in retention of two evaluations on the asking turns that both have: `first` minus `second`.
+
+    Args:
+        first: Records of one evaluation.
+        second: Records of the other; only turns that occur in both (same conversation, same turn) count.
+        select: Name in `SELECTIONS`; a turn counts where it belongs to the selection in both evaluations.
+        seed: Seed of the resampling.
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        `difference`, `low`, `high`, the two means `first` and `second`, `turns`, `conversations`; None without shared turns.
+
+    Raises:
+        ConfigError: `select` is unknown, or a turn occurs twice in one evaluation.
+    """
+    left, right = (_by_key(records, _selection(select)) for records in (first, second))
+    keys = [key for key in left if key in right]
+    if not keys:
+        return None
+    ours, theirs = (np.asarray(_retention([side[key] for key in keys])) for side in (left, right))
+    difference, low, high = bootstrap(ours - theirs, [key[0] for key in keys], seed=seed, resamples=resamples)
+    return {
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "first": float(ours.mean()),
+        "second": float(theirs.mean()),
+        "turns": len(keys),
+        "conversations": len({key[0] for key in keys}),
+    }
+
+
+def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """What a report says of one evaluation (its `after_supervised`, `after_mrl`).
+
+    Args:
+        records: All turns of the evaluation.
+        seed: Seed of the bootstrap.
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        JSON values. `retention`, `retention_at_16`, `retention_near`, `retention_far`: mean F1 (None where there are no such turns), each
+        with `<name>_interval` (low, high), `<name>_exact` and `<name>_turns`. `retention_by_distance`: mean F1 by distance (as a string);
+        `by_distance`: the same with intervals. `by_turn`, `by_kind`. `reward`: mean, min, max over asking turns and the lowest
+        and highest mean of an episode; `reward_other`: the same over turns that ask for nothing. `terms`: mean of each reward term
+        over asking turns. `chance`. Counts.
+    """
+    summary: dict[str, Any] = {
+        "conversations": len({record.conversation_id for record in records}),
+        "turns": len(records),
+        "asking_turns": len(_asking(records)),
+    }
+    for name, select in SELECTIONS.items():
+        part = interval(filter(select, records), seed=seed, resamples=resamples)
+        summary[name] = part and part["mean"]
+        summary[f"{name}_interval"] = part and [part["low"], part["high"]]
+        summary[f"{name}_exact"] = part and part["exact"]
+        summary[f"{name}_turns"] = part["turns"] if part else 0
+    rows = retention_by_distance(records, seed=seed, resamples=resamples)
+    asking, other = _asking(records), [record for record in records if record.retention is None]
+    return summary | {
+        "retention_by_distance": {str(row["distance"]): row["mean"] for row in rows},
+        "by_distance": rows,
+        "by_turn": _by_turn(asking),
+        "by_kind": _by_kind(asking),
+        "reward": reward_range(asking),
+        "reward_other": reward_range(other),
+        "terms": _term_means(asking),
+        "chance": chance(_headline(records)),
+    }
+
+
+def summarise_controls(
+    true: Sequence[TurnRecord], controls: Mapping[str, Sequence[TurnRecord]], *, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """What a report says of the controls of one evaluation (its `controls`).
+
+    Args:
+        true: Records with the true memory.
+        controls: Records of each control (`empty_memory`, `swapped_memory`, `oracle`) on the same conversations.
+        seed: Seed of the bootstrap.
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        `chance` on the headline turns (those of 16-turn episodes; all asking turns where there are none), and for each
+        control: `retention_at_16`, `retention` and `retention_far` with intervals, `by_distance`, `chance` on its own turns, `turns`,
+        `left_out` (asking turns of the true run that the control does not have), `contribution` (true minus control on
+        the same turns, paired).
+    """
+    asked = len(_asking(true))
+    content: dict[str, Any] = {"chance": chance(_headline(true))}
+    for control, records in controls.items():
+        summary = summarise(records, seed=seed, resamples=resamples)
+        names = ("retention", "retention_at_16", "retention_far")
+        kept = [name + suffix for name in names for suffix in ("", "_interval", "_turns")]
+        kept += ["retention_by_distance", "by_distance", "chance"]
+        content[control] = {name: summary[name] for name in kept} | {
+            "turns": summary["asking_turns"],
+            "left_out": asked - summary["asking_turns"],
+            "contribution": compare(true, records, seed=seed, resamples=resamples),
+        }
+    return content
+
+
+def summarise_comparisons(
+    *,
+    mrl: Sequence[TurnRecord],
+    supervised: Sequence[TurnRecord],
+    smat: Sequence[TurnRecord] = (),
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """What a report says of MRL against its starting checkpoint and against SMAT continued for the same tokens (its `comparisons`).
+
+    Args:
+        mrl: Records after MRL.
+        supervised: Records of the checkpoint that MRL started from.
+        smat: Records of that checkpoint trained on with SMAT for the same number of tokens, where there is one.
+        seed: Seed of the bootstrap.
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        `mrl_minus_supervised` and `mrl_minus_smat` as `compare` gives them, on the turns of 16-turn episodes where there are any.
+    """
+    select = "retention_at_16" if any(map(SELECTIONS["retention_at_16"], _asking(mrl))) else "retention"
+    pairs = {"mrl_minus_supervised": supervised, "mrl_minus_smat": smat}
+    results = {name: compare(mrl, other, select=select, seed=seed, resamples=resamples) for name, other in pairs.items() if other}
+    return {name: result for name, result in results.items() if result}
+
+
+def summarise_stage(
+    *, steps: int, strategy: str, records: Sequence[TurnRecord], iterations: int, ended: str, name: str | None = None
+) -> dict[str, Any]:
+    """One entry of a report's `stages`: a curriculum stage with its held-out evaluation.
+
+    Args:
+        steps: Turns of an episode in this stage.
+        strategy: Strategy or mix of strategies, as text.
+        records: Held-out turns evaluated at the end of the stage.
+        iterations: Iterations that were trained.
+        ended: Why the stage ended, in words.
+        name: Name of the stage.
+    """
+    retention = interval(records)
+    return {
+        "name": name or f"{steps} steps",
+        "steps": steps,
+        "strategy": strategy,
+        "reward": reward_range(_asking(records)),
+        "retention": retention and retention["mean"],
+        "iterations": iterations,
+        "ended": ended,
+    }
+
+
+def cost_by_turn(costs: Iterable[TurnCost]) -> list[dict[str, Any]]:
+    """Cost of one conversation at each turn (a report's `cost`): `turn`, mean `tokens` read, mean `seconds`, `conversations`."""
+    return [
+        {"turn": cost.turn, "tokens": cost.tokens / cost.rows, "seconds": cost.seconds / cost.rows, "conversations": cost.rows}
+        for cost in costs
+    ]
+
+
+def reward_range(records: Iterable[TurnRecord]) -> dict[str, Any]:
+    """Mean, min and max of the rewards over turns, and the lowest and highest mean of an episode; unscored turns are left out."""
+    episodes: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        if record.reward is not None:
+            episodes[record.conversation_id].append(record.reward)
+    rewards = [value for values in episodes.values() for value in values]
+    means = [sum(values) / len(values) for values in episodes.values()]
+    return {
+        "mean": _mean(rewards),
+        "min": min(rewards, default=None),
+        "max": max(rewards, default=None),
+        "episode_min": min(means, default=None),
+        "episode_max": max(means, default=None),
+        "turns": len(rewards),
+    }
+
+
+def _headline(records: Sequence[TurnRecord]) -> Sequence[TurnRecord]:
+    full = [record for record in records if SELECTIONS["retention_at_16"](record)]
+    return full if _asking(full) else records
+
+
+def _by_turn(asking: Sequence[TurnRecord]) -> list[dict[str, Any]]:
+    groups: dict[int, list[TurnRecord]] = defaultdict(list)
+    for record in asking:
+        groups[record.turn].append(record)
+    return [{"turn": turn, "retention": _mean(_retention(groups[turn])), "reward": reward_range(groups[turn])} for turn in sorted(groups)]
+
+
+def _by_kind(asking: Sequence[TurnRecord]) -> dict[str, dict[str, Any]]:
+    groups: dict[str, list[TurnRecord]] = defaultdict(list)
+    for record in asking:
+        groups[record.kind or "other"].append(record)
+    return {kind: {"retention": _mean(_retention(groups[kind])), "turns": len(groups[kind])} for kind in sorted(groups)}
+
+
+def _term_means(records: Sequence[TurnRecord]) -> dict[str, float | None]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        for name, value in record.terms.items():
+            if value is not None:
+                values[name].append(value)
+    return {name: _mean(values[name]) for name in sorted(values)}
+
+
+def _selection(name: str) -> Select:
+    if name not in SELECTIONS:
+        raise ConfigError(unknown_name("selection of turns", name, SELECTIONS))
+    return SELECTIONS[name]
+
+
+def _by_key(records: Iterable[TurnRecord], select: Select) -> dict[tuple[str, int], TurnRecord]:
+    table: dict[tuple[str, int], TurnRecord] = {}
+    for record in _asking(records):
+        if record.key in table:
+            raise ConfigError(f"Expected every turn once in an evaluation, got turn {record.turn} of {record.conversation_id!r} twice.")
+        table[record.key] = record
+    return {key: record for key, record in table.items() if select(record)}
+
+
+def _asking(records: Iterable[TurnRecord]) -> list[TurnRecord]:
+    return [record for record in records if record.retention is not None]
+
+
+def _retention(asking: Sequence[TurnRecord]) -> list[float]:
+    return [record.retention for record in asking if record.retention is not None]
+
+
+def _conversations(records: Sequence[TurnRecord]) -> list[str]:
+    return [record.conversation_id for record in records]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

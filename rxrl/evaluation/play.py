@@ -1,0 +1,298 @@
+"""Plays held-out conversations once each through the public vector environment, with the true memory and with controls.
+
+A control changes what the policy *reads*, never what the environment holds: at every turn of the true run the
+policy answers once more, reading an empty or another conversation's memory, and that answer is scored in the same way.
+So all conditions have the same turns, the same distances and the same history.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+
+from rxrl.envs import ConversationVectorEnv, token_batch
+from rxrl.errors import ConfigError, DataError, unknown_name
+from rxrl.evaluation.partners import Knowledge, arrange, choose_partners
+from rxrl.evaluation.records import TurnRecord
+from rxrl.rewards.retention import held
+from rxrl.seeding import derive_seed, generator
+from rxrl.types import EOS, SPECIAL_TOKENS, Action, Conversation, Policy, Score, TextCodec, TokenBatch, Turn
+
+TRUE = "true"
+EMPTY, SWAPPED, ORACLE = "empty_memory", "swapped_memory", "oracle"
+CONTROLS = (EMPTY, SWAPPED, ORACLE)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCost:
+    """What one turn took, summed over conversations.
+
+    Attributes:
+        turn: Turn number.
+        rows: Conversations.
+        tokens: Tokens read: the prompt and the interaction written just before, or the whole history where memory is a transcript.
+        seconds: Time of answering, scoring and writing.
+    """
+
+    turn: int
+    rows: int
+    tokens: int
+    seconds: float
+
+
+class Playthrough(list[TurnRecord]):
+    """The records of one condition, by conversation and turn.
+
+    Attributes:
+        costs: What the turns took (true memory and oracle only).
+        left_out: Asking turns of the true run that this control does not have.
+    """
+
+    def __init__(self, records: Iterable[TurnRecord] = (), costs: Iterable[TurnCost] = (), left_out: int = 0) -> None:
+        super().__init__(records)
+        self.costs = list(costs)
+        self.left_out = left_out
+
+
+def play(
+    env: ConversationVectorEnv,
+    policy: Policy,
+    conversations: Sequence[Conversation],
+    *,
+    seed: int,
+    greedy: bool = True,
+    control: str | None = None,
+) -> Playthrough:
+    """Plays every conversation once, in batches of `env.num_envs`; the last batch may be smaller.
+
+    Args:
+        env: The environment; rows of it must not reset themselves.
+        policy: Answers the queries.
+        conversations: Each id once.
+        seed: Keys every draw: stm0 by conversation, sampled answers by conversation and turn.
+        greedy: Likeliest tokens; sampled answers otherwise.
+        control: One of `CONTROLS`, or None for the true memory. `empty_memory`: the policy reads stm0 at every turn.
+            `swapped_memory`: asking turns only, reading the memory of a conversation of the same batch that holds every asked
+            key with another value; turns without such a partner are left out. `oracle`: the reference answers in place of the policy.
+
+    Returns:
+        One record for each turn. Batch size and order change nothing, but for whose memory a swapped row reads.
+
+    Raises:
+        ConfigError: The control is unknown, or environment or memory cannot play it.
+        DataError: A conversation id occurs twice.
+    """
+    return play_conditions(env, policy, conversations, seed=seed, greedy=greedy, controls=(control,) if control else ())[control or TRUE]
+
+
+def play_conditions(
+    env: ConversationVectorEnv,
+    policy: Policy,
+    conversations: Sequence[Conversation],
+    *,
+    seed: int,
+    greedy: bool = True,
+    controls: Sequence[str] = (),
+) -> dict[str, Playthrough]:
+    """Plays the true memory and several controls in one go: the same as `play` for each, at less cost.
+
+    Args:
+        env: As in `play`.
+        policy: As in `play`.
+        conversations: As in `play`.
+        seed: As in `play`.
+        greedy: As in `play`.
+        controls: Any of `CONTROLS`.
+
+    Returns:
+        A playthrough for `"true"` and for each control.
+
+    Raises:
+        ConfigError: As in `play`.
+        DataError: As in `play`.
+    """
+    _check(env, conversations, controls)
+    session = _Session(env, seed, greedy)
+    inside = [control for control in controls if control != ORACLE]
+    results = session.play(policy, conversations, inside)
+    if ORACLE in controls:
+        results[ORACLE] = session.play(None, conversations, ())[TRUE]
+        results[ORACLE][:] = [replace(record, control=ORACLE) for record in results[ORACLE]]
+    return results
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """One environment with the settings of an evaluation; `policy=None` stands for the reference answers."""
+
+    env: ConversationVectorEnv
+    seed: int
+    greedy: bool
+
+    def play(self, policy: Policy | None, conversations: Sequence[Conversation], controls: Sequence[str]) -> dict[str, Playthrough]:
+        known = {conversation.id: Knowledge.of(conversation) for conversation in conversations} if SWAPPED in controls else {}
+        found: dict[str, list[TurnRecord]] = {name: [] for name in (TRUE, *controls)}
+        costs: list[TurnCost] = []
+        for batch in self._batches(conversations, known):
+            for control, records, cost in self._play_batch(policy, batch, controls, known):
+                found[control] += records
+                costs += [cost] if cost else []
+        asked = sum(record.retention is not None for record in found[TRUE])
+        order = {conversation.id: place for place, conversation in enumerate(conversations)}
+        return {
+            name: Playthrough(
+                sorted(records, key=lambda record: (order[record.conversation_id], record.turn)),
+                _summed(costs) if name == TRUE else (),
+                asked - sum(record.retention is not None for record in records),
+            )
+            for name, records in found.items()
+        }
+
+    def _batches(self, conversations: Sequence[Conversation], known: Mapping[str, Knowledge]) -> Iterator[list[Conversation]]:
+        """Conversations of one length together, so that rows end together; by partnership where memories are swapped."""
+        size = self.env.num_envs
+        length = attrgetter("steps")
+        for _, group in groupby(sorted(conversations, key=length), key=length):
+            same = list(group)
+            yield from arrange(same, known, size) if known else (same[start : start + size] for start in range(0, len(same), size))
+
+    def _play_batch(
+        self, policy: Policy | None, batch: list[Conversation], controls: Sequence[str], known: Mapping[str, Knowledge]
+    ) -> Iterator[tuple[str, list[TurnRecord], TurnCost | None]]:
+        env = self.env
+        seeds = [derive_seed(self.seed, "stm0", conversation.id) for conversation in batch]
+        observation, info = env.reset(seed=self.seed, options={"conversations": batch, "stm_seeds": seeds})
+        empty = env.backend.init(info["stm_seeds"].tolist()) if EMPTY in controls else None
+        turn = 0
+        while env.active.any():
+            turn += 1
+            rows = np.flatnonzero(env.active).tolist()
+            ask = _Ask(self, policy, batch, token_batch(observation), turn)
+            others = {EMPTY: (dict(zip(rows, rows, strict=True)), empty)} if EMPTY in controls else {}
+            if SWAPPED in controls:
+                others[SWAPPED] = (choose_partners(batch, known, rows, turn, self.seed), env.memory)
+            counterfactual = {control: ask.answers(sources, memory) for control, (sources, memory) in others.items()}
+            tokens, start = _tokens_read(env.memory, observation, info, rows), time.perf_counter()
+            answers = ask.answers(dict(zip(rows, rows, strict=True)), env.memory)
+            observation, rewards, _, _, info = env.step(_action(answers, env.num_envs))
+            cost = TurnCost(turn, len(rows), tokens, time.perf_counter() - start)
+            yield TRUE, [_record(info["turns"][row], _score(rewards, info, row)) for row in rows], cost
+            for control, given in counterfactual.items():
+                yield control, self._rescored(control, info["turns"], given), None
+
+    def _rescored(self, control: str, turns: Sequence[Turn], given: Mapping[int, list[int]]) -> list[TurnRecord]:
+        """Records of the same turns with other answers."""
+        others = [_with_answer(turns[row], ids, self.env.codec, self.env.limits.answer) for row, ids in given.items()]
+        scores = self.env.score(others)
+        return [_record(turn, score, control) for turn, score in zip(others, scores, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """The queries of one turn, ready to be answered from any memory."""
+
+    session: _Session
+    policy: Policy | None
+    batch: Sequence[Conversation]
+    prompts: TokenBatch
+    turn: int
+
+    def answers(self, sources: Mapping[int, int], memory: Any) -> dict[int, list[int]]:
+        """Answer ids of the rows in `sources`, each reading the row of `memory` that it maps to."""
+        rows = list(sources)
+        if not rows:
+            return {}
+        if self.policy is None:
+            codec = self.session.env.codec
+            return {row: [*codec.encode(self.batch[row].follow_ups[self.turn - 1].answer), EOS] for row in rows}
+        prompts = TokenBatch(self.prompts.ids[rows], self.prompts.mask[rows])
+        read = select_rows(self.session.env.backend, memory, [sources[row] for row in rows], self.session.env.num_envs)
+        action = self.policy.act(prompts, read, None if self.session.greedy else self._generators(rows))
+        return dict(zip(rows, TokenBatch(action.ids, action.mask).rows(), strict=True))
+
+    def _generators(self, rows: Sequence[int]) -> list[torch.Generator]:
+        return [generator(self.session.seed, "answer", self.batch[row].id, self.turn) for row in rows]
+
+
+def select_rows(backend: Any, memory: Any, indices: Sequence[int], batch: int) -> Any:
+    """Memory whose row i is row `indices[i]` of `memory`; the same value where that is all rows in order.
+
+    Args:
+        backend: A memory backend; unless memory is None it needs `select_rows(memory, indices)`.
+        memory: A memory value of `batch` rows.
+        indices: Rows, any number of them.
+        batch: Rows of `memory`.
+
+    Raises:
+        ConfigError: The backend has no `select_rows`.
+    """
+    if memory is None or list(indices) == list(range(batch)):
+        return memory
+    select = getattr(backend, "select_rows", None)
+    if select is None:
+        raise ConfigError(
+            f"Evaluation needs `select_rows(memory, indices)` of {type(backend).__name__}, for partial batches and swapped memory: "
+            "add that method."
+        )
+    return select(memory, indices)
+
+
+def _check(env: ConversationVectorEnv, conversations: Sequence[Conversation], controls: Sequence[str]) -> None:
+    for control in controls:
+        if control not in CONTROLS:
+            raise ConfigError(unknown_name("control", control, CONTROLS))
+    if env.autoreset_mode != AutoresetMode.DISABLED:
+        raise ConfigError(f"Evaluation needs an environment with autoreset_mode DISABLED, got {env.autoreset_mode.value}.")
+    counts: dict[str, int] = defaultdict(int)
+    for conversation in conversations:
+        counts[conversation.id] += 1
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise DataError(f"Expected every conversation once, got {len(twice)} ids more than once (first: {twice[0]!r}): remove the repeats.")
+
+
+def _with_answer(turn: Turn, ids: Sequence[int], codec: TextCodec, limit: int) -> Turn:
+    """The turn as if it had been answered with `ids`; the answer ends where the environment would end it."""
+    kept = list(ids[: ids.index(EOS)] if EOS in ids else ids)[:limit]
+    return replace(turn, answer=codec.decode(kept), answer_ids=tuple(token for token in kept if token >= len(SPECIAL_TOKENS)))
+
+
+def _record(turn: Turn, score: Score, control: str | None = None) -> TurnRecord:
+    return TurnRecord.of(turn, retention=held(turn), score=score, control=control)
+
+
+def _score(rewards: Any, info: Mapping[str, Any], row: int) -> Score:
+    terms = {name: float(values[row]) for name, values in info["reward_terms"].items()}
+    value = float(rewards[row]) if info["scored"][row] else None
+    return Score(value, {name: None if np.isnan(term) else term for name, term in terms.items()})
+
+
+def _action(answers: Mapping[int, list[int]], num_envs: int) -> Action:
+    batch = TokenBatch.pad([answers.get(row, []) for row in range(num_envs)])
+    return Action(batch.ids, batch.mask)
+
+
+def _tokens_read(memory: Any, observation: Mapping[str, Any], info: Mapping[str, Any], rows: Sequence[int]) -> int:
+    prompt = int(np.asarray(observation["length"])[rows].sum())
+    if hasattr(memory, "token_counts"):
+        return prompt + int(memory.token_counts()[rows].sum())
+    return prompt + sum(len(info["written"][row] or ()) for row in rows)
+
+
+def _summed(costs: Iterable[TurnCost]) -> list[TurnCost]:
+    by_turn: dict[int, list[TurnCost]] = defaultdict(list)
+    for cost in costs:
+        by_turn[cost.turn].append(cost)
+    return [
+        TurnCost(turn, sum(c.rows for c in group), sum(c.tokens for c in group), sum(c.seconds for c in group))
+        for turn, group in sorted(by_turn.items())
+    ]

@@ -1,0 +1,137 @@
+"""The report of a run: one self-contained HTML file, with its numbers as JSON and CSV beside it.
+
+`report.json` is the content and the page is a view of it: whatever is missing there is left out of the page.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rxrl.errors import DataError
+from rxrl.evaluation.charts import number
+from rxrl.evaluation.curves import learning_curves
+from rxrl.evaluation.files import write_json, write_text
+from rxrl.evaluation.records import TurnRecord, read_records
+from rxrl.evaluation.transcripts import choose_episodes
+from rxrl.evaluation.views import (
+    by_distance_view,
+    configuration_rows,
+    cost_view,
+    headline_view,
+    run_facts,
+    stages_view,
+)
+
+REPORT_JSON = "report.json"
+REPORT_HTML = "report.html"
+REPORT_CSV = "retention_by_distance.csv"
+METRICS = "metrics.jsonl"
+TRANSCRIPTS = "transcripts.jsonl"
+
+_COLUMNS = ("distance", "mean", "low", "high", "exact", "turns", "conversations")
+_CONDITIONS = ("after_mrl", "after_smat_continued", "after_supervised")
+
+
+def write_report(
+    run: Mapping[str, Any],
+    metrics: Iterable[Mapping[str, Any]],
+    transcripts: Sequence[TurnRecord] | None,
+    out_dir: str | Path,
+) -> Path:
+    """Writes `report.html`, `report.json` and `retention_by_distance.csv`.
+
+    Args:
+        run: Content of report.json, every key optional: `seed`, `wall_seconds`, `preset`, `budget`; `after_supervised`, `after_mrl` and
+            `after_smat_continued` from `summarise`; `controls` from `summarise_controls`; `comparisons` from `summarise_comparisons`;
+            `stages`, each from `summarise_stage`; `cost` from `cost_by_turn`, or such lists by label; `config`, any nested mapping;
+            `title`; `notes`, sentences.
+        metrics: Rows of metrics.jsonl.
+        transcripts: Turns of the evaluation to show a few conversations of.
+        out_dir: Folder of the report; made where missing.
+
+    Returns:
+        Path of `report.html`.
+    """
+    folder = Path(out_dir)
+    page = render(run, metrics, transcripts or ())
+    write_json(folder / REPORT_JSON, run)
+    write_text(folder / REPORT_CSV, _csv(run))
+    return write_text(folder / REPORT_HTML, page)
+
+
+def write_run_report(run_dir: str | Path) -> Path:
+    """Makes the report of a finished run again from its own files: report.json, metrics.jsonl and transcripts.jsonl.
+
+    Args:
+        run_dir: Folder of the run; metrics and transcripts may be missing.
+
+    Returns:
+        Path of `report.html`.
+
+    Raises:
+        DataError: report.json is missing, or a file is not what it should be.
+    """
+    folder = Path(run_dir)
+    source = folder / REPORT_JSON
+    if not source.is_file():
+        raise DataError(f"Expected {source}, found no such file: give the folder of a run that was evaluated.")
+    run = _json(source.read_text(encoding="utf-8"), source)
+    if not isinstance(run, dict):
+        raise DataError(f"Expected an object in {source}, got {type(run).__name__}: make the file again with an evaluation.")
+    transcripts = read_records(folder / TRANSCRIPTS) if (folder / TRANSCRIPTS).is_file() else []
+    return write_report(run, read_metrics(folder / METRICS), transcripts, folder)
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl; none where the file is missing, and a last line that was cut off is left out."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [_json(line, f"{path}, line {index}") for index, line in enumerate(lines[:-1], start=1) if line.strip()]
+
+
+def render(run: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]], transcripts: Sequence[TurnRecord]) -> str:
+    """The page as text; all values are escaped."""
+    environment = Environment(
+        loader=PackageLoader("rxrl.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = number
+    return environment.get_template("report.html.j2").render(
+        title=run.get("title") or "Memory reinforcement learning",
+        facts=run_facts(run),
+        headline=headline_view(run),
+        by_distance=by_distance_view(run),
+        stages=stages_view(run.get("stages") or ()),
+        learning=learning_curves(metrics),
+        episodes=choose_episodes(transcripts),
+        cost=cost_view(run.get("cost")),
+        configuration=configuration_rows(run.get("config") or {}),
+        notes=list(run.get("notes") or ()),
+    )
+
+
+def _csv(run: Mapping[str, Any]) -> str:
+    """Retention by distance of every condition as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("condition", *("f1" if name == "mean" else name for name in _COLUMNS)))
+    controls = {name: part for name, part in (run.get("controls") or {}).items() if isinstance(part, Mapping)}
+    for condition, part in {**{name: run.get(name) or {} for name in _CONDITIONS}, **controls}.items():
+        for row in part.get("by_distance") or ():
+            writer.writerow((condition, *(row.get(name) for name in _COLUMNS)))
+    return text.getvalue()
+
+
+def _json(text: str, where: str | Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: expected JSON, got something else ({error}).") from error

@@ -1,0 +1,302 @@
+"""The Reactive Transformer: one shared embedding, encoder, memory attention and decoder around a memory that is a value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rxrl.errors import CheckpointError, ModelError
+from rxrl.models.config import ModelConfig
+from rxrl.models.generation import Generation, generate
+from rxrl.models.heads import MLMHead
+from rxrl.models.layers import RouterStatistics
+from rxrl.models.memory_attention import MemoryAttention
+from rxrl.models.presets import preset
+from rxrl.models.transformer import Decoder, Encoder
+from rxrl.types import TokenBatch
+
+T = TypeVar("T")
+PARAMETER_GROUPS = ("embedding", "encoder", "memory_attention", "decoder_memory", "decoder")
+"""Groups with their own learning rate and freezing; `decoder_memory` is the decoder's memory cross-attention with its norms."""
+
+
+class ReactiveTransformer(nn.Module):
+    """Reads one interaction at a time and keeps the conversation in a Short-Term Memory `[layers, batch, slots, dim]`.
+
+    Memory goes in and comes out of pure calls; it is never part of the module.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.encoder = Encoder(config)
+        self.memory_attention = MemoryAttention(config)
+        self.decoder = Decoder(config)
+        self.mlm_head = MLMHead(config.dim, config.vocab_size)
+        self.initial_memory = nn.Parameter(torch.empty(config.layers, config.slots, config.dim)) if config.initial_memory == "learned" else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Small embeddings; reads of memory start at zero, so that an untrained memory cannot disturb language modelling."""
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        if self.initial_memory is not None:
+            nn.init.normal_(self.initial_memory)
+        for layer in self.decoder.layers:
+            nn.init.zeros_(layer.memory_cross_attention.out_proj.weight)
+            nn.init.zeros_(layer.memory_cross_attention.out_proj.bias)
+
+    @classmethod
+    def from_preset(cls, name: str, seed: int = 0, **changes: Any) -> ReactiveTransformer:
+        """A model of a named size with random weights.
+
+        Args:
+            name: One of `rxrl presets`.
+            seed: Seed of the weights.
+            changes: Fields of `ModelConfig` that differ, for example `vocab_size`.
+        """
+        return cls.from_config(preset(name, **changes), seed)
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, seed: int = 0) -> ReactiveTransformer:
+        """A model with random weights that depend on `seed` alone; the global generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config)
+
+    def forward(self, task: Callable[[ReactiveTransformer], T]) -> T:
+        """Runs `task(self)`: the single entry for training, so that hooks of a distributed wrapper always run."""
+        return task(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.embedding.weight.dtype
+
+    def init_memory(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        """Fresh memory stm0.
+
+        Args:
+            batch_size: Rows.
+            generator: CPU generator of the noise; None draws from torch's global one.
+
+        Returns:
+            `[layers, batch, slots, dim]`.
+        """
+        c = self.config
+        shape = (c.layers, batch_size, c.slots, c.dim)
+        if self.initial_memory is not None:
+            return self.initial_memory.unsqueeze(1).expand(shape)
+        if c.initial_memory == "zeros":
+            stm = torch.zeros(shape)
+        elif c.initial_memory == "ones":
+            stm = torch.ones(shape)
+        elif c.initial_memory == "uniform":
+            stm = torch.rand(shape, generator=generator) * 2 - 1
+        else:
+            stm = torch.randn(shape, generator=generator) * (1.0 if c.initial_memory == "normal" else 0.01)
+        return stm.to(self.device, self.dtype)
+
+    def encode(self, ids: Tensor, mask: Tensor, stm: Tensor | None = None) -> Tensor:
+        """Encoded data of an interaction.
+
+        Args:
+            ids: int64 `[batch, time]`.
+            mask: bool `[batch, time]`, true for real tokens.
+            stm: Memory, for encoders that read it.
+
+        Returns:
+            `[layers, batch, time, dim]`.
+        """
+        self._check(ids, mask)
+        return self.encoder(self.embedding(ids), mask, stm)
+
+    def write_memory(self, stm: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Memory after an interaction: encoder, then memory attention; shapes as in `encode`, `stm` in and out."""
+        return self.update_memory(stm, self.encode(ids, mask, stm if self.encoder.reads_memory else None), mask)
+
+    def update_memory(self, stm: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
+        """Memory after an interaction that is already encoded; `stm` `[layers, batch, slots, dim]` in and out."""
+        if stm.shape[1] != encoded.shape[1]:
+            raise ModelError(f"Memory has {stm.shape[1]} rows, the interactions have {encoded.shape[1]}: both need the same batch.")
+        return self.memory_attention(stm, encoded, mask)
+
+    def decode(
+        self, ids: Tensor, mask: Tensor, stm: Tensor, stm_mask: Tensor | None = None, statistics: RouterStatistics | None = None
+    ) -> Tensor:
+        """Logits of the next token; reads memory, never writes it.
+
+        Args:
+            ids: int64 `[batch, time]`, right-padded.
+            mask: bool `[batch, time]`, true for real tokens.
+            stm: `[layers, batch, slots, dim]`.
+            stm_mask: bool `[batch, slots]`, true for real slots, where encoded data (padded) serves as memory.
+            statistics: Collects router counts.
+
+        Returns:
+            `[batch, time, vocab]`; values at padded positions mean nothing.
+        """
+        return self.decoder.head(self.decode_hidden(ids, mask, stm, stm_mask, statistics))
+
+    def decode_hidden(
+        self, ids: Tensor, mask: Tensor, stm: Tensor, stm_mask: Tensor | None = None, statistics: RouterStatistics | None = None
+    ) -> Tensor:
+        """As `decode`, before the output head: `[batch, time, dim]`."""
+        self._check(ids, mask)
+        if stm.shape[1] != ids.shape[0]:
+            raise ModelError(f"Memory has {stm.shape[1]} rows, the tokens have {ids.shape[0]}: both need the same batch.")
+        return self.decoder.hidden(self.embedding(ids), self.decoder.project_memory(stm), stm_mask, statistics)
+
+    def generate(
+        self,
+        prompts: TokenBatch,
+        stm: Tensor,
+        *,
+        max_new_tokens: int,
+        generators: Sequence[torch.Generator] | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Generation:
+        """Answers of a batch of prompts; see `rxrl.models.generation.generate`."""
+        return generate(
+            self, prompts, stm, max_new_tokens=max_new_tokens, generators=generators, temperature=temperature, top_k=top_k, top_p=top_p
+        )
+
+    def group_parameters(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Named parameters by group of `PARAMETER_GROUPS`; the MLM head, which memory never uses, belongs to the encoder."""
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in PARAMETER_GROUPS}
+        for name, parameter in self.named_parameters():
+            groups[_group_of(name)].append((name, parameter))
+        return groups
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes `config.json` and `model.safetensors` into a directory (made if missing)."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> ReactiveTransformer:
+        """Reads what `save_pretrained` wrote; a file that is missing, broken or does not fit is a `CheckpointError`."""
+        folder = Path(path)
+        try:
+            config = ModelConfig.model_validate_json((folder / "config.json").read_text())
+            weights = load_file(folder / "model.safetensors")
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{folder} is not a model checkpoint: {Path(error.filename or 'model.safetensors').name} is missing.") from None
+        except (ValueError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{folder / 'config.json'} is not a model configuration: {_first_line(error)}") from None
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{folder / 'model.safetensors'} cannot be read: {_first_line(error)}; copy it again.") from None
+        model = cls.from_config(config)
+        _check_weights(folder / "model.safetensors", weights, model.state_dict())
+        model.load_state_dict(weights)
+        return model
+
+    def _check(self, ids: Tensor, mask: Tensor) -> None:
+        if ids.dtype != torch.int64 or ids.shape != mask.shape or mask.dtype != torch.bool:
+            raise ModelError(
+                f"Tokens must be int64 [batch, time] with a bool mask of the same shape, got {ids.dtype} {list(ids.shape)} "
+                f"and {mask.dtype} {list(mask.shape)}."
+            )
+        if ids.shape[1] > self.config.max_length:
+            raise ModelError(f"An interaction may have {self.config.max_length} tokens at most, got {ids.shape[1]}: shorten it or use a larger preset.")
+
+
+class StmBackend:
+    """The Short-Term Memory of a Reactive Transformer as a `MemoryBackend`; keeps its identity in deep copies."""
+
+    def __init__(self, model: ReactiveTransformer) -> None:
+        self.model = model
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StmBackend:
+        return self
+
+    def init(self, seeds: Sequence[int]) -> Tensor:
+        """stm0 of each row, drawn from its own seed."""
+        rows = [self.model.init_memory(1, torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.cat(rows, dim=1).detach()
+
+    @torch.no_grad()
+    def write(self, memory: Tensor, interactions: TokenBatch, rows: Tensor) -> Tensor:
+        """Writes the interactions of the chosen rows; the others keep their memory and cost nothing."""
+        chosen = rows.nonzero().squeeze(1).to(memory.device)
+        if not len(chosen):
+            return memory
+        batch = interactions.to(memory.device)
+        written = self.model.write_memory(memory[:, chosen], batch.ids[chosen], batch.mask[chosen])
+        return memory.index_copy(1, chosen, written)
+
+    def reset_rows(self, memory: Tensor, rows: Tensor, fresh: Tensor) -> Tensor:
+        """Takes the chosen rows from `fresh`."""
+        return torch.where(rows.to(memory.device)[None, :, None, None], fresh, memory)
+
+    def select_rows(self, memory: Tensor, indices: Sequence[int]) -> Tensor:
+        """Memory whose row i is row `indices[i]` of the given one."""
+        return memory[:, torch.as_tensor(indices, device=memory.device)]
+
+
+class ModelPolicy:
+    """Plays the environment with a Reactive Transformer."""
+
+    def __init__(
+        self, model: ReactiveTransformer, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+    ) -> None:
+        self.model, self.max_new_tokens = model, max_new_tokens
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+
+    def act(self, observation: TokenBatch, memory: Tensor, generators: Sequence[torch.Generator] | None) -> Generation:
+        """Samples an answer to each prompt, or takes the likeliest tokens where `generators` is None."""
+        return self.model.generate(
+            observation,
+            memory,
+            max_new_tokens=self.max_new_tokens,
+            generators=generators,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+        )
+
+
+def _group_of(name: str) -> str:
+    part = name.split(".", 1)[0]
+    if part == "mlm_head":
+        return "encoder"
+    if part == "initial_memory":
+        return "memory_attention"
+    if part == "decoder" and any(piece in name for piece in ("memory_cross_attention", "norm2", "stm_norm")):
+        return "decoder_memory"
+    return part
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _check_weights(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Refuses a file whose tensors are not exactly the model's; nothing is loaded halfway."""
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    shapes = [
+        f"{name} is {list(found[name].shape)}, expected {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name].shape != expected[name].shape
+    ]
+    problems = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(unknown)}"] * bool(unknown) + shapes
+    if problems:
+        raise CheckpointError(f"{path} does not fit its config.json ({'; '.join(problems)}): use the file that belongs to it.")
+
+

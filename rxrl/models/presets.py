@@ -1,0 +1,75 @@
+"""Named model sizes and their exact parameter counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from rxrl.errors import ModelError, unknown_name
+from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, MemoryAttentionConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from rxrl.models.model import ReactiveTransformer
+
+
+def _attention(query_groups: int, kv_groups: int) -> AttentionConfig:
+    return AttentionConfig(query_groups=query_groups, kv_groups=kv_groups)
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "pico": ModelConfig(
+        name="pico",
+        vocab_size=512,
+        dim=64,
+        layers=2,
+        heads=4,
+        max_length=96,
+        slots=32,
+        encoder=EncoderConfig(self_attention=_attention(4, 4), ff_dim=128),
+        decoder=DecoderConfig(self_attention=_attention(4, 4), cross_attention=_attention(4, 4), ff_dim=96, experts=4, active_experts=2),
+        memory_attention=MemoryAttentionConfig(attention=_attention(4, 4), mean_attention=_attention(4, 4)),
+    ),
+    "nano": ModelConfig(
+        name="nano",
+        vocab_size=7_500,
+        dim=128,
+        layers=6,
+        heads=8,
+        max_length=256,
+        slots=256,
+        encoder=EncoderConfig(self_attention=_attention(4, 4), ff_dim=384),
+        decoder=DecoderConfig(self_attention=_attention(4, 4), cross_attention=_attention(4, 4), ff_dim=256, experts=12, active_experts=2),
+        memory_attention=MemoryAttentionConfig(attention=_attention(4, 4), mean_attention=_attention(4, 4)),
+    ),
+}
+
+
+def preset(name: str, **changes: Any) -> ModelConfig:
+    """Configuration of a named size, with some fields changed; an unknown name is a `ModelError`."""
+    if name not in PRESETS:
+        raise ModelError(unknown_name("preset", name, PRESETS))
+    try:
+        return ModelConfig.model_validate(PRESETS[name].model_dump() | changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(f"Preset {name!r} cannot be changed like this: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+
+
+def count_parameters(model: ReactiveTransformer) -> dict[str, int]:
+    """Parameters by part: encoder and decoder each with the embedding, total with it once and without the MLM head.
+
+    `decoder_active` counts the whole router and only the experts that one token uses.
+    """
+    c = model.config.decoder
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    expert = model.config.dim * 3 * c.ff_dim + 2 * c.ff_dim + model.config.dim
+    inactive = model.config.layers * (c.experts - c.active_experts) * expert
+    return {
+        "encoder": sizes["embedding"] + sizes["encoder"],
+        "decoder": sizes["embedding"] + sizes["decoder"],
+        "decoder_active": sizes["embedding"] + sizes["decoder"] - inactive,
+        "memory_attention": sizes["memory_attention"],
+        "mlm_head": sizes["mlm_head"],
+        "total": sizes["embedding"] + sizes["encoder"] + sizes["decoder"] + sizes["memory_attention"],
+    }

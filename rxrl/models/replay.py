@@ -1,0 +1,99 @@
+"""Replays conversations from stm0 with current weights, gradients flowing through memory over a chosen window of turns.
+
+The encoder runs over all interactions at once and the decoder over all turns at once; only the memory attention is a chain.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rxrl.models.layers import RouterStatistics
+from rxrl.models.model import ReactiveTransformer
+
+
+def memory_trajectory(model: ReactiveTransformer, stm0: Tensor, ids: Tensor, mask: Tensor, bptt_turns: int | None = None) -> Tensor:
+    """Memory after each of a row of writes.
+
+    Args:
+        model: The Reactive Transformer.
+        stm0: Memory before the first write, `[layers, batch, slots, dim]`.
+        ids: Written interactions, int64 `[turns, batch, time]`.
+        mask: bool `[turns, batch, time]`, true for real tokens.
+        bptt_turns: Each result differentiates through this many last writes, exactly; None: through all.
+
+    Returns:
+        `[layers, turns, batch, slots, dim]`: entry t is the memory after writes 0 .. t.
+    """
+    turns, batch, _ = ids.shape
+    if model.encoder.reads_memory:
+        return _trajectory_of_reading_encoder(model, stm0, ids, mask, bptt_turns)
+    encoded = model.encode(ids.flatten(0, 1), mask.flatten(0, 1)).unflatten(1, (turns, batch))
+    if bptt_turns is None or bptt_turns >= turns:
+        return torch.stack(_chain(model, stm0, encoded, mask), dim=1)
+    with torch.no_grad():
+        states = torch.stack([stm0, *_chain(model, stm0, encoded, mask)], dim=1)
+    return _windows(model, states, encoded, mask, bptt_turns)
+
+
+def _chain(model: ReactiveTransformer, stm: Tensor, encoded: Tensor, mask: Tensor) -> list[Tensor]:
+    states = []
+    for turn in range(mask.shape[0]):
+        stm = model.update_memory(stm, encoded[:, turn], mask[turn])
+        states.append(stm)
+    return states
+
+
+def _windows(model: ReactiveTransformer, states: Tensor, encoded: Tensor, mask: Tensor, window: int) -> Tensor:
+    """For every turn a chain of its own that starts `window` writes back, all turns as one batch.
+
+    `states` `[layers, 1 + turns, batch, slots, dim]` are values without gradient, entry 0 is stm0. Turns nearer to the start than
+    the window keep their first state until their chain begins.
+    """
+    turns = mask.shape[0]
+    last = torch.arange(turns, device=mask.device)
+    stm = states[:, (last + 1 - window).clamp(min=0)].flatten(1, 2)
+    for back in range(window - 1, -1, -1):
+        write = (last - back).clamp(min=0)
+        updated = model.update_memory(stm, encoded[:, write].flatten(1, 2), mask[write].flatten(0, 1))
+        begun = (last - back >= 0).repeat_interleave(mask.shape[1])[None, :, None, None]
+        stm = torch.where(begun, updated, stm)
+    return stm.unflatten(1, (turns, -1))
+
+
+def _trajectory_of_reading_encoder(model: ReactiveTransformer, stm0: Tensor, ids: Tensor, mask: Tensor, bptt_turns: int | None) -> Tensor:
+    """For encoders that read the memory they will write: turn by turn, one chain for each window."""
+    turns = ids.shape[0]
+    window = turns if bptt_turns is None else min(bptt_turns, turns)
+    values, stm = [stm0], stm0
+    results = []
+    for turn in range(turns):
+        if window < turns:
+            first = max(0, turn + 1 - window)
+            stm = values[first]
+            for write in range(first, turn):
+                stm = model.write_memory(stm, ids[write], mask[write])
+        stm = model.write_memory(stm, ids[turn], mask[turn])
+        values.append(stm.detach())
+        results.append(stm)
+    return torch.stack(results, dim=1)
+
+
+def answer_hidden(
+    model: ReactiveTransformer, stms: Tensor, ids: Tensor, mask: Tensor, answer: Tensor, statistics: RouterStatistics | None = None
+) -> Tensor:
+    """Hidden states that predict the answer tokens, all turns at once.
+
+    Args:
+        model: The Reactive Transformer.
+        stms: Memory that each turn reads, `[layers, turns, batch, slots, dim]`.
+        ids: `[BOS] [Q] query [A] answer [EOS]`, int64 `[turns, batch, time]`.
+        mask: bool `[turns, batch, time]`, true for real tokens.
+        answer: bool `[turns, batch, time]`, true for tokens of the answer, `[EOS]` included.
+        statistics: Collects router counts; made with the flattened `mask`.
+
+    Returns:
+        `[tokens, dim]` in the order of `ids[answer]`.
+    """
+    hidden = model.decode_hidden(ids.flatten(0, 1), mask.flatten(0, 1), stms.flatten(1, 2), None, statistics)
+    return hidden[:, :-1][answer.flatten(0, 1)[:, 1:]]

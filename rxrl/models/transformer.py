@@ -1,0 +1,170 @@
+"""Encoder and decoder of the Reactive Transformer: pre-norm layers that read memory through cross-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rxrl.models.config import ModelConfig
+from rxrl.models.layers import CrossAttention, RMSNorm, RouterStatistics, SelfAttention, attend, feed_forward, rope_angles
+
+MemoryKV = tuple[Tensor, Tensor]
+
+
+class EncoderLayer(nn.Module):
+    """Bidirectional self-attention, memory cross-attention where the configuration has it, feed-forward."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, head_dim, part = config.dim, config.head_dim, config.encoder
+        self.norm1 = RMSNorm(dim)
+        self.attention = SelfAttention(dim, head_dim, part.self_attention)
+        self.memory_cross_attention: CrossAttention | None = None
+        if part.cross_attention is not None:
+            self.norm2, self.stm_norm = RMSNorm(dim), RMSNorm(dim)
+            self.memory_cross_attention = CrossAttention(dim, head_dim, part.cross_attention)
+        self.norm3 = RMSNorm(dim)
+        self.ff = feed_forward(dim, part.ff_dim, 1, 1)
+
+    def forward(self, x: Tensor, angles: Tensor, mask: Tensor, stm: Tensor | None) -> Tensor:
+        """`x` `[batch, time, dim]`, `mask` bool `[batch, 1, 1, time]`, `stm` `[batch, slots, dim]` or None."""
+        x = x + self.attention(self.norm1(x), angles, mask)
+        if self.memory_cross_attention is not None and stm is not None:
+            memory = self.memory_cross_attention.project_memory(self.stm_norm(stm))
+            x = x + self.memory_cross_attention(self.norm2(x), angles, memory)
+        return x + self.ff(self.norm3(x))
+
+
+class Encoder(nn.Module):
+    """Returns the hidden states of every layer; the token embedding is handed in, because it is shared."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+
+    @property
+    def reads_memory(self) -> bool:
+        """Whether the layers have memory cross-attention."""
+        return self.layers[0].memory_cross_attention is not None
+
+    def forward(self, embedded: Tensor, mask: Tensor, stm: Tensor | None = None) -> Tensor:
+        """Encodes `embedded` `[batch, time, dim]` with `mask` bool `[batch, time]`.
+
+        Returns:
+            `[layers, batch, time, dim]`.
+        """
+        angles = rope_angles(torch.arange(embedded.shape[1], device=embedded.device), self.head_dim, embedded.dtype)
+        states, x = [], embedded
+        for index, layer in enumerate(self.layers):
+            x = layer(x, angles, mask[:, None, None, :], None if stm is None else stm[index])
+            states.append(x)
+        return torch.stack(states)
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, memory cross-attention, dense or Mixture-of-Experts feed-forward."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, head_dim, part = config.dim, config.head_dim, config.decoder
+        self.norm1, self.norm2, self.norm3, self.stm_norm = RMSNorm(dim), RMSNorm(dim), RMSNorm(dim), RMSNorm(dim)
+        self.attention = SelfAttention(dim, head_dim, part.self_attention)
+        self.memory_cross_attention = CrossAttention(dim, head_dim, part.cross_attention)
+        self.ff = feed_forward(dim, part.ff_dim, part.experts, part.active_experts)
+        self.mixture = part.experts > 1
+
+    def project_memory(self, stm: Tensor) -> MemoryKV:
+        """Keys and values of this layer's memory `[batch, slots, dim]`."""
+        return self.memory_cross_attention.project_memory(self.stm_norm(stm))
+
+    def forward(
+        self, x: Tensor, angles: Tensor, memory: MemoryKV, stm_mask: Tensor | None, statistics: RouterStatistics | None
+    ) -> Tensor:
+        """`x` `[batch, time, dim]`, memory as keys and values, `stm_mask` bool `[batch, 1, 1, slots]` or None."""
+        x = x + self.attention(self.norm1(x), angles, causal=True)
+        return self._after_attention(x, angles, memory, stm_mask, statistics)
+
+    def step(self, x: Tensor, angles: Tensor, memory: MemoryKV, cache: LayerCache, mask: Tensor) -> Tensor:
+        """The same for new tokens `[batch, new, dim]` after a cached prefix; `mask` bool `[batch, 1, new, cached + new]`."""
+        q, k, v = self.attention.project(self.norm1(x), angles)
+        keys, values = cache.append(k, v)
+        x = x + self.attention.out_proj(attend(q, keys, values, mask))
+        return self._after_attention(x, angles, memory, None, None)
+
+    def _after_attention(
+        self, x: Tensor, angles: Tensor, memory: MemoryKV, stm_mask: Tensor | None, statistics: RouterStatistics | None
+    ) -> Tensor:
+        x = x + self.memory_cross_attention(self.norm2(x), angles, memory, stm_mask)
+        normed = self.norm3(x)
+        return x + (self.ff(normed, statistics) if self.mixture else self.ff(normed))
+
+
+@dataclass(slots=True)
+class LayerCache:
+    """Keys and values of one decoder layer in preallocated tensors `[batch, kv_groups, capacity, head_dim]`."""
+
+    keys: Tensor
+    values: Tensor
+    used: int = 0
+
+    def append(self, k: Tensor, v: Tensor) -> MemoryKV:
+        """Writes new keys and values behind the used ones and returns all used ones."""
+        end = self.used + k.shape[2]
+        self.keys[:, :, self.used : end] = k
+        self.values[:, :, self.used : end] = v
+        self.used = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def select(self, rows: Tensor) -> LayerCache:
+        """The cache of some rows only."""
+        return LayerCache(self.keys[rows], self.values[rows], self.used)
+
+
+class Decoder(nn.Module):
+    """Reads memory, never writes it; the token embedding is handed in, because it is shared."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        self.head = nn.Linear(config.dim, config.vocab_size)
+
+    def angles(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rotations of `positions` `[time]` or `[batch, 1, time]`."""
+        return rope_angles(positions, self.config.head_dim, dtype)
+
+    def project_memory(self, stm: Tensor) -> list[MemoryKV]:
+        """Keys and values of every layer's memory, projected once a turn; `stm` `[layers, batch, slots, dim]`."""
+        return [layer.project_memory(stm[index]) for index, layer in enumerate(self.layers)]
+
+    def hidden(
+        self,
+        embedded: Tensor,
+        memory: Sequence[MemoryKV],
+        stm_mask: Tensor | None = None,
+        statistics: RouterStatistics | None = None,
+    ) -> Tensor:
+        """Last hidden states `[batch, time, dim]` of right-padded `embedded`; causality keeps padding out of real tokens."""
+        angles = self.angles(torch.arange(embedded.shape[1], device=embedded.device), embedded.dtype)
+        mask = None if stm_mask is None else stm_mask[:, None, None, :]
+        x = embedded
+        for layer, kv in zip(self.layers, memory, strict=True):
+            x = layer(x, angles, kv, mask, statistics)
+        return x
+
+    def new_cache(self, batch: int, capacity: int, like: Tensor) -> list[LayerCache]:
+        """Empty caches for every layer."""
+        shape = (batch, self.config.decoder.self_attention.kv_groups, capacity, self.config.head_dim)
+        return [LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in self.layers]
+
+    def step(self, embedded: Tensor, positions: Tensor, memory: Sequence[MemoryKV], caches: Sequence[LayerCache], mask: Tensor) -> Tensor:
+        """Last hidden states of new tokens `[batch, new, dim]` at `positions` `[batch, new]`, prefix from `caches`."""
+        angles = self.angles(positions.unsqueeze(1), embedded.dtype)
+        x = embedded
+        for layer, kv, cache in zip(self.layers, memory, caches, strict=True):
+            x = layer.step(x, angles, kv, cache, mask)
+        return x

@@ -1,0 +1,96 @@
+"""The one place where reward functions are called: whatever they return becomes checked scores, or one clear error."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+from rxrl.errors import RewardError
+from rxrl.types import RewardFunction, Score, Turn
+
+HIGHEST = 10.0
+
+
+def reward_name(reward: object) -> str:
+    """Returns the name under which a reward function appears in messages: its `name`, its qualified name or its class."""
+    name = getattr(reward, "name", None)
+    if isinstance(name, str) and name:
+        return name
+    module = getattr(reward, "__module__", None)
+    qualified = getattr(reward, "__qualname__", None)
+    if isinstance(qualified, str):
+        return f"{module}:{qualified}" if module else qualified
+    return f"{type(reward).__module__}:{type(reward).__qualname__}"
+
+
+def score_turns(reward: RewardFunction, turns: Sequence[Turn]) -> list[Score]:
+    """Scores a batch of turns and checks what comes back.
+
+    Args:
+        reward: Called once with all turns; may be asynchronous.
+        turns: Any number of turns; an empty batch is not handed to the function.
+
+    Returns:
+        One `Score` for each turn; numbers are wrapped.
+
+    Raises:
+        RewardError: The function raised, or returned a wrong number of scores, something that is no score, NaN or a
+            value outside [0, 10]. The message names the function.
+    """
+    if not turns:
+        return []
+    name = reward_name(reward)
+    try:
+        results = _awaited(reward(turns))
+    except RewardError:
+        raise
+    except Exception as error:
+        raise RewardError(f"Reward {name!r} failed on a batch of {len(turns)} turns: {type(error).__name__}: {error}") from error
+    try:
+        scores = list(results)
+    except TypeError:
+        raise RewardError(f"Reward {name!r} must return one score for each turn, but returned {_short(results)}.") from None
+    if len(scores) != len(turns):
+        raise RewardError(f"Reward {name!r} must return one score for each of the {len(turns)} turns, but returned {len(scores)}.")
+    return [_checked(name, score, turn) for score, turn in zip(scores, turns, strict=True)]
+
+
+def _awaited(results: Any) -> Any:
+    """What an asynchronous reward function returns; of any other its result as it is."""
+    if not inspect.isawaitable(results):
+        return results
+
+    async def wait() -> Any:
+        return await results
+
+    return asyncio.run(wait())
+
+
+def _checked(name: str, score: Score | float | None, turn: Turn) -> Score:
+    if not isinstance(score, Score):
+        return Score(_number(name, score, turn))
+    terms = {term: _number(f"{name} (term {term!r})", value, turn) for term, value in score.terms.items()}
+    return Score(_number(name, score.value, turn), terms)
+
+
+def _number(name: str, value: object, turn: Turn) -> float | None:
+    if value is None:
+        return None
+    where = f"for turn {turn.index} of conversation {turn.conversation_id!r}"
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise RewardError(f"Reward {name!r} must return numbers from 0 to 10, Score or None, but returned {_short(value)} {where}.")
+    number = float(value)
+    if math.isnan(number) or not 0.0 <= number <= HIGHEST:
+        raise RewardError(f"Reward {name!r} must lie in [0, 10], but returned {number} {where}; scale or clip it in the function.")
+    return number
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

@@ -1,0 +1,42 @@
+"""Configuration of a Memory Reinforcement Learning run."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from rxrl.algorithms import AlgorithmConfig
+from rxrl.config import BaseConfig
+from rxrl.training.optim import OptimizerConfig
+
+
+class EvaluationConfig(BaseConfig):
+    """Held-out evaluation while training; never uses random resets or teacher forcing."""
+
+    every: int = Field(10, ge=1, description="Iterations between two evaluations, which the curriculum's rules look at.")
+    conversations: int = Field(64, ge=1, description="Held-out conversations of each.")
+
+
+class TrackingConfig(BaseConfig):
+    """Where metrics go besides `metrics.jsonl`."""
+
+    wandb: Literal["off", "offline", "online"] = Field("off", description="Weights & Biases.")
+    project: str = Field("rxrl", description="Project name there.")
+
+
+class MRLConfig(BaseConfig):
+    """A run of Memory Reinforcement Learning."""
+
+    seed: int = Field(0, description="Key of every draw.")
+    episodes: int = Field(48, ge=1, description="Conversations an iteration, over all processes.")
+    reward: str | dict[str, Any] = Field("retention", description="Reward: a name, `pkg.mod:fn`, `path/file.py:fn`, or a mapping.")
+    max_answer_tokens: int = Field(16, ge=1, description="Longest answer in tokens, without [EOS].")
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup=0.02, final=0.1)
+    critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, schedule="constant", warmup=0.02)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    checkpoint_every: int = Field(50, ge=1, description="Iterations between two checkpoints that a run can go on from.")
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints that are kept.")
+    max_iterations: int | None = Field(None, ge=1, description="Stop after this many iterations in all; null: the curriculum decides.")

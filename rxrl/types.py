@@ -1,0 +1,244 @@
+"""The nouns of rxrl and the protocols through which its parts meet.
+
+Axes are always named layers, batch, slots, dim, turns, time, vocab and appear in docstrings in that form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+PAD, BOS, UNK, EOS, MASK, QUERY, ANSWER = range(7)
+"""Ids of the special tokens; they are the same in every tokenizer of rxrl."""
+SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[UNK]", "[EOS]", "[MASK]", "[Q]", "[A]")
+STRATEGIES = ("single-step", "multi-step", "long-range")
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """One query with its answer.
+
+    Attributes:
+        facts: What this interaction tells, as (key, value) pairs; a later value of the same key overwrites.
+            A key is `entity.attribute`; the part after the last dot is the attribute.
+        asks: Keys that the query asks for; `()` asks for nothing, `None` means unknown (published data).
+        aliases: Other right answers by key; the key `"*"` holds aliases that were given for the answer as a whole.
+        unknown: What is asked was never told; the right answer says so.
+        kind: Free label for reports.
+        extra: All other keys of the row, passed through to rewards and reports.
+    """
+
+    query: str
+    answer: str
+    facts: tuple[tuple[str, str], ...] = ()
+    asks: tuple[str, ...] | None = None
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unknown: bool = False
+    kind: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A first interaction (what is told, to be saved in memory) and its follow-ups (one a turn)."""
+
+    id: str
+    first: Interaction
+    follow_ups: tuple[Interaction, ...]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Number of turns of the episode."""
+        return len(self.follow_ups)
+
+    @property
+    def interactions(self) -> tuple[Interaction, ...]:
+        """All interactions, the first one included."""
+        return (self.first, *self.follow_ups)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Right-padded token ids.
+
+    Attributes:
+        ids: int64 `[batch, time]`, `PAD` where padded.
+        mask: bool `[batch, time]`, true for real tokens.
+    """
+
+    ids: Tensor
+    mask: Tensor
+
+    @classmethod
+    def pad(cls, rows: Sequence[Sequence[int]], device: torch.device | str | None = None) -> TokenBatch:
+        """Pads rows of ids on the right to the longest of them (at least one column)."""
+        width = max(1, max((len(row) for row in rows), default=1))
+        ids = torch.full((len(rows), width), PAD, dtype=torch.int64)
+        mask = torch.zeros(len(rows), width, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            if len(row):
+                ids[index, : len(row)] = torch.as_tensor(row, dtype=torch.int64)
+                mask[index, : len(row)] = True
+        return cls(ids.to(device), mask.to(device))
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 `[batch]`: real tokens of each row."""
+        return self.mask.sum(dim=1)
+
+    def rows(self) -> list[list[int]]:
+        """The real tokens of each row as lists."""
+        return [row[: int(n)] for row, n in zip(self.ids.tolist(), self.lengths.tolist(), strict=True)]
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same batch on `device`."""
+        return TokenBatch(self.ids.to(device), self.mask.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One scored turn: everything a reward may look at. Text is without special tokens, ids are without markers.
+
+    Attributes:
+        conversation_id: Id of the conversation.
+        index: Turn number, 1 for the first follow-up.
+        steps: Number of turns of the episode.
+        strategy: One of `STRATEGIES`.
+        query, answer, reference: Text of the query, of the answer that is scored, and of the data set's answer.
+        query_ids, answer_ids, reference_ids: Token ids of the same (without `[BOS] [Q] [A] [EOS]`).
+        saved: Earlier interactions that hold what is asked for (the previous one where that is not known),
+            as they were written into memory; oldest first.
+        history: All earlier interactions as they were written into memory, the first one included; oldest first.
+        asking: The turn asks for something that memory must supply.
+        expected: For each asked key the value that is right now; empty where `asks` is unknown or nothing is asked.
+        aliases: Other right answers by key; `"*"` for the answer as a whole.
+        rivals: For each asked key all other known values of the same attribute: naming one is a false positive.
+        unknown: What is asked was never told: right iff the answer says so and names no value.
+        distance: Turns since the last exposure of the asked fact (largest of several); None where not defined.
+        asks_known: False where the row has no `asks`: rewards fall back on content words.
+        kind: Free label of the interaction.
+        extra: Extra columns of the conversation, overlaid by those of the interaction.
+    """
+
+    conversation_id: str
+    index: int
+    steps: int
+    strategy: str
+    query: str
+    answer: str
+    reference: str
+    query_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    reference_ids: tuple[int, ...]
+    saved: tuple[SavedInteraction, ...]
+    asking: bool
+    expected: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rivals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unknown: bool = False
+    distance: int | None = None
+    asks_known: bool = True
+    kind: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[SavedInteraction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SavedInteraction:
+    """An interaction as it was written into memory (its answer may be a generated one)."""
+
+    query: str
+    answer: str
+    query_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Score of one turn.
+
+    Attributes:
+        value: In [0, 10], or None where the reward does not apply to the turn.
+        terms: Named parts, each in [0, 10] or None.
+    """
+
+    value: float | None
+    terms: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@runtime_checkable
+class RewardFunction(Protocol):
+    """Maps a batch of turns to scores. Must not keep state between calls, print or log."""
+
+    def __call__(self, turns: Sequence[Turn]) -> Sequence[Score | float | None]:
+        """Returns one score (a `Score`, a number in [0, 10] or None) for each turn."""
+        ...
+
+
+class TextCodec(Protocol):
+    """Text to ids and back. Ids are without markers; decoding skips special tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without special tokens."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens left out."""
+        ...
+
+
+class MemoryBackend(Protocol):
+    """What holds the conversation between turns. A memory value is opaque to the environment; it goes in and comes out.
+
+    `Memory` of the Reactive Transformer is its STM `[layers, batch, slots, dim]`.
+    """
+
+    def init(self, seeds: Sequence[int]) -> Any:
+        """Fresh memory of `len(seeds)` rows; row i depends on `seeds[i]` alone."""
+        ...
+
+    def write(self, memory: Any, interactions: TokenBatch, rows: Tensor) -> Any:
+        """Memory after writing `[BOS] [Q] query [A] answer [EOS]` of each row where `rows` (bool `[batch]`) is true."""
+        ...
+
+    def reset_rows(self, memory: Any, rows: Tensor, fresh: Any) -> Any:
+        """Memory with the rows where `rows` (bool `[batch]`) is true taken from `fresh`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Sampled answers.
+
+    Attributes:
+        ids: int64 `[batch, time]`, each row ended by `[EOS]` unless it reached its token limit; `PAD` after it.
+        mask: bool `[batch, time]`, true for sampled tokens, `[EOS]` included.
+        log_probs: float `[batch, time]` of the sampled tokens under the sampling distribution, 0 where masked; or None.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    log_probs: Tensor | None = None
+
+
+class Policy(Protocol):
+    """What plays the environment."""
+
+    def act(self, observation: TokenBatch, memory: Any, generators: Sequence[torch.Generator] | None) -> Action:
+        """Answers the queries of `observation` (prompts `[BOS] [Q] query [A]`), reading `memory`; None = greedy."""
+        ...
+
+
+def interaction_ids(query_ids: Sequence[int], answer_ids: Sequence[int]) -> list[int]:
+    """`[BOS] [Q] query [A] answer [EOS]`: the form in which an interaction is encoded and written into memory."""
+    return [BOS, QUERY, *query_ids, ANSWER, *answer_ids, EOS]
+
+
+def prompt_ids(query_ids: Sequence[int]) -> list[int]:
+    """`[BOS] [Q] query [A]`: what the decoder continues with an answer."""
+    return [BOS, QUERY, *query_ids, ANSWER]

@@ -1,0 +1,73 @@
+"""`rxrl data`: every command once, on files that it makes itself."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from rxrl.cli.data import app
+from rxrl.data.rows import read_conversations
+from rxrl.data.tokenizer import Tokenizer
+from rxrl.errors import ConfigError, DataError
+
+EPISODE = "1 Mary moved to the bathroom.\n2 Where is Mary? \tbathroom\t1\n3 Mary went to the garden.\n4 Where is Mary? \tgarden\t3\n"
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_generate_stats_and_tokenizer(tmp_path):
+    rows, again, folder = tmp_path / "rows.jsonl", tmp_path / "again.jsonl", tmp_path / "tokenizer"
+    for path in (rows, again):
+        assert "Wrote 30 conversations" in run("generate", path, "--count", 30, "--steps", 8, "--split", "test", "--seed", 7)
+    assert rows.read_bytes() == again.read_bytes()
+    assert {each.steps for each in read_conversations(rows)} == {8}
+    run("generate", tmp_path / "stories.jsonl", "--stories", "--count", 5)
+    run("tokenizer", rows, tmp_path / "stories.jsonl", "--out", folder, "--vocab-size", 400)
+    assert Tokenizer.load(folder).vocab_size <= 400
+    shown = run("stats", rows, "--tokenizer", folder)
+    assert all(what in shown for what in ("conversations", "8: 30 (100%)", "chance", "tokens per interaction", "ask-again"))
+    assert "words per interaction" in run("stats", rows)
+
+
+def test_import_babi_keeps_the_held_out_episodes_unrenamed(tmp_path):
+    source = tmp_path / "qa1_sample_train.txt"
+    source.write_text(EPISODE * 5)
+    out = run("import", "babi", source, tmp_path / "rows.jsonl", "--holdout", 2, "--rename", 3)
+    assert "Wrote 12 conversations" in out
+    assert "episodes 5" in out
+    held_out = read_conversations(tmp_path / "rows.test.jsonl")
+    assert [each.id for each in held_out] == ["babi-1-4", "babi-1-5"]
+    assert {each.extra["episode"] for each in read_conversations(tmp_path / "rows.jsonl")} == {"babi-1-1", "babi-1-2", "babi-1-3"}
+
+
+def test_imports_list_what_they_refuse(tmp_path):
+    good = {"query": "a", "answer": "b", "interactions": [{"query": "c", "answer": "d"}]}
+    (tmp_path / "in.jsonl").write_text(f"{json.dumps(good)}\n{{}}\n")
+    with pytest.raises(DataError, match=r"in\.jsonl, row 2: query: Field required"):
+        run("import", "published", tmp_path / "in.jsonl", tmp_path / "out.parquet")
+    shown = run("import", "published", tmp_path / "in.jsonl", tmp_path / "out.parquet", "--keep-valid")
+    assert "rows 2, conversations 1" in shown
+    assert "row 2: query: Field required" in shown
+    assert len(read_conversations(tmp_path / "out.parquet")) == 1
+
+
+def test_import_text_measures_in_words_or_tokens(tmp_path):
+    (tmp_path / "in.txt").write_text("One two three four. Five six seven eight. " * 10)
+    Tokenizer.train(["a"], 263).save(tmp_path / "bytes")
+    out = tmp_path / "out.jsonl"
+    assert "Wrote 10 texts" in run("import", "text", tmp_path / "in.txt", out, "--max-length", 8)
+    run("import", "text", tmp_path / "in.txt", out, "--max-length", 28, "--tokenizer", tmp_path / "bytes")
+    assert max(len(json.loads(line)["text"]) for line in out.read_text().splitlines()) < 24
+    with pytest.raises(ConfigError, match="give --max-length"):
+        run("import", "text", tmp_path / "in.txt", out, "--tokenizer", tmp_path / "bytes")
+
+
+def test_a_tokenizer_needs_files_that_are_there(tmp_path):
+    with pytest.raises(DataError, match="There is no file"):
+        run("tokenizer", tmp_path / "none.jsonl", "--out", tmp_path)

@@ -1,0 +1,74 @@
+"""Importers on the real data sets, where they lie beside the repository."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from rxrl.data.importers import import_babi, import_fairytaleqa, import_text
+from rxrl.data.rows import read_conversations, write_conversations
+from rxrl.data.stats import data_stats
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+TASKS = sorted(DATA.glob("babi/qa*_train.txt"))
+
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not here")
+
+
+@needs_data
+def test_babi_task_one_gives_five_questions_in_eight_turns(tmp_path):
+    result = import_babi(DATA / "babi" / "qa1_single-supporting-fact_train.txt")
+    stats = data_stats(result.conversations)
+    assert (result.counts["episodes"], result.counts["questions"], result.counts["refused"]) == (200, 1000, 0)
+    assert result.counts["asked"] >= 990
+    assert max(stats.steps) == 8
+    assert stats.chance < 0.19
+    assert None not in stats.distances
+    write_conversations(tmp_path / "rows.jsonl", result.conversations)
+    assert read_conversations(tmp_path / "rows.jsonl") == result.conversations
+
+
+@needs_data
+@pytest.mark.parametrize("file", TASKS, ids=lambda file: file.name.partition("_")[0])
+def test_every_babi_task_imports_with_right_answers(file):
+    result = import_babi(file, max_turns=None, limit=None)
+    assert not result.refused
+    assert result.counts["asked"] == result.counts["questions"] >= 1000
+    known = {turn.answer for conversation in result.conversations for turn in conversation.follow_ups if turn.asks}
+    assert len(known) > 1
+    sample = result.conversations[:20]
+    stats = data_stats(sample)
+    assert stats.asks == sum(bool(turn.asks) for conversation in sample for turn in conversation.follow_ups)
+    assert None not in stats.distances
+
+
+@needs_data
+def test_fairytaleqa_imports_whole():
+    totals = Counter()
+    stories = {}
+    for split in ("train", "validation"):
+        result = import_fairytaleqa(DATA / "fairytaleqa", split=split, keep_valid=True)
+        totals.update(result.counts)
+        stories[split] = {conversation.extra["story"] for conversation in result.conversations}
+        left_out = result.counts["left out: not explicit"] + result.counts["left out: long answer"]
+        assert result.counts["asked"] + left_out + result.counts["refused"] == result.counts["questions"]
+        assert len({conversation.id for conversation in result.conversations}) == len(result.conversations)
+        assert max(conversation.steps for conversation in result.conversations) <= 16
+    assert (totals["stories"], totals["sections"], totals["questions"]) == (255, 3730, 9573)
+    assert totals["asked"] > 4500
+    assert totals["refused"] < 20
+    assert not stories["train"] & stories["validation"]
+
+
+@needs_data
+def test_fairytaleqa_asks_at_many_distances():
+    result = import_fairytaleqa(DATA / "fairytaleqa", split="validation")
+    distances = data_stats(result.conversations).distances
+    assert set(range(1, 13)) <= set(distances)
+
+
+@needs_data
+def test_plain_text_is_cut_to_the_limit():
+    texts = import_text(DATA / "tinystories" / "sample.txt")
+    assert len(texts) > 500
+    assert max(len(text.split()) for text in texts) <= 60

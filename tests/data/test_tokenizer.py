@@ -1,0 +1,95 @@
+"""The tokenizer: special tokens stay out of text, text survives, files are what was saved."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rxrl.data.tokenizer import HASH_FILE, TOKENIZER_FILE, Tokenizer
+from rxrl.data.world import GeneratedSource
+from rxrl.errors import CheckpointError, ConfigError
+from rxrl.types import ANSWER, EOS, QUERY, SPECIAL_TOKENS
+
+
+def corpus():
+    source = GeneratedSource(1, 0, "train")
+    taken = source.take(steps=8, strategy="multi-step", start=0, count=150)
+    return [part for each in taken for turn in each.interactions for part in (turn.query, turn.answer)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(corpus(), 512)
+
+
+def test_special_tokens_come_first(tokenizer):
+    assert tokenizer.decode([*range(len(SPECIAL_TOKENS))]) == ""
+    assert tokenizer.vocab_size <= 512
+
+
+def test_words_are_the_same_token_at_the_start_and_inside(tokenizer):
+    assert tokenizer.encode("Anna has a cat.")[0] == tokenizer.encode("Where is Anna?")[2]
+    assert len(tokenizer.encode("Anna has a cat.")) == 5
+
+
+@pytest.mark.parametrize("text", ["[EOS]", "a [EOS] b", "[PAD][Q][A]", "Anna[BOS]has", " [MASK]", "[UNK]"])
+def test_text_never_becomes_a_special_token(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert min(ids) >= len(SPECIAL_TOKENS)
+    assert tokenizer.decode(ids).strip() == text.strip()
+
+
+def test_not_even_if_it_was_trained_on_them():
+    trained = Tokenizer.train(["[EOS] [EOS] [Q] [Q] [A]"] * 50, 400)
+    assert min(trained.encode("[EOS] [Q] [A]")) >= len(SPECIAL_TOKENS)
+
+
+@given(st.text(max_size=40).filter(lambda text: not text.startswith(" ")))
+def test_any_text_survives(text):
+    assert SHARED.decode(SHARED.encode(text)) == text
+
+
+SHARED = Tokenizer.train(corpus()[:100], 300)
+
+
+def test_batches_equal_single_texts(tokenizer):
+    texts = ["Anna has a cat.", "", "[EOS]", "größer"]
+    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+    assert tokenizer.encode("") == []
+
+
+def test_decoding_leaves_special_tokens_out(tokenizer):
+    ids = tokenizer.encode("Anna has a cat.")
+    assert tokenizer.decode([QUERY, *ids[:2], ANSWER, *ids[2:], EOS]) == "Anna has a cat."
+
+
+def test_training_is_deterministic(tokenizer):
+    assert Tokenizer.train(corpus(), 512).hash == tokenizer.hash
+    assert Tokenizer.train(corpus(), 300).hash != tokenizer.hash
+
+
+def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "deep")
+    loaded = Tokenizer.load(tmp_path / "deep")
+    assert loaded.hash == tokenizer.hash
+    assert loaded.encode("[EOS] Anna") == tokenizer.encode("[EOS] Anna")
+    assert loaded.vocab_size == tokenizer.vocab_size
+
+
+def test_a_changed_file_is_refused(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    Tokenizer.train(corpus(), 300).save(tmp_path / "other")
+    (tmp_path / TOKENIZER_FILE).write_text((tmp_path / "other" / TOKENIZER_FILE).read_text())
+    with pytest.raises(CheckpointError, match="restore the original"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / HASH_FILE).unlink()
+    Tokenizer.load(tmp_path)
+    (tmp_path / TOKENIZER_FILE).write_text("{}")
+    with pytest.raises(CheckpointError, match="not a tokenizer file"):
+        Tokenizer.load(tmp_path)
+
+
+def test_errors_say_what_to_do(tmp_path):
+    with pytest.raises(ConfigError, match="at least 263"):
+        Tokenizer.train(["a"], 100)
+    with pytest.raises(CheckpointError, match=r"No tokenizer\.json"):
+        Tokenizer.load(tmp_path)

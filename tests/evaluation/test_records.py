@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rxrl.errors import DataError, RewardError
+from rxrl.evaluation import TurnRecord, play, read_records, rescore, write_records
+from rxrl.rewards import Retention, held
+from rxrl.types import SavedInteraction, Score
+from tests.evaluation.fakes import Reader, WordCodec, conversations, environment, record
+
+_text = st.text(max_size=12)
+_ids = st.lists(st.integers(7, 5000), max_size=4).map(tuple)
+_saved = st.lists(st.builds(SavedInteraction, _text, _text, _ids, _ids), max_size=3).map(tuple)
+_share = st.one_of(st.none(), st.floats(0, 1))
+_records = st.builds(
+    TurnRecord, conversation_id=_text, turn=st.integers(1, 32), steps=st.integers(1, 32), strategy=_text, query=_text, answer=_text,
+    reference=_text, query_ids=_ids, answer_ids=_ids, reference_ids=_ids, saved=_saved, asking=st.booleans(),
+    expected=st.dictionaries(_text, _text, max_size=2), aliases=st.dictionaries(_text, st.lists(_text, max_size=2).map(tuple), max_size=2),
+    rivals=st.dictionaries(_text, st.lists(_text, max_size=2).map(tuple), max_size=2), unknown=st.booleans(),
+    distance=st.one_of(st.none(), st.integers(1, 32)), asks_known=st.booleans(), kind=st.one_of(st.none(), _text),
+    extra=st.dictionaries(_text, st.one_of(_text, st.integers(), st.none()), max_size=2), history=_saved, retention=_share,
+    reward=st.one_of(st.none(), st.floats(0, 10)), terms=st.dictionaries(_text, _share, max_size=2), control=st.one_of(st.none(), _text),
+)  # fmt: skip
+
+
+@given(_records)
+def test_a_record_survives_json(each):
+    assert TurnRecord.from_json(json.loads(json.dumps(each.to_json()))) == each
+
+
+@given(st.lists(_records, max_size=5))
+def test_records_survive_a_file(tmp_path_factory, records):
+    path = tmp_path_factory.mktemp("records") / "some" / "transcripts.jsonl"
+    write_records(path, records)
+    assert read_records(path) == records
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_history_is_written_once_for_each_interaction(tmp_path):
+    played = conversations(3, steps=12)
+    codec = WordCodec()
+    records = play(environment(played, codec, 3), Reader(codec), played, seed=1)
+    path = write_records(tmp_path / "transcripts.jsonl", records)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sum(len(line["history"]) for line in lines) == 3 * 12
+    assert [len(each.history) for each in read_records(path)] == [*range(1, 13)] * 3
+    some = [each for each in records if each.turn % 3 == 0]
+    assert read_records(write_records(path, some)) == some
+
+
+def test_exact_needs_everything():
+    assert record(retention=1.0).exact is True
+    assert record(retention=0.999).exact is False
+    assert record(retention=None).exact is None
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "3", '{"turn": 1}', '{"conversation_id": "a", "surprise": 1}'])
+def test_a_broken_line_is_named(tmp_path, line):
+    path = write_records(tmp_path / "transcripts.jsonl", [record()])
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(DataError, match=r"transcripts\.jsonl, line 2"):
+        read_records(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_records(tmp_path / "transcripts.jsonl")
+
+
+def test_records_can_be_scored_again_without_a_model(tmp_path):
+    played = conversations(4, steps=6)
+    codec = WordCodec()
+    records = play(environment(played, codec, 4), Reader(codec), played, seed=1)
+    read = read_records(write_records(tmp_path / "t.jsonl", records))
+    assert rescore(read, Retention()) == list(records)
+    assert [held(each.to_turn()) for each in read] == [each.retention for each in records]
+    seen = rescore(read, lambda turns: [Score(len(turn.history) / 2, {"told": 1.0}) for turn in turns])
+    assert [each.reward for each in seen] == [each.turn / 2 for each in records]
+    assert [replace(each, reward=0, terms={}) for each in seen] == [replace(each, reward=0, terms={}) for each in records]
+
+
+def test_a_wrong_reward_is_refused():
+    with pytest.raises(RewardError):
+        rescore([record()], lambda turns: [11.0])
+    with pytest.raises(RewardError):
+        rescore([record()], lambda turns: [])

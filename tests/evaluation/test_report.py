@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from rxrl.errors import DataError
+from rxrl.evaluation import (
+    CONTROLS,
+    evaluate,
+    summarise,
+    summarise_comparisons,
+    summarise_controls,
+    summarise_stage,
+    write_records,
+    write_report,
+    write_run_report,
+)
+from rxrl.evaluation.charts import number, ticks
+from rxrl.evaluation.curves import learning_curves
+from rxrl.evaluation.transcripts import choose_episodes
+from rxrl.types import SavedInteraction
+from tests.evaluation.fakes import Forgetful, Reader, WordCodec, conversations, environment, record
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class _Page(HTMLParser):
+    """Checks that tags are balanced and collects tags, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def run():
+    played = conversations(12)
+    codec = WordCodec()
+    env = environment(played, codec, 4)
+    after = evaluate(env, Reader(codec), played, seed=1, controls=CONTROLS, resamples=50)
+    before = evaluate(env, Forgetful(codec), played, seed=1, resamples=50)
+    content = {
+        "title": "A <run> & more",
+        "seed": 1,
+        "wall_seconds": 61.2,
+        "after_supervised": before.summary,
+        "after_mrl": after.summary,
+        "after_smat_continued": before.summary,
+        "controls": after.controls,
+        "comparisons": summarise_comparisons(mrl=after.records, supervised=before.records, smat=before.records, resamples=50),
+        "stages": [
+            summarise_stage(steps=2, strategy="multi-step", records=before.records, iterations=5, ended="threshold reached"),
+            summarise_stage(steps=16, strategy="long-range", records=after.records, iterations=9, ended="<end>"),
+        ],
+        "cost": after.cost,
+        "config": {"mrl": {"clip": 0.2, "path": "<script>alert(1)</script>"}},
+    }
+    return content, list(after.records)
+
+
+METRICS = [
+    *({"phase": "pretrain", "iteration": i, "loss": 3.0 / i, "validation_loss": 3.1 / i} for i in range(1, 20)),
+    *({"phase": "smat", "iteration": i, "loss": 2.0 / i, "loss_true": 1.0 / i, "loss_empty": 2.0, "loss_other": 2.5} for i in range(1, 20)),
+    *(
+        {
+            "phase": "mrl",
+            "stage": i // 10,
+            "steps": 2 + i // 10,
+            "iteration": i,
+            "reward": 5 + i / 10,
+            "retention": 0.5,
+            "kl": 0.01,
+            "entropy": 0.3,
+        }
+        for i in range(20)
+    ),
+]
+
+
+def test_the_page_is_one_whole_file_that_needs_no_network(run, tmp_path):
+    path = write_report(run[0], METRICS, run[1], tmp_path)
+    page = _Page(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+    attributes = [(name, value or "") for _, attrs in page.tags for name, value in attrs.items()]
+    assert not [
+        pair for pair in attributes if pair[0] in ("src", "href", "srcset", "xlink:href", "action", "data") or pair[0].startswith("on")
+    ]
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"https?:|url\(|@import|//[a-z]", text)
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_every_part_is_there(run, tmp_path):
+    page = _Page(write_report(run[0], METRICS, run[1], tmp_path).read_text(encoding="utf-8"))
+    sections = {attrs.get("id") for tag, attrs in page.tags if tag == "section"}
+    assert sections == {"headline", "distance", "curriculum", "learning", "conversations", "cost", "reading", "configuration"}
+    for words in (
+        "after MRL",
+        "SMAT continued",
+        "swapped memory",
+        "empty memory",
+        "oracle",
+        "threshold reached",
+        "true memory",
+        "mrl.clip",
+        "1 min 1 s",
+    ):
+        assert words in page.text
+    assert "MRL remembers more than the supervised checkpoint" in page.text
+
+
+def test_values_are_escaped(run, tmp_path):
+    evil = '<img src=x onerror="alert(1)">&"\''
+    records = [
+        record(evil, 1, 0.0, query=evil, answer=evil, reference=evil, strategy=evil, history=(SavedInteraction(evil, evil, (), ()),)),
+        record(evil, 2, 1.0, query=evil, answer=evil),
+    ]
+    content = {
+        **run[0],
+        "title": evil,
+        "notes": [evil],
+        "preset": evil,
+        "config": {evil: {evil: evil}},
+        "cost": {evil: run[0]["cost"], "b": run[0]["cost"]},
+    }
+    content["stages"] = [summarise_stage(steps=1, strategy=evil, records=records, iterations=1, ended=evil)]
+    metrics = [{"phase": evil, "stage": evil, "loss": float(i), f"{evil}_loss": float(i)} for i in range(3)]
+    page = _Page(write_report(content, metrics, records, tmp_path).read_text(encoding="utf-8"))
+    assert page.open == []
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert page.text.count(evil) >= 15
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "after_supervised",
+        "after_mrl",
+        "after_smat_continued",
+        "controls",
+        "comparisons",
+        "stages",
+        "cost",
+        "config",
+        "seed",
+        "wall_seconds",
+        "title",
+    ],
+)
+def test_a_missing_part_is_left_out(run, tmp_path, missing):
+    for content in ({name: value for name, value in run[0].items() if name != missing}, {**run[0], missing: None}):
+        assert _Page(write_report(content, METRICS, run[1], tmp_path).read_text(encoding="utf-8")).open == []
+
+
+def test_an_empty_run_still_gives_a_page(tmp_path):
+    page = _Page(write_report({}, [], None, tmp_path).read_text(encoding="utf-8"))
+    assert {attrs.get("id") for tag, attrs in page.tags if tag == "section"} == {"reading"}
+    empty = {"after_mrl": summarise([]), "controls": summarise_controls([], {"oracle": []}), "stages": [{}]}
+    page = _Page(write_report(empty, [], [], tmp_path).read_text(encoding="utf-8"))
+    assert page.open == []
+
+
+def test_supervised_training_that_wins_is_said_so(run, tmp_path):
+    worse = {"difference": -0.2, "low": -0.3, "high": -0.1, "first": 0.5, "second": 0.7, "turns": 9, "conversations": 3}
+    level = {**worse, "difference": 0.01, "low": -0.02, "high": 0.04}
+    content = {**run[0], "comparisons": {"mrl_minus_supervised": level, "mrl_minus_smat": worse}}
+    text = _Page(write_report(content, [], [], tmp_path).read_text(encoding="utf-8")).text
+    assert "remembers less than supervised training (SMAT) continued" in text
+    assert "cannot be told apart" in text
+
+
+def test_numbers_beside_the_page(run, tmp_path):
+    write_report({**run[0], "odd": math.nan}, METRICS, run[1], tmp_path)
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert content["after_mrl"] == json.loads(json.dumps(run[0]["after_mrl"]))
+    assert content["odd"] is None
+    rows = list(csv.DictReader((tmp_path / "retention_by_distance.csv").open(encoding="utf-8")))
+    mine = [row for row in rows if row["condition"] == "after_mrl"]
+    assert [int(row["distance"]) for row in mine] == [row["distance"] for row in run[0]["after_mrl"]["by_distance"]]
+    assert {row["condition"] for row in rows} == {"after_mrl", "after_supervised", "after_smat_continued", *CONTROLS}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html", "retention_by_distance.csv"}
+
+
+def test_a_report_is_made_again_from_its_run(run, tmp_path):
+    first = write_report(run[0], METRICS, run[1], tmp_path).read_text(encoding="utf-8")
+    write_records(tmp_path / "transcripts.jsonl", run[1])
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in METRICS) + '{"phase": "mr')
+    assert write_run_report(tmp_path).read_text(encoding="utf-8") == first
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"report\.json"):
+        write_run_report(tmp_path)
+    (tmp_path / "report.json").write_text("[]")
+    with pytest.raises(DataError, match="object"):
+        write_run_report(tmp_path)
+    (tmp_path / "report.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text("{}\nnonsense\n")
+    with pytest.raises(DataError, match="line 2"):
+        write_run_report(tmp_path)
+
+
+def test_plots_stay_inside_their_frame(run, tmp_path):
+    page = _Page(write_report(run[0], METRICS, run[1], tmp_path).read_text(encoding="utf-8"))
+    size = (0.0, 0.0)
+    points = 0
+    for tag, attrs in page.tags:
+        if tag == "svg":
+            frame = (attrs.get("viewbox") or f"0 0 {attrs.get('width')} {attrs.get('height')}").split()
+            size = (float(frame[2]), float(frame[3]))
+        pairs = [(attrs[x], attrs[y]) for x, y in (("cx", "cy"), ("x1", "y1"), ("x2", "y2")) if x in attrs]
+        pairs += [tuple(pair.split(",")) for pair in (attrs.get("points") or "").split()]
+        for x, y in pairs:
+            points += 1
+            assert -1 <= float(x) <= size[0] + 1
+            assert -1 <= float(y) <= size[1] + 1
+    assert points > 200
+
+
+def test_curves_follow_what_metrics_hold():
+    groups = learning_curves(METRICS)
+    assert [group.title for group in groups] == ["Supervised stages", "Memory reinforcement learning"]
+    assert [panel.title for panel in groups[1].panels] == ["Reward", "Retention", "KL to the reference", "Entropy"]
+    assert [panel.title for panel in groups[0].panels] == [
+        "Joint pre-training: loss",
+        "Supervised memory-aware training: loss",
+        "Supervised memory-aware training: loss by what memory holds",
+    ]
+    assert learning_curves([]) == []
+    assert learning_curves([{"phase": "mrl", "reward": 1.0}]) == []
+    assert learning_curves([{"phase": "sft", "loss": math.nan}, {"phase": "sft", "loss": None}, {"phase": "sft", "loss": "high"}]) == []
+
+
+def test_long_curves_are_thinned():
+    rows = [{"phase": "sft", "iteration": i, "loss": 1.0} for i in range(20_000)]
+    assert len(str(learning_curves(rows)[0].panels[0].plot)) < 10_000
+
+
+def test_chosen_conversations_run_from_best_to_worst():
+    records = [record(f"c{i}", turn, float(turn <= i)) for i in range(9) for turn in range(1, 9)] + [record("short", 1, 1.0, steps=2)]
+    episodes = choose_episodes(records)
+    assert [episode.right for episode in episodes] == [8, 5, 3, 0]
+    assert choose_episodes(records[::-1]) == episodes
+    assert choose_episodes([record(retention=None)]) == []
+    assert len(choose_episodes(records[:8])) == 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 10), (-3.2, 7.9), (1e-6, 3e-6), (0, 12345), (5, 5)])
+def test_ticks_are_inside_and_even(low, high):
+    found = ticks(low, high)
+    assert 1 <= len(found) <= 8
+    assert all(low - 1e-12 <= tick <= high + 1e-9 * max(1, high) for tick in found)
+    steps = {round((b - a) / ((high - low) or 1), 6) for a, b in pairwise(found)}
+    assert len(steps) <= 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.5, "0.50"), (0.0047, "0.005"), (-0.001, "-0.001"), (0.0, "0.00"), (1e-9, "0.00"), (1234.5, "1,234"), (None, "–"), (math.nan, "–")],
+)
+def test_numbers_for_people(value, text):
+    assert number(value) == text

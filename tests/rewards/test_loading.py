@@ -1,0 +1,189 @@
+"""From a name, a path or a mapping to a reward; weights; and what is said when that fails."""
+
+from __future__ import annotations
+
+import pickle
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rxrl.errors import ConfigError, RewardError, RxrlError
+from rxrl.rewards import Weighted, load_reward, reward_names
+from rxrl.rewards import loading as loading_module
+from rxrl.scoring import score_turns
+from rxrl.types import Turn
+from tests.rewards.turns import make_turn
+
+TURNS = [make_turn("Mia has a cat."), make_turn("dog")]
+PLUG_IN = '''
+from dataclasses import dataclass
+
+from rxrl.types import Score
+
+
+def constant(turns, level=4.0):
+    return [level for _ in turns]
+
+
+def broken(turns):
+    raise ValueError("the judge is asleep")
+
+
+def short(turns):
+    return [1.0]
+
+
+def nan(turns):
+    return [float("nan") for _ in turns]
+
+
+def high(turns):
+    return [Score(5.0, {"part": 11.0}) for _ in turns]
+
+
+def words(turns):
+    return ["good" for _ in turns]
+
+
+async def later(turns):
+    return [3.0 for _ in turns]
+
+
+def sometimes(turns):
+    return [10.0 if "cat" in turn.answer else None for turn in turns]
+
+
+@dataclass
+class Level:
+    level: float = 1.0
+
+    def __call__(self, turns):
+        return [self.level for _ in turns]
+
+
+NUMBER = 5
+'''
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path) -> str:
+    path = tmp_path / "my_rewards.py"
+    path.write_text(PLUG_IN)
+    return str(path)
+
+
+def values(reward: Any, turns: list[Turn] = TURNS) -> list[float | None]:
+    return [score.value for score in score_turns(reward, turns)]
+
+
+@pytest.mark.parametrize("name", ["retention", "classic", "bleu", "exact", "token_f1", "length", "repetition"])
+def test_built_in_rewards_load_by_name_and_score_themselves_in_range(name: str) -> None:
+    reward = load_reward(name)
+    ids = {"answer_ids": (10, 11), "reference_ids": (10, 11, 12)}
+    scores = values(reward, [make_turn("Mia has a cat.", **ids), make_turn("", **{**ids, "answer_ids": ()})])
+    assert scores[0] is not None
+    assert scores[1] is not None
+    assert scores[0] > scores[1]
+    assert pickle.loads(pickle.dumps(reward))(TURNS) == reward(TURNS)
+
+
+def test_exact_and_token_f1() -> None:
+    turns = [make_turn(answer) for answer in ("mia has a CAT", "the cat", "Mia has a dog", "")]
+    assert values(load_reward("exact"), turns) == [10.0, 10.0, 0.0, 0.0]
+    assert values(load_reward("token_f1"), turns) == pytest.approx([10.0, 10 * 2 / 6, 10 * 6 / 8, 0.0])
+
+
+def test_a_function_of_a_file_of_a_module_and_one_handed_over(plug_in: str) -> None:
+    assert values(load_reward(f"{plug_in}:constant")) == [4.0, 4.0]
+    assert values(load_reward({"use": f"{plug_in}:constant", "level": 2})) == [2.0, 2.0]
+    assert values(load_reward(f"{plug_in}:Level")) == [1.0, 1.0]
+    assert values(load_reward({"use": f"{plug_in}:Level", "level": 7.0})) == [7.0, 7.0]
+    assert values(load_reward(f"{plug_in}:later")) == [3.0, 3.0]
+    assert values(load_reward(lambda turns: [1 for _ in turns])) == [1.0, 1.0]
+    assert values(load_reward("rxrl.rewards.simple:Exact")) == [10.0, 0.0]
+    reward = load_reward(f"{plug_in}:constant")
+    assert values(pickle.loads(pickle.dumps(reward))) == [4.0, 4.0]
+
+
+def test_installed_packages_register_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("strict", "rxrl.rewards.simple:Exact", loading_module.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(loading_module, "entry_points", lambda group: [entry] if group == entry.group else [])
+    assert "strict" in reward_names()
+    assert values(load_reward("strict")) == [10.0, 0.0]
+
+
+def test_rewards_take_what_is_handed_in_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "hungry.py"
+    path.write_text("def eats(turns, embed=None):\n    return [2.0 if embed == 'food' else 1.0 for _ in turns]\n")
+    assert values(load_reward(f"{path}:eats", embed="food", other="ignored")) == [2.0, 2.0]
+    assert values(load_reward("exact", embed="food")) == [10.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("retenton", "Did you mean 'retention'"),
+        ("no.such.module:fn", "no.such.module:fn.*cannot be loaded.*ModuleNotFoundError"),
+        ("missing.py:fn", r"missing.py:fn.*there is no file missing.py"),
+        ("json:dumpz", "json.*dumpz.*Did you mean 'dumps'"),
+        ({"use": "classic", "decey": 1}, "classic.*decey.*Did you mean 'decay'"),
+        ({"use": "classic", "decay": 3}, "classic.*decay.*less than 1.*3"),
+        ({"retention": -1}, "retention.*at least 0.*-1"),
+        ({"retention": 0, "length": 0}, "above 0"),
+        ({"retention": "much"}, "retention.*much"),
+        ({"retention": float("nan")}, "retention.*nan"),
+        ({}, "must not be empty"),
+        (5, "a name, a mapping or a function, got int"),
+    ],
+)
+def test_a_broken_spec_gets_one_clear_sentence(spec: Any, message: str) -> None:
+    with pytest.raises(RxrlError, match=f"(?s){message}") as caught:
+        load_reward(spec)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken", "ValueError: the judge is asleep"),
+        ("short", "each of the 2 turns, but returned 1"),
+        ("nan", r"\[0, 10\], but returned nan for turn 3 of conversation 'c'"),
+        ("high", r"part.*\[0, 10\], but returned 11"),
+        ("words", "numbers from 0 to 10.*'good'"),
+    ],
+)
+def test_a_plug_in_that_misbehaves_is_named(plug_in: str, name: str, message: str) -> None:
+    for spec in (f"{plug_in}:{name}", {"retention": 1.0, "mine": {"use": f"{plug_in}:{name}", "weight": 0}}):
+        with pytest.raises(RewardError, match=f"my_rewards.py:{name}.*{message}"):
+            score_turns(load_reward(spec), TURNS)
+
+
+def test_what_is_no_function_and_unknown_options_are_refused(plug_in: str) -> None:
+    with pytest.raises(RewardError, match="NUMBER.*must be a function or a class, but is int"):
+        load_reward(f"{plug_in}:NUMBER")
+    with pytest.raises(ConfigError, match="levl.*Did you mean 'level'"):
+        load_reward({"use": f"{plug_in}:constant", "levl": 1})
+
+
+def test_weights_are_normalised_zero_only_logs_and_none_drops_out(plug_in: str) -> None:
+    spec = {"exact": 3, "none": {"use": f"{plug_in}:sometimes", "weight": 1}, "fixed": {"use": f"{plug_in}:constant", "weight": 0}}
+    reward = load_reward(spec)
+    assert isinstance(reward, Weighted)
+    turns = [make_turn("the cat sat"), make_turn("cat"), make_turn("dog")]
+    scores = score_turns(reward, turns)
+    assert [score.value for score in scores] == [pytest.approx(2.5), 10.0, 0.0]
+    assert [score.terms["none"] for score in scores] == [10.0, 10.0, None]
+    assert {score.terms["fixed"] for score in scores} == {4.0}
+    nothing = load_reward({"none": {"use": f"{plug_in}:sometimes"}})
+    assert values(nothing) == [10.0, None]
+
+
+def test_terms_of_terms_keep_their_names() -> None:
+    [score] = load_reward({"retention": 1.0, "length": 0})([make_turn("cat")])
+    assert set(score.terms) == {"retention", "retention.held", "retention.form", "retention.gate", "length"}
+
+
+def test_an_empty_batch_is_not_handed_to_the_function() -> None:
+    assert score_turns(lambda turns: pytest.fail("called"), []) == []
