@@ -5,7 +5,17 @@
 
 from rxrl.envs.backends import Live, NoMemory, TranscriptMemory, Transcripts
 from rxrl.envs.batch import token_batch
-from rxrl.envs.conversation import ConversationEnv, UnicodeText
+from rxrl.envs.conversation import ConversationEnv, ConversationTokensEnv, UnicodeText
 from rxrl.envs.vector import ConversationVectorEnv
 
-__all__ = ["ConversationEnv", "ConversationVectorEnv", "Live", "NoMemory", "TranscriptMemory", "Transcripts", "UnicodeText", "token_batch"]
+__all__ = [
+    "ConversationEnv",
+    "ConversationTokensEnv",
+    "ConversationVectorEnv",
+    "Live",
+    "NoMemory",
+    "TranscriptMemory",
+    "Transcripts",
+    "UnicodeText",
+    "token_batch",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,19 @@ def known_strategy(strategy: str) -> str:
     if strategy not in STRATEGIES:
         raise ConfigError(unknown_name("strategy", strategy, STRATEGIES))
     return strategy
+
+
+def strategy_weights(strategy: str | Mapping[str, float]) -> dict[str, float]:
+    """One strategy, or a mix of strategies, as shares that sum to 1."""
+    weights = {strategy: 1.0} if isinstance(strategy, str) else dict(strategy)
+    for name, weight in weights.items():
+        known_strategy(name)
+        if not weight >= 0:
+            raise ConfigError(f"The weight of strategy {name!r} must be at least 0, got {weight!r}.")
+    total = sum(weights.values())
+    if not total:
+        raise ConfigError(f"A mix of strategies needs a weight above 0, got {weights}.")
+    return {name: weight / total for name, weight in weights.items()}
 
 
 def known_render_mode(mode: str | None, known: Sequence[str | None]) -> str | None:

@@ -1,6 +1,6 @@
-"""One conversation at a time, with text at the edge: what `gymnasium.make("rxrl/Conversation-v0", ...)` gives.
+"""One conversation at a time: with text at the edge, as `gymnasium.make("rxrl/Conversation-v0", ...)` gives it, or on token ids.
 
-It is the batched environment with a single row, so both play, score and remember alike.
+They are the batched environment with a single row, so all play, score and remember alike.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from rxrl.envs.batch import PROMPT_MARKERS, Observation
 from rxrl.envs.checks import known_render_mode
 from rxrl.envs.vector import ConversationVectorEnv
 from rxrl.errors import EpisodeError, unknown_name
@@ -54,7 +55,89 @@ class UnicodeText(spaces.Text):
         return hash((type(self), self.max_length))
 
 
-class ConversationEnv(gymnasium.Env[str, str]):
+class _OneRow(gymnasium.Env[Any, Any]):
+    """The batched environment with a single row; what an observation and an action look like is up to its subclasses."""
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(self, batch: ConversationVectorEnv, render_mode: str | None) -> None:
+        self.render_mode = known_render_mode(render_mode, (None, *self.metadata["render_modes"]))
+        self.batch = batch
+
+    def _observation(self, observation: Observation) -> Any:
+        raise NotImplementedError
+
+    def _answer_ids(self, action: Any) -> list[int]:
+        raise NotImplementedError
+
+    @property
+    def memory(self) -> Any:
+        """The current memory value, of one row: what a policy reads before it answers. Setting it replaces the hidden state."""
+        return self.batch.memory
+
+    @memory.setter
+    def memory(self, value: Any) -> None:
+        self.batch.memory = value
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begins an episode: fresh memory, then the first interaction is written.
+
+        Args:
+            seed: Seed of all draws; clears what earlier episodes left in memory.
+            options: `conversation` (index, id or `Conversation`), `stm_seed`, `strategy`, `stm` (a memory value of one
+                row to start from), `carry` (whether to start from what the last episode left).
+
+        Returns:
+            The first query, and info as the class describes it.
+
+        Raises:
+            EpisodeError: An option is unknown or does not fit.
+        """
+        super().reset(seed=seed)
+        if seed is not None:
+            self.batch.forget()
+        self.batch.use_generators([self.np_random])
+        observation, info = self.batch.reset(options=_batch_options(options or {}))
+        return self._after(observation, info)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Scores an answer and writes the interaction into memory.
+
+        Args:
+            action: The answer; cut where it has more than `max_answer_tokens`.
+
+        Returns:
+            The next query (empty at the end), the reward in [0, 10], terminated, truncated and info.
+
+        Raises:
+            EpisodeError: Before the first reset, after the end of an episode, or where the action is no answer.
+            RewardError: The reward failed.
+        """
+        ids = self._answer_ids(action)
+        if not self.batch.active[_ROW]:
+            raise EpisodeError("There is no query to answer (not begun, or over): call reset() first.")
+        tokens = TokenBatch.pad([ids])
+        observation, reward, terminated, truncated, info = self.batch.step(Action(tokens.ids, tokens.mask))
+        query, row = self._after(observation, info)
+        return query, float(reward[_ROW]), bool(terminated[_ROW]), bool(truncated[_ROW]), row
+
+    def render(self) -> str | None:
+        """The transcript so far in mode "ansi"; printed in mode "human"."""
+        if self.render_mode is None:
+            return None
+        text = (self.batch.render() or ("",))[_ROW]
+        if self.render_mode == "ansi":
+            return text
+        _print_transcript(text)
+        return None
+
+    def _after(self, observation: Observation, info: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(observation), _row_info(info)
+
+
+class ConversationEnv(_OneRow):
     """Plays one conversation: an observation is the text of a query, an action the text of an answer.
 
     `info` holds for the turn just scored: `turn`, `steps`, `distance` (None = not defined), `asking`, `scored`,
@@ -74,8 +157,6 @@ class ConversationEnv(gymnasium.Env[str, str]):
         ConfigError: An argument makes no sense.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012
-
     def __init__(
         self,
         conversations: Sequence[Conversation],
@@ -87,81 +168,63 @@ class ConversationEnv(gymnasium.Env[str, str]):
         render_mode: str | None = None,
         **options: Any,
     ) -> None:
-        self.render_mode = known_render_mode(render_mode, (None, *self.metadata["render_modes"]))
+        super().__init__(_single(conversations, memory, reward, codec, options), render_mode)
         self.max_characters = max_characters
         self.observation_space = UnicodeText(max_characters)
         self.action_space = UnicodeText(max_characters)
-        self.batch = ConversationVectorEnv(
-            conversations, memory=memory, reward=reward, codec=codec, num_envs=1, render_mode="ansi", **options
-        )
 
-    @property
-    def memory(self) -> Any:
-        """The current memory value, of one row: what a policy reads before it answers. Setting it replaces the hidden state."""
-        return self.batch.memory
+    def _observation(self, observation: Observation) -> str:
+        return self.batch.next_queries[_ROW][: self.max_characters]
 
-    @memory.setter
-    def memory(self, value: Any) -> None:
-        self.batch.memory = value
-
-    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Begins an episode: fresh memory, then the first interaction is written.
-
-        Args:
-            seed: Seed of all draws; clears what earlier episodes left in memory.
-            options: `conversation` (index, id or `Conversation`), `stm_seed`, `strategy`, `stm` (a memory value of one
-                row to start from), `carry` (whether to start from what the last episode left).
-
-        Returns:
-            The first query, and info as the class describes it.
-
-        Raises:
-            EpisodeError: An option is unknown or does not fit.
-        """
-        super().reset(seed=seed)
-        if seed is not None:
-            self.batch.forget()
-        self.batch.use_generators([self.np_random])
-        _, info = self.batch.reset(options=_batch_options(options or {}))
-        return self._after(info)
-
-    def step(self, action: str) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Scores an answer and writes the interaction into memory.
-
-        Args:
-            action: The answer; cut where it has more than `max_answer_tokens`.
-
-        Returns:
-            The next query ("" at the end), the reward in [0, 10], terminated, truncated and info.
-
-        Raises:
-            EpisodeError: Before the first reset, after the end of an episode, or where the action is no text.
-            RewardError: The reward failed.
-        """
+    def _answer_ids(self, action: Any) -> list[int]:
         if not isinstance(action, str):
-            raise EpisodeError(f"An answer is a text, got {type(action).__name__}; use ConversationVectorEnv to answer with token ids.")
-        if not self.batch.active[_ROW]:
-            raise EpisodeError("There is no query to answer (not begun, or over): call reset() first.")
-        tokens = TokenBatch.pad([self.batch.codec.encode(action)])
-        _, reward, terminated, truncated, info = self.batch.step(Action(tokens.ids, tokens.mask))
-        query, row = self._after(info)
-        return query, float(reward[_ROW]), bool(terminated[_ROW]), bool(truncated[_ROW]), row
+            raise EpisodeError(f"An answer is a text, got {type(action).__name__}; use ConversationTokensEnv to answer with token ids.")
+        return self.batch.codec.encode(action)
 
-    def render(self) -> str | None:
-        """The transcript so far in mode "ansi"; printed in mode "human"."""
-        if self.render_mode is None:
-            return None
-        text = (self.batch.render() or ("",))[_ROW]
-        if self.render_mode == "ansi":
-            return text
-        _print_transcript(text)
-        return None
 
-    def _after(self, info: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        if self.render_mode == "human":
-            self.render()
-        query = self.batch.next_queries[_ROW]
-        return query[: self.max_characters], _row_info(info)
+class ConversationTokensEnv(_OneRow):
+    """Plays one conversation on token ids: an observation is a padded prompt `[BOS] [Q] query [A]`, an action a padded answer.
+
+    Both are `{"ids": int64 [time], "length": int}`. `info` and arguments are those of `ConversationEnv`, without `max_characters`.
+    """
+
+    def __init__(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        memory: MemoryBackend | None,
+        reward: RewardFunction,
+        codec: TextCodec,
+        render_mode: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(_single(conversations, memory, reward, codec, options), render_mode)
+        top = int(self.batch.single_action_space["ids"].high.max()) + 1  # type: ignore[index]
+        self.observation_space = _tokens_space(self.batch.limits.query + PROMPT_MARKERS, top)
+        self.action_space = _tokens_space(self.batch.limits.answer + 1, top)
+
+    def _observation(self, observation: Observation) -> dict[str, Any]:
+        return {"ids": observation["ids"][_ROW], "length": observation["length"][_ROW]}
+
+    def _answer_ids(self, action: Any) -> list[int]:
+        if not isinstance(action, Mapping) or not {"ids", "length"} <= action.keys():
+            raise EpisodeError(f"An answer is a mapping with `ids` and `length`, got {type(action).__name__}.")
+        return [int(token) for token in action["ids"][: int(action["length"])]]
+
+
+def _single(
+    conversations: Sequence[Conversation],
+    memory: MemoryBackend | None,
+    reward: RewardFunction,
+    codec: TextCodec,
+    options: Mapping[str, Any],
+) -> ConversationVectorEnv:
+    return ConversationVectorEnv(conversations, memory=memory, reward=reward, codec=codec, num_envs=1, render_mode="ansi", **options)
+
+
+def _tokens_space(size: int, vocabulary: int) -> spaces.Dict:
+    # Not a Box: Gymnasium would advise to scale it to [-1, 1].
+    return spaces.Dict({"ids": spaces.MultiDiscrete([vocabulary] * size), "length": spaces.Discrete(size + 1)})
 
 
 def _row_info(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from rxrl.envs.checks import (
     playable,
     probability,
     row_mask,
+    strategy_weights,
 )
 from rxrl.envs.drawing import Drawing
 from rxrl.envs.episode import Episode, Limits, Script, keyed_share, transcript
@@ -57,7 +58,8 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
         reward: Scores the turns. May be a `Live` handle.
         codec: Text to ids and back. May be a `Live` handle.
         num_envs: Rows, at least 1.
-        strategy: One of `rxrl.types.STRATEGIES`; a conversation whose extra column `strategy` names one uses that.
+        strategy: One of `rxrl.types.STRATEGIES`, or a mix of them with weights; a conversation whose extra column
+            `strategy` names one uses that.
         max_query_tokens: Most tokens of a query; longer ones are cut, with a warning in the log.
         max_answer_tokens: Most tokens of an answer, without `[EOS]`; what comes after is ignored.
         max_interaction_tokens: Most tokens of an interaction as it is written, markers included; None = no limit.
@@ -89,7 +91,7 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
         reward: RewardFunction,
         codec: TextCodec,
         num_envs: int = 1,
-        strategy: str = "multi-step",
+        strategy: str | Mapping[str, float] = "multi-step",
         max_query_tokens: int = 128,
         max_answer_tokens: int = 128,
         max_interaction_tokens: int | None = None,
@@ -110,7 +112,7 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
             (NoMemory() if memory is None else unwrap(memory), unwrap(reward), unwrap(codec))
         )
         self.num_envs = at_least_one("num_envs", num_envs)
-        self.strategy = known_strategy(strategy)
+        self.strategies = strategy_weights(strategy)
         self.limits = Limits(
             at_least_one("max_query_tokens", max_query_tokens),
             at_least_one("max_answer_tokens", max_answer_tokens),
@@ -306,8 +308,16 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
             if len(self._scripts) > _KEPT_SCRIPTS:
                 del self._scripts[next(iter(self._scripts))]
         own = conversation.extra.get("strategy")
-        named = strategy or (own if own in STRATEGIES else self.strategy)
-        return Episode(script, known_strategy(named), self.values, seed, self.limits)
+        named = known_strategy(strategy) if strategy else own if own in STRATEGIES else self._drawn_strategy(seed)
+        return Episode(script, named, self.values, seed, self.limits)
+
+    def _drawn_strategy(self, seed: int) -> str:
+        left = keyed_share(seed, "strategy") if len(self.strategies) > 1 else 0.0
+        for name, share in self.strategies.items():
+            if left < share:
+                return name
+            left -= share
+        return next(reversed(self.strategies))
 
     def _carried(self, mask: NDArray[np.bool_], before: Sequence[Episode | None], wanted: Any) -> NDArray[np.bool_]:
         """Rows that start from the memory that another conversation left in them."""

@@ -18,7 +18,7 @@ _LONGEST_RATIO, _LONGEST_WORDS = 3, 20
 _LOOP = 0.4
 _CLEAN = 0.9
 _SHORT_ANSWER = 6
-_COPY_MARGIN, _COPY_WORDS, _COPY_RUN, _COPY_SHARE = 6, 10, 4, 0.7
+_COPY_MARGIN, _COPY_WORDS, _COPY_RUN, _COPY_SHARE = 5, 10, 4, 0.6
 _QUERY_WORDS = 4
 _COPIED_QUERY_FORM = 0.2
 
@@ -93,14 +93,14 @@ def form(turn: Turn) -> float:
 
 
 def copies_saved(answer: Sequence[str], turn: Turn) -> bool:
-    """Whether a long answer consists mostly of runs of what was saved, where the reference does not."""
+    """Whether an answer well above the length of the reference consists mostly of runs of what was written before."""
     if len(answer) < max(_COPY_WORDS, len(words(turn.reference)) + _COPY_MARGIN):
         return False
     runs = _runs(answer)
-    saved: set[tuple[str, ...]] = set()
-    for each in turn.saved:
-        saved |= _runs(words(each.query)) | _runs(words(each.answer))
-    return len((saved - _runs(words(turn.reference))) & runs) >= _COPY_SHARE * len(runs)
+    seen: set[tuple[str, ...]] = set()
+    for each in turn.history or turn.saved:
+        seen |= _runs(words(each.query)) | _runs(words(each.answer))
+    return len(seen & runs) >= _COPY_SHARE * len(runs)
 
 
 def _runs(parts: Sequence[str]) -> set[tuple[str, ...]]:
@@ -108,7 +108,7 @@ def _runs(parts: Sequence[str]) -> set[tuple[str, ...]]:
 
 
 def is_answer(turn: Turn) -> bool:
-    """Whether the answer is one at all: neither a loop, nor far too long, nor a copy of what was saved, nor prompt markup."""
+    """Whether the answer is one at all: neither a loop, nor far too long, nor a copy of what was written before, nor prompt markup."""
     answer, reference = words(turn.answer), words(turn.reference)
     if _MARKUP.search(turn.answer) or len(answer) > longest(reference):
         return False

@@ -36,6 +36,7 @@ _NEGATORS = frozenset(
 _NEGATING_PAIRS = frozenset(
     [("instead", "of"), ("rather", "than"), ("other", "than"), ("anything", "but"), ("everything", "but"), ("no", "one"), ("no", "longer")]
 )
+_FIRST_OF_PAIR = frozenset(first for first, _ in _NEGATING_PAIRS)
 _BREAKERS = frozenset("but however although though whereas because instead yet while so".split())
 _PRONOUNS = frozenset("i it he she they we you this that there".split())
 _VERBS = frozenset(
@@ -86,9 +87,6 @@ def _parse(text: str) -> _Parsed:
     words = tuple(_clean(word) for word in _WORD.findall(normalise(text)))
     negation = any(word in _NEGATORS or word in _FIRST_OF_PAIR or word == "no" or word.endswith("n't") for word in words)
     return _Parsed(words, f" {' '.join(words)} ", negation)
-
-
-_FIRST_OF_PAIR = frozenset(first for first, _ in _NEGATING_PAIRS)
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -85,11 +85,13 @@ def test_an_empty_value_is_never_held() -> None:
     assert not holds("anything", "?!")
 
 
-@given(value=st.sampled_from(["cat", "old mill", "7", "zoë"]), before=st.sampled_from(["", "it is a ", "Mia has the "]), shout=st.booleans())
+@given(
+    value=st.sampled_from(["cat", "old mill", "7", "zoë"]), before=st.sampled_from(["", "it is a ", "Mia has the "]), shout=st.booleans()
+)
 def test_case_and_surroundings_do_not_matter_but_negation_does(value: str, before: str, shout: bool) -> None:
     answer = before + (value.upper() if shout else value) + "."
     assert holds(answer, value)
-    assert not holds(f"not {answer}", value)
+    assert not holds(f"It is not true that {answer}", value)
 
 
 @given(st.text(max_size=60))

@@ -18,9 +18,10 @@ def impo_loss(inputs: PolicyInputs, config: AlgorithmConfig) -> LossResult:
     """
     result = ppo_loss(inputs, config)
     loss, metrics = result.loss, dict(result.metrics)
-    change, cosine = memory_change(inputs.memory, inputs.real, config.memory_form)
-    metrics["memory_change"], metrics["memory_cosine"] = change.detach(), cosine.detach()
-    loss = loss + config.memory_difference * change + config.memory_cosine * cosine
+    if config.memory_difference or config.memory_cosine:
+        change, cosine = memory_change(inputs.memory, inputs.real, config.memory_form)
+        metrics["memory_change"], metrics["memory_cosine"] = change.detach(), cosine.detach()
+        loss = loss + config.memory_difference * change + config.memory_cosine * cosine
     if inputs.previous is not None:
         consistency = weighted_mean(exact_kl(inputs.distribution, inputs.previous), inputs.weights * inputs.has_previous)
         loss = loss + config.consistency * consistency

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 NORM_EPS = 1.1920929e-07
 
@@ -102,9 +101,11 @@ def memory_change(memory: Tensor, real: Tensor, form: str) -> tuple[Tensor, Tens
     """
     if memory.shape[1] < 2:
         return memory.new_zeros(()), memory.new_zeros(())
-    read = F.rms_norm(memory, memory.shape[-1:], None, NORM_EPS) if form == "normalised" else memory
     weights = real[1:].to(memory.dtype)
     turn = torch.arange(2, memory.shape[1] + 1, device=memory.device, dtype=memory.dtype)
-    squared = (read[:, 1:] - read[:, :-1]).pow(2).mean(dim=(0, 3, 4))
-    cosine = 1 - F.cosine_similarity(memory[:, 1:], memory[:, :-1], dim=-1).mean(dim=(0, 3))
-    return weighted_mean((turn + 1).sqrt()[:, None] * squared, weights), weighted_mean(cosine, weights)
+    before, after = memory[:, :-1], memory[:, 1:]
+    norms = memory.norm(dim=-1).clamp(min=NORM_EPS)
+    distance = 1 - ((before * after).sum(-1) / (norms[:, :-1] * norms[:, 1:])).mean(dim=(0, 3))
+    # Vectors of unit root mean square differ by 2 (1 - cosine), so memory as it is read needs no second pass.
+    squared = 2 * distance if form == "normalised" else (after - before).pow(2).mean(dim=(0, 3, 4))
+    return weighted_mean((turn + 1).sqrt()[:, None] * squared, weights), weighted_mean(distance, weights)

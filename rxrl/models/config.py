@@ -8,8 +8,6 @@ from pydantic import Field, model_validator
 
 from rxrl.config import BaseConfig
 
-FORMAT_VERSION = 1
-
 
 class AttentionConfig(BaseConfig):
     """Groups of a Sparse Query Attention; `query_groups = heads` gives MHA, GQA or MQA."""
@@ -58,7 +56,7 @@ class MemoryAttentionConfig(BaseConfig):
 class ModelConfig(BaseConfig):
     """Sizes of every part."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     name: str = "custom"
     vocab_size: int = Field(ge=8)
     dim: int = Field(ge=4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rxrl.errors import ModelError
+from rxrl.models.layers import wide
 from rxrl.types import ANSWER, BOS, EOS, MASK, PAD, QUERY, UNK, TokenBatch
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Generation:
     """Generated answers; an `rxrl.types.Action` with more to it.
 
     Attributes:
-        ids: int64 `[batch, time]`, each row ended by `[EOS]` unless it reached the token limit.
+        ids: int64 `[batch, time]`, each row ended by `[EOS]` unless it reached the token limit; `PAD` after it.
         mask: bool `[batch, time]`, true for generated tokens, `[EOS]` included.
         log_probs: `[batch, time]`, of the tokens under the distribution they were drawn from; 0 where masked.
         raw_log_probs: `[batch, time]`, under temperature 1 without truncation.
@@ -37,6 +38,55 @@ class Generation:
     log_probs: Tensor
     raw_log_probs: Tensor
     computed_tokens: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One new token for each row that still runs.
+
+    Attributes:
+        rows: int64 `[running]`, rows of the batch.
+        tokens: int64 `[running]`.
+        log_probs: `[running]`, under the distribution that the tokens were drawn from.
+        raw_log_probs: `[running]`, under temperature 1 without truncation.
+        ended: bool `[running]`, true where this token is the row's last.
+        computed_tokens: Decoder tokens that were computed for this step, rows included that had ended before.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    log_probs: Tensor
+    raw_log_probs: Tensor
+    ended: Tensor
+    computed_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes:
+        temperature: Above 0; divides the logits.
+        top_k: Keep this many of the likeliest tokens, at least 1.
+        top_p: Keep the smallest set of tokens with at least this probability, above 0.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ModelError(f"temperature must be above 0, got {self.temperature}; for the likeliest tokens give no generators.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ModelError(f"top_k must be at least 1, got {self.top_k}; None keeps all tokens.")
+        if self.top_p is not None and self.top_p <= 0:
+            raise ModelError(f"top_p must be above 0, got {self.top_p}; None keeps all tokens.")
+
+    def distribution(self, log_probs: Tensor) -> Tensor:
+        """Log-probabilities that tokens are drawn from, `[batch, vocab]` in and out."""
+        tempered = log_probs if self.temperature == 1 else (log_probs / self.temperature).log_softmax(-1)
+        return truncate_distribution(tempered, self.top_k, self.top_p)
 
 
 def answer_logits(logits: Tensor) -> Tensor:
@@ -57,16 +107,18 @@ def truncate_distribution(log_probs: Tensor, top_k: int | None, top_p: float | N
         log_probs = log_probs.masked_fill(log_probs < kth, float("-inf")).log_softmax(-1)
     if top_p is not None and top_p < 1:
         ordered, order = log_probs.sort(dim=-1, descending=True)
-        probs = ordered.exp()
-        drop = (probs.cumsum(-1) - probs >= top_p).scatter(-1, order, probs.cumsum(-1) - probs >= top_p)
+        before = ordered.exp().cumsum(-1) - ordered.exp()
+        drop = (before >= top_p).scatter(-1, order, before >= top_p)
         log_probs = log_probs.masked_fill(drop, float("-inf")).log_softmax(-1)
     return log_probs
 
 
 def _draw(log_probs: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse-transform sampling: far cheaper than `torch.multinomial` on large vocabularies."""
-    cumulative = log_probs.double().exp().cumsum(-1)
-    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(1).clamp(max=log_probs.shape[-1] - 1)
+    """Inverse-transform sampling: far cheaper than `torch.multinomial` on large vocabularies; never draws what is impossible."""
+    cumulative = log_probs.exp().cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    target = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1)
 
 
 @torch.no_grad()
@@ -85,9 +137,10 @@ def generate(
 
     Args:
         model: The Reactive Transformer.
-        prompts: `[BOS] [Q] query [A]` of each row, right-padded, of any lengths.
+        prompts: `[BOS] [Q] query [A]` of each row, right-padded, of any lengths. A row without tokens gets no answer.
         stm: Memory that is read, `[layers, batch, slots, dim]`.
-        max_new_tokens: Limit of generated tokens, `[EOS]` included; cut to what the model's length leaves.
+        max_new_tokens: Limit of generated tokens, `[EOS]` included; cut for each row to what the model's length leaves
+            for the interaction as it is written.
         generators: One CPU generator a row; each row's draws depend on its own alone. None: greedy.
         temperature: Above 0; divides the logits.
         top_k: Keep this many of the likeliest tokens.
@@ -99,41 +152,84 @@ def generate(
     Raises:
         ModelError: A prompt fills the model's length limit, or an option is out of range.
     """
-    longest = int(prompts.lengths.max())
-    limit = min(max_new_tokens, model.config.max_length - longest)
-    if limit < 1:
-        raise ModelError(f"A prompt of {longest} tokens leaves no room for an answer: the model's limit is {model.config.max_length} tokens.")
-    if temperature <= 0:
-        raise ModelError(f"temperature must be above 0, got {temperature}; for the likeliest tokens give no generators.")
-    prompts = prompts.to(model.device)
-    batch = len(prompts.ids)
+    steps = generate_steps(
+        model,
+        prompts,
+        stm,
+        max_new_tokens=max_new_tokens,
+        generators=generators,
+        sampling=Sampling(temperature, top_k, top_p),
+    )
+    batch, limit = len(prompts.ids), _draws_per_row(model, max_new_tokens)
+    ids = torch.full((batch, limit), PAD, dtype=torch.int64, device=model.device)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    log_probs, raw = stm.new_zeros(batch, limit), stm.new_zeros(batch, limit)
+    length, computed = 0, 0
+    for at, step in enumerate(steps):
+        ids[step.rows, at], mask[step.rows, at] = step.tokens, True
+        log_probs[step.rows, at], raw[step.rows, at] = step.log_probs, step.raw_log_probs
+        length, computed = at + 1, computed + step.computed_tokens
+    width = max(1, length)
+    return Generation(ids[:, :width], mask[:, :width], log_probs[:, :width], raw[:, :width], computed)
+
+
+def generate_steps(
+    model: ReactiveTransformer,
+    prompts: TokenBatch,
+    stm: Tensor,
+    *,
+    max_new_tokens: int,
+    generators: Sequence[torch.Generator] | None,
+    sampling: Sampling,
+) -> Iterator[Step]:
+    """The same token by token, as a stream; arguments as in `generate`, which are checked at once."""
+    if len(prompts.ids) != stm.shape[1]:
+        raise ModelError(f"Memory has {stm.shape[1]} rows, the prompts have {len(prompts.ids)}: both need the same batch.")
+    if generators is not None and len(generators) != len(prompts.ids):
+        raise ModelError(f"{len(prompts.ids)} prompts need a generator each, got {len(generators)}.")
+    # Room for one more token: an answer that is cut at its limit is written with [EOS] behind it.
+    room = model.config.max_length - 1 - prompts.lengths
+    if max_new_tokens < 1 or int(room.min()) < 1:
+        raise ModelError(
+            f"There is no room for an answer: the longest prompt has {int(prompts.lengths.max())} of the model's "
+            f"{model.config.max_length} tokens, and max_new_tokens is {max_new_tokens}."
+        )
     uniform = None
     if generators is not None:
-        draws = [torch.rand(limit, generator=generator, dtype=torch.float64) for generator in generators]
-        uniform = torch.stack(draws).to(model.device)
-    state = _Prefix.compute(model, prompts, stm, limit)
-    ids = prompts.ids.new_full((batch, limit), PAD)
-    log_probs, raw = stm.new_zeros(batch, limit), stm.new_zeros(batch, limit)
-    computed = 0
-    for step in range(limit):
-        raw_step = answer_logits(model.decoder.head(state.last).float() if stm.dtype != torch.float64 else model.decoder.head(state.last)).log_softmax(-1)
-        drawn_from = raw_step if temperature == 1 else (raw_step / temperature).log_softmax(-1)
-        drawn_from = truncate_distribution(drawn_from, top_k, top_p)
-        token = raw_step.argmax(-1) if uniform is None else _draw(drawn_from, uniform[state.rows, step : step + 1])
-        at = token.unsqueeze(1)
-        ids[state.rows, step] = token
-        log_probs[state.rows, step] = drawn_from.gather(1, at).squeeze(1).to(stm.dtype)
-        raw[state.rows, step] = raw_step.gather(1, at).squeeze(1).to(stm.dtype)
-        state.finished |= token == EOS
-        if step + 1 == limit or bool(state.finished.all()):
-            break
+        draws = _draws_per_row(model, max_new_tokens)
+        uniform = torch.stack([torch.rand(draws, generator=generator, dtype=torch.float64) for generator in generators])
+    return _steps(model, prompts.to(model.device), stm, room.clamp(max=max_new_tokens), uniform, sampling)
+
+
+def _draws_per_row(model: ReactiveTransformer, max_new_tokens: int) -> int:
+    """Uniform numbers drawn for each row; they must not depend on the batch that it stands in."""
+    return min(max_new_tokens, model.config.max_length)
+
+
+@torch.no_grad()
+def _steps(
+    model: ReactiveTransformer, prompts: TokenBatch, stm: Tensor, limits: Tensor, uniform: Tensor | None, sampling: Sampling
+) -> Iterator[Step]:
+    limits = limits.to(model.device)
+    uniform = None if uniform is None else uniform.to(model.device)
+    rows = prompts.mask.any(1).nonzero().squeeze(1)
+    if not len(rows):
+        return
+    state = _Prefix.compute(model, prompts, stm, rows, int(limits[rows].max()))
+    for step in range(int(limits[rows].max())):
+        logits = model.decoder.head(state.last)
+        raw = answer_logits(logits.to(wide(logits.dtype))).log_softmax(-1)
+        drawn_from = sampling.distribution(raw)
+        token = raw.argmax(-1) if uniform is None else _draw(drawn_from, uniform[state.rows, step : step + 1])
+        running = ~state.finished
+        state.finished |= (token == EOS) | (limits[state.rows] == step + 1)
+        chosen = (each.gather(1, token.unsqueeze(1)).squeeze(1)[running].to(stm.dtype) for each in (drawn_from, raw))
+        computed = len(token) if step else 0
+        yield Step(state.rows[running], token[running], next(chosen), next(chosen), state.finished[running], computed)
+        if bool(state.finished.all()):
+            return
         token = state.compact(token)
-        computed += len(token)
         state.advance(model, token, step)
-    ids, log_probs, raw = ids[:, : step + 1], log_probs[:, : step + 1], raw[:, : step + 1]
-    after_end = (ids == EOS).cumsum(1) - (ids == EOS).long() > 0
-    ids = ids.masked_fill(after_end, PAD)
-    return Generation(ids, ~after_end, log_probs.masked_fill(after_end, 0), raw.masked_fill(after_end, 0), computed)
 
 
 @dataclass(slots=True)
@@ -144,23 +240,23 @@ class _Prefix:
     finished: Tensor
     last: Tensor
     lengths: Tensor
-    key_mask: Tensor
+    key_mask: Tensor | None
     memory: list[MemoryKV]
     caches: list[LayerCache]
 
     @classmethod
-    def compute(cls, model: ReactiveTransformer, prompts: TokenBatch, stm: Tensor, limit: int) -> _Prefix:
-        batch, width = prompts.ids.shape
-        embedded = model.embedding(prompts.ids)
-        memory = model.decoder.project_memory(stm)
-        caches = model.decoder.new_cache(batch, width + limit, embedded)
-        causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()[None, None]
-        positions = torch.arange(width, device=model.device).expand(batch, width)
-        hidden = model.decoder.step(embedded, positions, memory, caches, causal)
-        rows = torch.arange(batch, device=model.device)
-        key_mask = torch.cat([prompts.mask, prompts.mask.new_ones(batch, limit)], dim=1)
-        last = hidden[rows, prompts.lengths - 1]
-        return cls(rows, torch.zeros_like(rows, dtype=torch.bool), last, prompts.lengths, key_mask, memory, caches)
+    def compute(cls, model: ReactiveTransformer, prompts: TokenBatch, stm: Tensor, rows: Tensor, limit: int) -> _Prefix:
+        ids, mask = prompts.ids[rows], prompts.mask[rows]
+        lengths = mask.sum(1)
+        width = int(lengths.max())
+        embedded = model.embedding(ids[:, :width])
+        memory = model.decoder.project_memory(stm if len(rows) == stm.shape[1] else stm[:, rows])
+        caches = model.decoder.new_cache(len(rows), width + limit, embedded)
+        hidden = model.decoder.step(embedded, torch.arange(width, device=ids.device), memory, caches, None)
+        padded = int(lengths.min()) < width
+        key_mask = torch.cat([mask[:, :width], mask.new_ones(len(rows), limit)], dim=1) if padded else None
+        last = hidden[torch.arange(len(rows), device=ids.device), lengths - 1]
+        return cls(rows, torch.zeros_like(rows, dtype=torch.bool), last, lengths, key_mask, memory, caches)
 
     def compact(self, token: Tensor) -> Tensor:
         """Drops finished rows once they are more than a sixth, so that at most 1.2 tokens are computed per useful one."""
@@ -168,8 +264,8 @@ class _Prefix:
         if int(running.sum()) * 6 > len(running) * 5:
             return token
         keep = running.nonzero().squeeze(1)
-        self.rows, self.lengths, self.key_mask = self.rows[keep], self.lengths[keep], self.key_mask[keep]
-        self.finished = self.finished[keep]
+        self.rows, self.lengths, self.finished = self.rows[keep], self.lengths[keep], self.finished[keep]
+        self.key_mask = None if self.key_mask is None else self.key_mask[keep]
         self.memory = [(k[keep], v[keep]) for k, v in self.memory]
         self.caches = [cache.select(keep) for cache in self.caches]
         return token[keep]
@@ -177,5 +273,5 @@ class _Prefix:
     def advance(self, model: ReactiveTransformer, token: Tensor, step: int) -> None:
         width = self.caches[0].used + 1
         positions = (self.lengths + step).unsqueeze(1)
-        mask = self.key_mask[:, None, None, :width]
+        mask = None if self.key_mask is None else self.key_mask[:, None, None, :width]
         self.last = model.decoder.step(model.embedding(token.unsqueeze(1)), positions, self.memory, self.caches, mask)[:, 0]

@@ -20,14 +20,16 @@ class MLMHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[..., dim]` to logits `[..., vocab]`."""
-        return self.decoder(F.gelu(self.dense(hidden)))
+        logits: Tensor = self.decoder(F.gelu(self.dense(hidden)))
+        return logits
 
 
 class Critic(nn.Module):
     """Value of a turn from (saved data, query, turn, steps): encoder, mean pooling, gated head with learned scale and shift."""
 
-    def __init__(self, config: ModelConfig, max_steps: int = 64) -> None:
+    def __init__(self, config: ModelConfig, layers: int = 1, max_steps: int = 64) -> None:
         super().__init__()
+        config = config.model_copy(update={"layers": min(layers, config.layers)})
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.encoder = Encoder(config)
         self.turn = nn.Embedding(max_steps + 1, config.dim)
@@ -57,10 +59,11 @@ class Critic(nn.Module):
         pooled = (hidden * real).sum(1) / real.sum(1).clamp(min=1)
         pooled = pooled + self.turn(turn.clamp(max=limit)) + self.steps(steps.clamp(max=limit))
         value, gate = self.value(F.rms_norm(pooled, pooled.shape[-1:])).chunk(2, dim=-1)
-        return self.out(value * F.silu(gate)).squeeze(-1) * self.scale + self.shift
+        out: Tensor = self.out(value * F.silu(gate))
+        return out.squeeze(-1) * self.scale + self.shift
 
     @torch.no_grad()
     def load_encoder(self, embedding: nn.Embedding, encoder: Encoder) -> None:
-        """Starts from an actor's embedding and encoder (copies)."""
+        """Starts from an actor's embedding and the first layers of its encoder (copies)."""
         self.embedding.load_state_dict(embedding.state_dict())
-        self.encoder.load_state_dict(encoder.state_dict())
+        self.encoder.load_state_dict({name: value for name, value in encoder.state_dict().items() if name in self.encoder.state_dict()})

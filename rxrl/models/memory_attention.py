@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rxrl.models.config import AttentionConfig, ModelConfig
-from rxrl.models.layers import NORM_EPS, attend, rope_angles, rotate
+from rxrl.models.layers import NORM_EPS, attend, rope_angles, rotate, wide
 
 
 class StackedRMSNorm(nn.Module):
@@ -23,8 +23,7 @@ class StackedRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises `x`, in float32 or wider."""
-        wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        return (F.rms_norm(wide, x.shape[-1:], None, NORM_EPS) * self.weight[:, None, None, :]).to(x.dtype)
+        return (F.rms_norm(x.to(wide(x.dtype)), x.shape[-1:], None, NORM_EPS) * self.weight[:, None, None, :]).to(x.dtype)
 
 
 class StackedAttention(nn.Module):
@@ -54,18 +53,18 @@ class StackedAttention(nn.Module):
             `[layers, batch, slots, dim]`.
         """
         layers, batch, slots, _ = queries.shape
-        q = self._heads(torch.matmul(queries.flatten(1, 2), self.q_proj), batch)
-        kv = self._heads(torch.matmul(data.flatten(1, 2), self.kv_proj), batch)
-        k, v = kv.split(self.kv_groups, dim=1)
+        q = self._heads(queries, self.q_proj)
+        kv = self._heads(data, self.kv_proj)
+        k, v = kv[:, :, : self.kv_groups], kv[:, :, self.kv_groups :]
         if rotate_keys:
-            k = rotate(k, rope_angles(torch.arange(k.shape[2], device=k.device), self.head_dim, k.dtype))
+            k = rotate(k, rope_angles(torch.arange(k.shape[1], device=k.device), self.head_dim, k.dtype))
         mask = None if data_mask is None else data_mask.repeat(layers, 1)[:, None, None, :]
-        out = attend(q, k, v, mask).view(layers, batch * slots, -1)
+        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask).view(layers, batch * slots, -1)
         return torch.baddbmm(self.out_bias.unsqueeze(1), out, self.out_proj).view(layers, batch, slots, -1)
 
-    def _heads(self, x: Tensor, batch: int) -> Tensor:
-        layers, rows, _ = x.shape
-        return x.view(layers * batch, rows // batch, -1, self.head_dim).transpose(1, 2)
+    def _heads(self, x: Tensor, projection: Tensor) -> Tensor:
+        """`[layers or 1, batch, rows, dim]` to `[layers * batch, rows, groups, head_dim]`."""
+        return torch.matmul(x.flatten(1, 2), projection).view(-1, x.shape[2], projection.shape[-1] // self.head_dim, self.head_dim)
 
 
 class StackedLinearGate(nn.Module):
@@ -105,7 +104,7 @@ class MemoryAttention(nn.Module):
         self.attention = StackedAttention(layers, dim, config.head_dim, part.attention)
         # Slots start with openings spread from slow to fast, so that some keep what is old; the mean is let in little at first.
         self.mean_gate = StackedLinearGate(layers, config.slots, torch.full((config.slots,), -3.0))
-        self.gate = StackedLinearGate(layers, config.slots, torch.linspace(-4.0, 1.0, config.slots))
+        self.gate = StackedLinearGate(layers, config.slots, torch.linspace(-3.0, 0.0, config.slots))
 
     def forward(self, stm: Tensor, encoded: Tensor, mask: Tensor | None) -> Tensor:
         """Memory after one interaction.
@@ -121,4 +120,5 @@ class MemoryAttention(nn.Module):
         mean = F.rms_norm(stm.mean(0, keepdim=True), stm.shape[-1:], self.mean_stm_norm, NORM_EPS)
         mixed = self.mean_gate(stm, self.mean_attention(self.mean_memory_norm(stm), mean, None, rotate_keys=False))
         update = self.attention(self.memory_norm(mixed), self.input_norm(encoded), mask, rotate_keys=True)
-        return self.gate(mixed, update)
+        written: Tensor = self.gate(mixed, update)
+        return written

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from rxrl.models.memory_attention import MemoryAttention
 from rxrl.models.presets import preset
 from rxrl.models.transformer import Decoder, Encoder
 from rxrl.types import TokenBatch
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 T = TypeVar("T")
 PARAMETER_GROUPS = ("embedding", "encoder", "memory_attention", "decoder_memory", "decoder")
@@ -41,14 +44,16 @@ class ReactiveTransformer(nn.Module):
         self.memory_attention = MemoryAttention(config)
         self.decoder = Decoder(config)
         self.mlm_head = MLMHead(config.dim, config.vocab_size)
-        self.initial_memory = nn.Parameter(torch.empty(config.layers, config.slots, config.dim)) if config.initial_memory == "learned" else None
+        self.initial_memory: nn.Parameter | None = None
+        if config.initial_memory == "learned":
+            self.initial_memory = nn.Parameter(torch.empty(config.layers, config.slots, config.dim))
         self._initialise()
 
     def _initialise(self) -> None:
         """Small embeddings; reads of memory start at zero, so that an untrained memory cannot disturb language modelling."""
         nn.init.normal_(self.embedding.weight, std=0.02)
         if self.initial_memory is not None:
-            nn.init.normal_(self.initial_memory)
+            nn.init.normal_(self.initial_memory, std=0.02)
         for layer in self.decoder.layers:
             nn.init.zeros_(layer.memory_cross_attention.out_proj.weight)
             nn.init.zeros_(layer.memory_cross_attention.out_proj.bias)
@@ -121,7 +126,8 @@ class ReactiveTransformer(nn.Module):
             `[layers, batch, time, dim]`.
         """
         self._check(ids, mask)
-        return self.encoder(self.embedding(ids), mask, stm)
+        encoded: Tensor = self.encoder(self.embedding(ids), mask, stm)
+        return encoded
 
     def write_memory(self, stm: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Memory after an interaction: encoder, then memory attention; shapes as in `encode`, `stm` in and out."""
@@ -131,7 +137,8 @@ class ReactiveTransformer(nn.Module):
         """Memory after an interaction that is already encoded; `stm` `[layers, batch, slots, dim]` in and out."""
         if stm.shape[1] != encoded.shape[1]:
             raise ModelError(f"Memory has {stm.shape[1]} rows, the interactions have {encoded.shape[1]}: both need the same batch.")
-        return self.memory_attention(stm, encoded, mask)
+        written: Tensor = self.memory_attention(stm, encoded, mask)
+        return written
 
     def decode(
         self, ids: Tensor, mask: Tensor, stm: Tensor, stm_mask: Tensor | None = None, statistics: RouterStatistics | None = None
@@ -148,7 +155,8 @@ class ReactiveTransformer(nn.Module):
         Returns:
             `[batch, time, vocab]`; values at padded positions mean nothing.
         """
-        return self.decoder.head(self.decode_hidden(ids, mask, stm, stm_mask, statistics))
+        logits: Tensor = self.decoder.head(self.decode_hidden(ids, mask, stm, stm_mask, statistics))
+        return logits
 
     def decode_hidden(
         self, ids: Tensor, mask: Tensor, stm: Tensor, stm_mask: Tensor | None = None, statistics: RouterStatistics | None = None
@@ -186,25 +194,19 @@ class ReactiveTransformer(nn.Module):
         """Writes `config.json` and `model.safetensors` into a directory (made if missing)."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "model.safetensors")
+        (folder / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> ReactiveTransformer:
         """Reads what `save_pretrained` wrote; a file that is missing, broken or does not fit is a `CheckpointError`."""
-        folder = Path(path)
-        try:
-            config = ModelConfig.model_validate_json((folder / "config.json").read_text())
-            weights = load_file(folder / "model.safetensors")
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{folder} is not a model checkpoint: {Path(error.filename or 'model.safetensors').name} is missing.") from None
-        except (ValueError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{folder / 'config.json'} is not a model configuration: {_first_line(error)}") from None
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{folder / 'model.safetensors'} cannot be read: {_first_line(error)}; copy it again.") from None
-        model = cls.from_config(config)
-        _check_weights(folder / "model.safetensors", weights, model.state_dict())
-        model.load_state_dict(weights)
+        config = _read_config(Path(path))
+        weights_path = Path(path) / WEIGHTS_FILE
+        weights = _read_weights(weights_path)
+        with torch.device("meta"):
+            model = cls(config)
+        _check_weights(weights_path, weights, model.state_dict())
+        model.load_state_dict(weights, assign=True)
         return model
 
     def _check(self, ids: Tensor, mask: Tensor) -> None:
@@ -214,7 +216,9 @@ class ReactiveTransformer(nn.Module):
                 f"and {mask.dtype} {list(mask.shape)}."
             )
         if ids.shape[1] > self.config.max_length:
-            raise ModelError(f"An interaction may have {self.config.max_length} tokens at most, got {ids.shape[1]}: shorten it or use a larger preset.")
+            raise ModelError(
+                f"An interaction may have {self.config.max_length} tokens at most, got {ids.shape[1]}: shorten it or use a larger preset."
+            )
 
 
 class StmBackend:
@@ -254,7 +258,12 @@ class ModelPolicy:
     """Plays the environment with a Reactive Transformer."""
 
     def __init__(
-        self, model: ReactiveTransformer, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+        self,
+        model: ReactiveTransformer,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> None:
         self.model, self.max_new_tokens = model, max_new_tokens
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
@@ -283,6 +292,30 @@ def _group_of(name: str) -> str:
     return part
 
 
+def _read_config(folder: Path) -> ModelConfig:
+    file = folder / CONFIG_FILE
+    try:
+        return ModelConfig.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{folder} is not a model checkpoint: {CONFIG_FILE} is missing.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its values"
+        raise CheckpointError(f"{file} is not a configuration of this version: {where}: {first['msg']}.") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON ({_first_line(error)}): copy the checkpoint again.") from None
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        # Cloned, because loaded tensors are views of the file: saving over it would pull them away.
+        return {name: value.clone() for name, value in load_file(file).items()}
+    except FileNotFoundError:
+        raise CheckpointError(f"{file.parent} is not a model checkpoint: {file.name} is missing.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read ({_first_line(error)}): copy the checkpoint again.") from None
+
+
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
@@ -298,5 +331,3 @@ def _check_weights(path: Path, found: dict[str, Tensor], expected: dict[str, Ten
     problems = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(unknown)}"] * bool(unknown) + shapes
     if problems:
         raise CheckpointError(f"{path} does not fit its config.json ({'; '.join(problems)}): use the file that belongs to it.")
-
-

@@ -17,6 +17,27 @@ def _attention(query_groups: int, kv_groups: int) -> AttentionConfig:
     return AttentionConfig(query_groups=query_groups, kv_groups=kv_groups)
 
 
+def _published(
+    name: str, dim: int, layers: int, heads: int, vocab_size: int, length: int, experts: int, encoder_reads_memory: bool
+) -> ModelConfig:
+    """The shape that the published models share: half of the query heads exist, feed-forwards of 3 and 2 times dim."""
+    groups = heads // 2
+    cross = _attention(groups, groups // 2 if encoder_reads_memory else groups)
+    full = _attention(groups, groups)
+    return ModelConfig(
+        name=name,
+        vocab_size=vocab_size,
+        dim=dim,
+        layers=layers,
+        heads=heads,
+        max_length=length,
+        slots=length,
+        encoder=EncoderConfig(self_attention=full, cross_attention=cross if encoder_reads_memory else None, ff_dim=3 * dim),
+        decoder=DecoderConfig(self_attention=full, cross_attention=cross, ff_dim=2 * dim, experts=experts, active_experts=2),
+        memory_attention=MemoryAttentionConfig(attention=full, mean_attention=full),
+    )
+
+
 PRESETS: dict[str, ModelConfig] = {
     "pico": ModelConfig(
         name="pico",
@@ -27,21 +48,13 @@ PRESETS: dict[str, ModelConfig] = {
         max_length=96,
         slots=32,
         encoder=EncoderConfig(self_attention=_attention(4, 4), ff_dim=128),
-        decoder=DecoderConfig(self_attention=_attention(4, 4), cross_attention=_attention(4, 4), ff_dim=96, experts=4, active_experts=2),
+        decoder=DecoderConfig(self_attention=_attention(4, 4), cross_attention=_attention(4, 4), ff_dim=48, experts=4, active_experts=2),
         memory_attention=MemoryAttentionConfig(attention=_attention(4, 4), mean_attention=_attention(4, 4)),
+        initial_memory="learned",
     ),
-    "nano": ModelConfig(
-        name="nano",
-        vocab_size=7_500,
-        dim=128,
-        layers=6,
-        heads=8,
-        max_length=256,
-        slots=256,
-        encoder=EncoderConfig(self_attention=_attention(4, 4), ff_dim=384),
-        decoder=DecoderConfig(self_attention=_attention(4, 4), cross_attention=_attention(4, 4), ff_dim=256, experts=12, active_experts=2),
-        memory_attention=MemoryAttentionConfig(attention=_attention(4, 4), mean_attention=_attention(4, 4)),
-    ),
+    "nano": _published("nano", dim=128, layers=6, heads=8, vocab_size=7_500, length=256, experts=12, encoder_reads_memory=False),
+    "micro": _published("micro", dim=128, layers=6, heads=8, vocab_size=5_000, length=256, experts=12, encoder_reads_memory=True),
+    "mini": _published("mini", dim=256, layers=8, heads=16, vocab_size=10_000, length=1_024, experts=16, encoder_reads_memory=True),
 }
 
 

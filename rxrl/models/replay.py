@@ -25,10 +25,10 @@ def memory_trajectory(model: ReactiveTransformer, stm0: Tensor, ids: Tensor, mas
     Returns:
         `[layers, turns, batch, slots, dim]`: entry t is the memory after writes 0 .. t.
     """
-    turns, batch, _ = ids.shape
+    turns = ids.shape[0]
     if model.encoder.reads_memory:
         return _trajectory_of_reading_encoder(model, stm0, ids, mask, bptt_turns)
-    encoded = model.encode(ids.flatten(0, 1), mask.flatten(0, 1)).unflatten(1, (turns, batch))
+    encoded = _by_turn(model.encode(ids.flatten(0, 1), mask.flatten(0, 1)), turns)
     if bptt_turns is None or bptt_turns >= turns:
         return torch.stack(_chain(model, stm0, encoded, mask), dim=1)
     with torch.no_grad():
@@ -58,7 +58,12 @@ def _windows(model: ReactiveTransformer, states: Tensor, encoded: Tensor, mask: 
         updated = model.update_memory(stm, encoded[:, write].flatten(1, 2), mask[write].flatten(0, 1))
         begun = (last - back >= 0).repeat_interleave(mask.shape[1])[None, :, None, None]
         stm = torch.where(begun, updated, stm)
-    return stm.unflatten(1, (turns, -1))
+    return _by_turn(stm, turns)
+
+
+def _by_turn(rows: Tensor, turns: int) -> Tensor:
+    """`[layers, turns * batch, ...]` to `[layers, turns, batch, ...]`."""
+    return rows.view(rows.shape[0], turns, -1, *rows.shape[2:])
 
 
 def _trajectory_of_reading_encoder(model: ReactiveTransformer, stm0: Tensor, ids: Tensor, mask: Tensor, bptt_turns: int | None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,8 @@ class EncoderLayer(nn.Module):
         if self.memory_cross_attention is not None and stm is not None:
             memory = self.memory_cross_attention.project_memory(self.stm_norm(stm))
             x = x + self.memory_cross_attention(self.norm2(x), angles, memory)
-        return x + self.ff(self.norm3(x))
+        out: Tensor = x + self.ff(self.norm3(x))
+        return out
 
 
 class Encoder(nn.Module):
@@ -44,7 +46,7 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.layers = cast(Sequence[EncoderLayer], nn.ModuleList(EncoderLayer(config) for _ in range(config.layers)))
 
     @property
     def reads_memory(self) -> bool:
@@ -81,18 +83,19 @@ class DecoderLayer(nn.Module):
         """Keys and values of this layer's memory `[batch, slots, dim]`."""
         return self.memory_cross_attention.project_memory(self.stm_norm(stm))
 
-    def forward(
-        self, x: Tensor, angles: Tensor, memory: MemoryKV, stm_mask: Tensor | None, statistics: RouterStatistics | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, angles: Tensor, memory: MemoryKV, stm_mask: Tensor | None, statistics: RouterStatistics | None) -> Tensor:
         """`x` `[batch, time, dim]`, memory as keys and values, `stm_mask` bool `[batch, 1, 1, slots]` or None."""
         x = x + self.attention(self.norm1(x), angles, causal=True)
         return self._after_attention(x, angles, memory, stm_mask, statistics)
 
-    def step(self, x: Tensor, angles: Tensor, memory: MemoryKV, cache: LayerCache, mask: Tensor) -> Tensor:
-        """The same for new tokens `[batch, new, dim]` after a cached prefix; `mask` bool `[batch, 1, new, cached + new]`."""
+    def step(self, x: Tensor, angles: Tensor, memory: MemoryKV, cache: LayerCache, mask: Tensor | None) -> Tensor:
+        """The same for new tokens `[batch, new, dim]` after a cached prefix.
+
+        `mask` bool `[batch, 1, new, cached + new]`, or None: one new token reads all, several are the first ones and causal.
+        """
         q, k, v = self.attention.project(self.norm1(x), angles)
         keys, values = cache.append(k, v)
-        x = x + self.attention.out_proj(attend(q, keys, values, mask))
+        x = x + self.attention.out_proj(attend(q, keys, values, mask, causal=mask is None and x.shape[1] > 1))
         return self._after_attention(x, angles, memory, None, None)
 
     def _after_attention(
@@ -100,7 +103,8 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         x = x + self.memory_cross_attention(self.norm2(x), angles, memory, stm_mask)
         normed = self.norm3(x)
-        return x + (self.ff(normed, statistics) if self.mixture else self.ff(normed))
+        out: Tensor = x + (self.ff(normed, statistics) if self.mixture else self.ff(normed))
+        return out
 
 
 @dataclass(slots=True)
@@ -130,11 +134,11 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        self.layers = cast(Sequence[DecoderLayer], nn.ModuleList(DecoderLayer(config) for _ in range(config.layers)))
         self.head = nn.Linear(config.dim, config.vocab_size)
 
     def angles(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rotations of `positions` `[time]` or `[batch, 1, time]`."""
+        """Rotations of `positions` `[time]` or `[batch, time]`."""
         return rope_angles(positions, self.config.head_dim, dtype)
 
     def project_memory(self, stm: Tensor) -> list[MemoryKV]:
@@ -161,9 +165,14 @@ class Decoder(nn.Module):
         shape = (batch, self.config.decoder.self_attention.kv_groups, capacity, self.config.head_dim)
         return [LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in self.layers]
 
-    def step(self, embedded: Tensor, positions: Tensor, memory: Sequence[MemoryKV], caches: Sequence[LayerCache], mask: Tensor) -> Tensor:
-        """Last hidden states of new tokens `[batch, new, dim]` at `positions` `[batch, new]`, prefix from `caches`."""
-        angles = self.angles(positions.unsqueeze(1), embedded.dtype)
+    def step(
+        self, embedded: Tensor, positions: Tensor, memory: Sequence[MemoryKV], caches: Sequence[LayerCache], mask: Tensor | None
+    ) -> Tensor:
+        """Last hidden states of new tokens `[batch, new, dim]` at `positions` `[batch, new]`, prefix from `caches`.
+
+        `mask` as in `DecoderLayer.step`.
+        """
+        angles = self.angles(positions, embedded.dtype)
         x = embedded
         for layer, kv, cache in zip(self.layers, memory, caches, strict=True):
             x = layer.step(x, angles, kv, cache, mask)

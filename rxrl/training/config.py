@@ -34,6 +34,7 @@ class MRLConfig(BaseConfig):
     max_answer_tokens: int = Field(16, ge=1, description="Longest answer in tokens, without [EOS].")
     algorithm: AlgorithmConfig = AlgorithmConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup=0.02, final=0.1)
+    critic_layers: int = Field(1, ge=1, description="Encoder layers of the critic, started from the model's.")
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, schedule="constant", warmup=0.02)
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -115,7 +115,7 @@ class MRLTrainer:
         self.state = TrainerState()
         self.left: Tensor | None = None
         self.reference = copy.deepcopy(model).requires_grad_(False).eval().to(self.accelerator.device)
-        critic = Critic(model.config)
+        critic = Critic(model.config, config.critic_layers)
         critic.load_encoder(model.embedding, model.encoder)
         if start is not None:
             self.state.critic_ready = load_critic(start, critic)
@@ -179,8 +179,7 @@ class MRLTrainer:
         advantages, returns = advantages_of(rollout, values, algorithm)
         hidden = reference_pass(self.reference, rollout) if algorithm.kl else None
         targets = Targets(advantages, returns, values, self._old_log_probs(rollout, algorithm), hidden)
-        gap = (targets.old_log_probs - rollout.sampled_log_probs).abs().max()
-        return targets, {**rollout_metrics(rollout, values, returns), "sampler_gap": gap}
+        return targets, rollout_metrics(rollout, values, returns)
 
     def update(self, rollout: Rollout, targets: Targets, algorithm: AlgorithmConfig) -> dict[str, Any]:
         """Epochs over minibatches of conversations; stops between epochs where the KL to the old policy grows too large."""
@@ -189,9 +188,12 @@ class MRLTrainer:
             seen: list[dict[str, Tensor]] = []
             for rows in minibatches(rollout.batch, algorithm.minibatches, self.config.seed, "minibatch", self.state.iteration, epoch):
                 part, aims = rollout.rows(rows), targets_of_rows(targets, rows)
-                seen.append(self._step_actor(part, aims, algorithm) | self._step_critic(part, aims, algorithm))
-            if epoch == 0:
-                metrics["first_ratio_deviation"] = seen[0]["ratio_deviation"]
+                first = epoch == 0 and not seen
+                result, log_probs = self._step_actor(part, aims, algorithm, first)
+                if first:
+                    targets.old_log_probs[:, rows] = log_probs
+                    metrics["sampler_gap"] = (log_probs - part.sampled_log_probs).abs().max()
+                seen.append(result | self._step_critic(part, aims, algorithm))
             metrics |= {name: torch.stack([each[name] for each in seen]).mean() for name in seen[0]}
             metrics["epochs"] = epoch + 1
             if algorithm.target_kl is not None and float(metrics["approx_kl"]) > algorithm.target_kl:
@@ -330,16 +332,18 @@ class MRLTrainer:
 
     @torch.no_grad()
     def _old_log_probs(self, rollout: Rollout, algorithm: AlgorithmConfig) -> Tensor:
-        """Computed by the code, shapes and weights of the first pass of the update, so that its ratios are exactly 1."""
+        """Computed by the code and in the shapes of the first epoch; its first minibatch supplies its own in its first pass."""
         old = torch.zeros_like(rollout.sampled_log_probs)
-        for rows in minibatches(rollout.batch, algorithm.minibatches, self.config.seed, "minibatch", self.state.iteration, 0):
+        _, *others = minibatches(rollout.batch, algorithm.minibatches, self.config.seed, "minibatch", self.state.iteration, 0)
+        for rows in others:
             old[:, rows] = policy_log_probs(self.model, rollout.rows(rows), algorithm)
         return old
 
-    def _step_actor(self, rollout: Rollout, targets: Targets, algorithm: AlgorithmConfig) -> dict[str, Tensor]:
-        result = self.actor(lambda model: actor_loss(model, rollout, targets, algorithm, self.reference.decoder.head))
+    def _step_actor(self, rollout: Rollout, targets: Targets, algorithm: AlgorithmConfig, first: bool) -> tuple[dict[str, Tensor], Tensor]:
+        head = self.reference.decoder.head
+        result, log_probs = self.actor(lambda model: actor_loss(model, rollout, targets, algorithm, head, first))
         norm = self._step(result.loss, self.optimizer, [p for named in self.groups.values() for _, p in named], algorithm.max_grad_norm)
-        return {**result.metrics, "loss": result.loss.detach(), "grad_norm": norm}
+        return {**result.metrics, "loss": result.loss.detach(), "grad_norm": norm}, log_probs
 
     def _step_critic(self, rollout: Rollout, targets: Targets, algorithm: AlgorithmConfig) -> dict[str, Tensor]:
         result = critic_loss(self.critic, rollout, targets, algorithm)

@@ -86,8 +86,27 @@ def advantages_of(rollout: Rollout, values: Tensor, config: AlgorithmConfig) -> 
     return (whiten(advantages, rollout.scored) if config.whiten else advantages), returns
 
 
-def actor_loss(model: ReactiveTransformer, rollout: Rollout, targets: Targets, config: AlgorithmConfig, reference_head: torch.nn.Linear) -> LossResult:
-    """The policy loss of one minibatch, with the load-balancing loss of the experts."""
+def actor_loss(
+    model: ReactiveTransformer,
+    rollout: Rollout,
+    targets: Targets,
+    config: AlgorithmConfig,
+    reference_head: torch.nn.Linear,
+    first: bool = False,
+) -> tuple[LossResult, Tensor]:
+    """The policy loss of one minibatch, with the load-balancing loss of the experts.
+
+    Args:
+        model: Current weights.
+        rollout: The minibatch.
+        targets: What is fixed, for the same rows.
+        config: Coefficients.
+        reference_head: Output head of the reference.
+        first: No step was taken since collection, so this pass itself supplies the old log-probabilities.
+
+    Returns:
+        Loss with metrics, and the detached log-probabilities of this pass, `[turns, batch, time]`.
+    """
     statistics = RouterStatistics(rollout.turns.mask)
     stms = trajectory(model, rollout, config.bptt_turns)
     hidden = answer_hidden(model, stms, rollout.turns.ids, rollout.turns.mask, rollout.answer, statistics)
@@ -97,9 +116,10 @@ def actor_loss(model: ReactiveTransformer, rollout: Rollout, targets: Targets, c
         with torch.no_grad():
             logits = reference_head(targets.reference_hidden[rollout.answer])
             reference = (answer_logits(logits) / config.temperature).log_softmax(-1)
+    log_probs = sampled(current, rollout)
     inputs = PolicyInputs(
-        log_probs=sampled(current, rollout),
-        old_log_probs=targets.old_log_probs[rollout.answer],
+        log_probs=log_probs,
+        old_log_probs=log_probs.detach() if first else targets.old_log_probs[rollout.answer],
         advantages=_per_token(targets.advantages, rollout),
         weights=_per_token(rollout.scored.to(current.dtype), rollout),
         distribution=current,
@@ -110,10 +130,10 @@ def actor_loss(model: ReactiveTransformer, rollout: Rollout, targets: Targets, c
         real=rollout.real,
     )
     result = POLICY_LOSSES[config.name](inputs, config)
-    if not statistics.loads:
-        return result
-    balance = load_balance_loss(*statistics.sums())
-    return LossResult(result.loss + config.balance * balance, {**result.metrics, "balance": balance.detach()})
+    if statistics.loads:
+        balance = load_balance_loss(*statistics.sums())
+        result = LossResult(result.loss + config.balance * balance, {**result.metrics, "balance": balance.detach()})
+    return result, _scatter(log_probs.detach(), rollout)
 
 
 @torch.no_grad()

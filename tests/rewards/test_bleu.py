@@ -16,7 +16,10 @@ from rxrl.rewards import bleu
 IDS = st.lists(st.one_of(st.integers(7, 12), st.integers(10_000, 10_003)), max_size=14)
 
 
-@given(st.lists(st.tuples(IDS, IDS.filter(bool)), min_size=1, max_size=6), st.sampled_from([(0.2, 0.2, 0.3, 0.3), (0.25,) * 4, (0.5, 0.5), (1.0,)]))
+@given(
+    st.lists(st.tuples(IDS, IDS.filter(bool)), min_size=1, max_size=6),
+    st.sampled_from([(0.2, 0.2, 0.3, 0.3), (0.25,) * 4, (0.5, 0.5), (1.0,)]),
+)
 def test_equals_nltk(pairs: list[tuple[list[int], list[int]]], weights: tuple[float, ...]) -> None:
     nltk = pytest.importorskip("nltk.translate.bleu_score")
     smooth = nltk.SmoothingFunction().method4

@@ -17,7 +17,7 @@ from rxrl.types import Turn
 from tests.rewards.turns import make_turn
 
 TURNS = [make_turn("Mia has a cat."), make_turn("dog")]
-PLUG_IN = '''
+PLUG_IN = """
 from dataclasses import dataclass
 
 from rxrl.types import Score
@@ -64,7 +64,7 @@ class Level:
 
 
 NUMBER = 5
-'''
+"""
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_rewards_take_what_is_handed_in_and_nothing_else(tmp_path: Path) -> None
         ("retenton", "Did you mean 'retention'"),
         ("no.such.module:fn", "no.such.module:fn.*cannot be loaded.*ModuleNotFoundError"),
         ("missing.py:fn", r"missing.py:fn.*there is no file missing.py"),
-        ("json:dumpz", "json.*dumpz.*Did you mean 'dumps'"),
+        ("json:dumpz", "json.*dumpz.*Did you mean 'dump'"),
         ({"use": "classic", "decey": 1}, "classic.*decey.*Did you mean 'decay'"),
         ({"use": "classic", "decay": 3}, "classic.*decay.*less than 1.*3"),
         ({"retention": -1}, "retention.*at least 0.*-1"),
@@ -161,9 +161,9 @@ def test_a_plug_in_that_misbehaves_is_named(plug_in: str, name: str, message: st
 
 
 def test_what_is_no_function_and_unknown_options_are_refused(plug_in: str) -> None:
-    with pytest.raises(RewardError, match="NUMBER.*must be a function or a class, but is int"):
+    with pytest.raises(RewardError, match=r"NUMBER.*must be a function or a class, but is int"):
         load_reward(f"{plug_in}:NUMBER")
-    with pytest.raises(ConfigError, match="levl.*Did you mean 'level'"):
+    with pytest.raises(ConfigError, match=r"levl.*Did you mean 'level'"):
         load_reward({"use": f"{plug_in}:constant", "levl": 1})
 
 

@@ -10,7 +10,9 @@ from rxrl.rewards import load_reward, reward_names
 from rxrl.scoring import score_turns
 from rxrl.types import STRATEGIES, SavedInteraction, Turn
 
-WORDS = st.sampled_from(["cat", "dog", "not", "no", "a", "Mia", "has", "I", "don't", "know", ".", ",", "?", "[Q]", "7", "zoë", "\u2019", "the old mill"])
+WORDS = st.sampled_from(
+    ["cat", "dog", "not", "no", "a", "Mia", "has", "I", "don't", "know", ".", ",", "?", "[Q]", "7", "zoë", "\u2019", "the old mill"]
+)
 TEXT = st.one_of(st.lists(WORDS, max_size=25).map(" ".join), st.text(max_size=40))
 IDS = st.lists(st.integers(7, 30), max_size=20).map(tuple)
 SAVED = st.lists(st.builds(SavedInteraction, TEXT, TEXT, IDS, IDS), min_size=1, max_size=3).map(tuple)
@@ -36,14 +38,16 @@ def turns(draw: st.DrawFn) -> Turn:
         asking=asking,
         expected={} if unknown else {key: draw(st.sampled_from(values)) for key in keys},
         aliases=draw(st.sampled_from([{}, {"*": ("a cat", "")}, {"mia.pet": ("kitty",)}])),
-        rivals={key: values for key in keys},
+        rivals=dict.fromkeys(keys, values),
         unknown=unknown and bool(keys),
         asks_known=known,
         history=draw(SAVED),
     )
 
 
-@pytest.mark.parametrize("name", [name for name in reward_names() if name in ("retention", "classic", "bleu", "exact", "token_f1", "length", "repetition")])
+@pytest.mark.parametrize(
+    "name", [name for name in reward_names() if name in ("retention", "classic", "bleu", "exact", "token_f1", "length", "repetition")]
+)
 @given(batch=st.lists(turns(), min_size=1, max_size=4))
 @settings(max_examples=60)
 def test_every_score_and_term_lies_in_range(name: str, batch: list[Turn]) -> None:

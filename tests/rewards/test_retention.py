@@ -60,8 +60,23 @@ CASES = {
     "a story was saved": Case(
         right=["Mia has a cat.", "A cat that sleeps all day."],
         wrong=["Mia has a fish.", "A ball."],
-        hacks=[STORY, STORY.lower(), "Tell me a story about Mia. " + STORY, STORY.split(" Every")[0]],
+        hacks=[STORY, STORY.lower(), "Tell me a story about Mia. " + STORY, STORY.partition(" Every")[0]],
         turn={"saved": (saved("Tell me a story about Mia.", STORY),)},
+    ),
+    "everything was told in short sentences": Case(
+        right=["Mia has a cat.", "You told me that Mia has a cat."],
+        wrong=["Mia has a fish."],
+        hacks=[
+            "I see. Tom picks nine. Mia has a cat. Ann likes red.",
+            "Mia has a cat. Ann likes red. Bob is at the beach. Bob wants a ball.",
+        ],
+        turn={
+            "saved": (saved("Tom picks nine. Mia has a cat. Ann likes red.", "I see."),),
+            "history": (
+                saved("Tom picks nine. Mia has a cat. Ann likes red.", "I see."),
+                saved("Bob is at the beach. Bob wants a ball.", "Okay."),
+            ),
+        },
     ),
     "a number": Case(
         right=["She has 7 apples.", "7", "seven apples"],

@@ -1,0 +1,283 @@
+"""The main job: data, tokenizer, supervised stages, MRL through a curriculum, SMAT continued beside it, evaluation, report."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from rxrl.config import BaseConfig, dump_config
+from rxrl.curricula import Curriculum, load_curriculum
+from rxrl.data.rows import read_conversations
+from rxrl.data.sources import ConversationSource, RowsSource
+from rxrl.data.tokenizer import Tokenizer
+from rxrl.data.world import GeneratedSource
+from rxrl.envs import ConversationVectorEnv
+from rxrl.errors import DataError
+from rxrl.evaluation import CONTROLS, Evaluation, evaluate, summarise_comparisons, write_report
+from rxrl.facts import attribute_values
+from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend, preset
+from rxrl.rewards import load_reward
+from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, SmatConfig, SmatPhase, StageConfig
+from rxrl.stages.runner import Observer, StageRunner
+from rxrl.stages.tasks import JointTask, MemoryAttentionTask, SmatTask, StageTask
+from rxrl.training.config import MRLConfig
+from rxrl.training.tracking import read_metrics
+from rxrl.training.trainer import MRLTrainer
+from rxrl.training.trainer import Observer as MRLObserver
+from rxrl.types import Conversation
+
+TOKENIZER_CONVERSATIONS = 400
+STAGE_ORDER = ("pretrain", "sft", "memory-attention", "smat")
+
+
+class DataConfig(BaseConfig):
+    """Where conversations come from: the embedded world, or files."""
+
+    level: int = Field(1, ge=1, le=3, description="Difficulty of the embedded world.")
+    train: str | None = Field(None, description="File of conversations to train on; null: the embedded world.")
+    held_out: str | None = Field(None, description="File of held-out conversations; needed with `train`.")
+    steps: int = Field(16, ge=1, le=64, description="Turns of the test conversations.")
+    test_conversations: int = Field(200, ge=1, description="Held-out conversations of the final evaluation.")
+
+
+class StagesConfig(BaseConfig):
+    """The supervised stages; null skips one."""
+
+    pretrain: JointConfig | None = JointConfig(iterations=150)
+    sft: JointConfig | None = JointConfig(iterations=100)
+    memory_attention: MemoryAttentionStageConfig | None = MemoryAttentionStageConfig(iterations=60)
+    smat: SmatConfig = SmatConfig()
+
+
+class PipelineConfig(BaseConfig):
+    """The main job; every field has a default that suits two CPU cores."""
+
+    seed: int = Field(0, description="Key of every draw of the run.")
+    preset: str = Field("pico", description="Model size, see `rxrl presets`.")
+    model: dict[str, Any] = Field(default_factory=dict, description="Model fields that differ from the preset.")
+    data: DataConfig = DataConfig()
+    stages: StagesConfig = StagesConfig()
+    curriculum: str = Field("quickstart", description="Name or path of the curriculum.")
+    mrl: MRLConfig = MRLConfig()
+    smat_continued: bool = Field(True, description="Also train the supervised checkpoint on with SMAT, for as many tokens as MRL used.")
+    threads: int | None = Field(None, ge=1, description="Threads of torch; null: as many as cores.")
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The three splits."""
+
+    train: ConversationSource
+    validation: ConversationSource
+    test: list[Conversation]
+    stories: Callable[[str], Callable[[int, int], Sequence[str]]]
+
+
+def open_sources(config: PipelineConfig) -> Sources:
+    """The embedded world, or the conversations of files."""
+    data, seed = config.data, config.seed
+    if data.train is None:
+        worlds = {split: GeneratedSource(level=data.level, seed=seed, split=split) for split in ("train", "validation", "test")}
+        test = worlds["test"].take(steps=data.steps, strategy="multi-step", start=0, count=data.test_conversations)
+
+        def world_stories(split: str) -> Callable[[int, int], Sequence[str]]:
+            return lambda start, count: worlds["train"].stories(split, start, count)
+
+        return Sources(worlds["train"], worlds["validation"], test, world_stories)
+    if data.held_out is None:
+        raise DataError("Training data from a file needs held-out conversations too: give them with --held-out FILE.")
+    train, held_out = read_conversations(data.train), read_conversations(data.held_out)
+    shared = {conversation.id for conversation in train} & {conversation.id for conversation in held_out}
+    if shared:
+        raise DataError(f"{len(shared)} conversations are in both {data.train} and {data.held_out} (first: {min(shared)!r}): part them.")
+    half = max(1, len(train) // 20)
+    texts = {"train": _texts(train[half:]), "validation": _texts(train[:half])}
+
+    def row_texts(split: str) -> Callable[[int, int], Sequence[str]]:
+        return lambda start, count: [texts[split][index % len(texts[split])] for index in range(start, start + count)]
+
+    test = held_out[: data.test_conversations]
+    return Sources(RowsSource(train[half:], seed), RowsSource(train[:half], seed), test, row_texts)
+
+
+def _texts(conversations: Sequence[Conversation]) -> list[str]:
+    return [f"{i.query} {i.answer}" for conversation in conversations for i in conversation.interactions]
+
+
+class Pipeline:
+    """Runs the main job in a folder; says what it does through `say` and the observers."""
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        folder: str | Path,
+        *,
+        say: Callable[[str], None] = lambda text: None,
+        observers: tuple[Observer, ...] = (),
+        mrl_observers: tuple[MRLObserver, ...] = (),
+        label: str = "",
+    ) -> None:
+        self.config, self.folder, self.say = config, Path(folder), say
+        self.observers, self.mrl_observers, self.label = observers, mrl_observers, label
+        self.curriculum: Curriculum = load_curriculum(config.curriculum)
+        self.started = time.perf_counter()
+
+    def run(self) -> Path:
+        """From nothing to the report; returns its path."""
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        dump_config(self.config, self.folder / "config.yaml")
+        dump_config(self.curriculum, self.folder / "curriculum.yaml")
+        sources = open_sources(self.config)
+        tokenizer = self._tokenizer(sources)
+        changes = {"vocab_size": tokenizer.vocab_size} | self.config.model
+        model = ReactiveTransformer.from_preset(self.config.preset, seed=self.config.seed, **changes)
+        self.supervise(model, tokenizer, sources)
+        supervised = copy.deepcopy(model)
+        after_supervised = self.measure(model, tokenizer, sources, "supervised", ())
+        self.say(headline("after supervised training", after_supervised))
+        trainer = self.reinforce(model, tokenizer, sources)
+        after_mrl = self.measure(model, tokenizer, sources, "mrl", CONTROLS)
+        self.say(headline("after MRL", after_mrl))
+        smat = self.continue_smat(supervised, tokenizer, sources, trainer.state.tokens) if self.config.smat_continued else None
+        return self.report(after_supervised, after_mrl, smat, trainer)
+
+    def supervise(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources) -> None:
+        """Runs the supervised stages one after the other, each from checkpoint to checkpoint."""
+        for name in STAGE_ORDER:
+            config: StageConfig | None = getattr(self.config.stages, name.replace("-", "_"))
+            if config is None:
+                continue
+            seeded = config.model_copy(update={"seed": self.config.seed})
+            task = make_task(name, seeded, sources, tokenizer, model.config.max_length)
+            runner = StageRunner(name, model, tokenizer, task, seeded, self.folder, self.observers)
+            self.say(f"Stage {name}: at most {runner.total} steps.")
+            runner.run()
+            runner.save(self.folder / "checkpoints" / name)
+
+    def reinforce(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources) -> MRLTrainer:
+        """Memory Reinforcement Learning through the curriculum."""
+        config = self.config.mrl.model_copy(update={"seed": self.config.seed})
+        names = ", ".join(stage.name for stage in self.curriculum.stages)
+        self.say(f"Memory Reinforcement Learning ({config.algorithm.name}): {names}.")
+        trainer = MRLTrainer(
+            model,
+            tokenizer,
+            curriculum=self.curriculum,
+            source=sources.train,
+            held_out=sources.validation,
+            config=config,
+            folder=self.folder,
+            observers=self.mrl_observers,
+        )
+        trainer.train()
+        return trainer
+
+    def continue_smat(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources, tokens: int) -> Evaluation:
+        """The supervised checkpoint trained on with SMAT, on conversations as MRL's and for as many tokens."""
+        longest = max(stage.steps for stage in self.curriculum.stages)
+        base = self.config.stages.smat
+        config = base.model_copy(
+            update={
+                "seed": self.config.seed + 1,
+                "phases": (SmatPhase(steps=longest, iterations=max(1, tokens // base.batch_tokens)),),
+                "max_tokens": tokens,
+                "unfreeze": {},
+                "validate_every": 10**9,
+            }
+        )
+        task = make_task("smat", config, sources, tokenizer, model.config.max_length)
+        runner = StageRunner("smat-continued", model, tokenizer, task, config, self.folder, self.observers)
+        self.say(f"For comparison, SMAT continued for the same {tokens:,} tokens.")
+        runner.run()
+        runner.save(self.folder / "checkpoints" / "smat-continued")
+        evaluation = self.measure(model, tokenizer, sources, "smat-continued", ())
+        self.say(headline("after SMAT continued", evaluation))
+        return evaluation
+
+    def measure(
+        self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources, name: str, controls: Sequence[str]
+    ) -> Evaluation:
+        """Greedy answers on the test conversations, always from fresh memory."""
+        limit, reward = model.config.max_length, load_reward("retention")
+        sample = sources.train.take(steps=1, strategy="multi-step", start=0, count=500)
+        values = attribute_values([*sample, *sources.test])
+        env = ConversationVectorEnv(
+            sources.test,
+            memory=StmBackend(model.eval()),
+            reward=reward,
+            codec=tokenizer,
+            num_envs=min(100, len(sources.test)),
+            max_query_tokens=limit - 4,
+            max_answer_tokens=self.config.mrl.max_answer_tokens,
+            max_interaction_tokens=limit,
+            values=values,
+        )
+        policy = ModelPolicy(model, self.config.mrl.max_answer_tokens + 1)
+        evaluation = evaluate(env, policy, sources.test, seed=self.config.seed, controls=tuple(controls))
+        evaluation.save(self.folder / "evaluation" / name)
+        return evaluation
+
+    def report(self, supervised: Evaluation, mrl: Evaluation, smat: Evaluation | None, trainer: MRLTrainer) -> Path:
+        """`report.html` and `report.json`."""
+        run = {
+            "title": "Memory Reinforcement Learning",
+            "seed": self.config.seed,
+            "wall_seconds": round(time.perf_counter() - self.started, 1),
+            "preset": self.config.preset,
+            "budget": self.label,
+            "after_supervised": supervised.summary,
+            "after_mrl": mrl.summary,
+            "controls": mrl.controls,
+            "comparisons": summarise_comparisons(
+                mrl=mrl.records, supervised=supervised.records, smat=() if smat is None else smat.records, seed=self.config.seed
+            ),
+            "stages": trainer.state.stages,
+            "cost": mrl.cost,
+            "config": self.config.model_dump(mode="json") | {"curriculum": self.curriculum.model_dump(mode="json")},
+        }
+        if smat is not None:
+            run["after_smat_continued"] = smat.summary
+        write_report(run, read_metrics(self.folder), mrl.records, self.folder)
+        return self.folder / "report.html"
+
+    def _tokenizer(self, sources: Sources) -> Tokenizer:
+        stories = list(sources.stories("train")(0, TOKENIZER_CONVERSATIONS))
+        told = sources.train.take(steps=1, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
+        longer = told if self.config.data.train else sources.train.take(steps=16, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
+        texts = [text for c in [*told, *longer] for i in c.interactions for text in (i.query, i.answer)]
+        size = int(self.config.model.get("vocab_size", preset(self.config.preset).vocab_size))
+        tokenizer = Tokenizer.train([*stories, *texts], size)
+        self.say(f"Tokenizer: {tokenizer.vocab_size} tokens, {tokenizer.hash[:12]}.")
+        return tokenizer
+
+
+def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Tokenizer, max_length: int) -> StageTask:
+    """The task of a stage."""
+    if isinstance(config, SmatConfig):
+        return SmatTask(config, sources.train, sources.validation, tokenizer, max_length)
+    if isinstance(config, MemoryAttentionStageConfig):
+        return MemoryAttentionTask(config, sources.train, sources.validation, tokenizer, max_length)
+    assert isinstance(config, JointConfig), "stages have one of three configurations"
+    if name == "pretrain":
+        return JointTask.on_texts(config, sources.stories("train"), sources.stories("validation"), tokenizer, max_length)
+    return JointTask.on_interactions(config, sources.train, sources.validation, 1, tokenizer, max_length)
+
+
+def headline(when: str, evaluation: Evaluation) -> str:
+    """One line of the main numbers."""
+    summary = evaluation.summary
+    found = {name: summary.get(name) for name in ("retention_at_16", "retention_far", "retention_near")}
+    numbers = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
+    mean = (summary.get("reward") or {}).get("mean")
+    return f"Held-out {when}: {numbers}" + (f", reward {mean:.2f} of 10" if mean is not None else "")
+
+

@@ -1,0 +1,83 @@
+"""Progress on the terminal: one line that is rewritten where there is a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rxrl.training.trainer import Progress as MRLProgress
+
+PLAIN_SECONDS = 20.0
+"""Seconds between two lines where the output is no terminal."""
+
+
+class Terminal:
+    """Shows stage, step, reward, retention and time left of stages and of MRL."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._name = ""
+        self._printed = 0.0
+        self._kept: dict[str, float] = {}
+
+    def say(self, text: str) -> None:
+        """Prints one line."""
+        self.close()
+        self.console.print(text, highlight=False)
+
+    def stage(self, name: str, step: int, total: int, line: dict[str, Any]) -> None:
+        """Observer of the supervised stages."""
+        wanted = {"loss": "loss", "val_asking_accuracy": "asked right", "val_ar_accuracy": "accuracy", "val_cosine": "cosine", "val_steps": "turns"}
+        self._keep(name, {text: line[key] for key, text in wanted.items() if key in line})
+        self._show(name, step, total)
+
+    def mrl(self, progress: MRLProgress) -> None:
+        """Observer of the MRL trainer."""
+        metrics = progress.metrics
+        wanted = {"reward": "reward", "retention": "retention", "kl": "KL"}
+        self._keep("mrl", {text: metrics[key] for key, text in wanted.items() if key in metrics})
+        self._show(f"mrl {progress.stage.name}", progress.iteration, progress.total, group="mrl")
+
+    def close(self) -> None:
+        """Ends the progress bar."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress, self._name = None, ""
+
+    def _keep(self, name: str, values: dict[str, Any]) -> None:
+        if self._name != name:
+            self._kept = {}
+        self._kept |= {key: float(value) for key, value in values.items()}
+
+    def _show(self, label: str, step: int, total: int, group: str | None = None) -> None:
+        name = group or label
+        if self._name != name:
+            self.close()
+            self._name, self._printed = name, 0.0
+            if self.console.is_terminal:
+                self._begin(total)
+        text = "  ".join(f"{key} {value:.3g}" for key, value in self._kept.items())
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, total=total, label=f"{label:16}", text=text)
+        elif time.monotonic() - self._printed > PLAIN_SECONDS or step == total:
+            self._printed = time.monotonic()
+            self.console.print(f"  {label} {step}/{total}  {text}", highlight=False)
+
+    def _begin(self, total: int) -> None:
+        columns = (
+            TextColumn("{task.fields[label]}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=self.console, transient=False)
+        self._progress.start()
+        self._task = self._progress.add_task("", total=total, label="", text="")

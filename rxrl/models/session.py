@@ -1,0 +1,219 @@
+"""A conversation with a model: the thin stateful shell around a memory that is a value.
+
+    session = ReactiveSession(model, tokenizer)
+    for event in session.ask("My dog is called Rex."):
+        if isinstance(event, Token):
+            print(event.text, end="", flush=True)
+
+The answer streams first; the memory is written when the iterator is taken past `AnswerEnd`. Leaving it earlier leaves the memory as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rxrl.errors import CheckpointError, ModelError
+from rxrl.memory import drift
+from rxrl.models.generation import Sampling, generate_steps
+from rxrl.models.model import ReactiveTransformer
+from rxrl.types import EOS, TextCodec, TokenBatch, interaction_ids, prompt_ids
+
+_MEMORY_NAME = "stm"
+_UNFINISHED = "\ufffd"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token.
+
+    Attributes:
+        text: The text that became certain with it: "" within a character of several bytes. Joined, they are the answer.
+        id: Its id; `[EOS]` for the last one, unless the token limit was reached.
+        log_prob: Under the distribution it was drawn from.
+    """
+
+    text: str
+    id: int
+    log_prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEnd:
+    """The answer is complete.
+
+    Attributes:
+        text: The whole answer.
+        ids: Its ids, without `[EOS]`.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUpdated:
+    """The interaction is written.
+
+    Attributes:
+        drift: Mean squared change of the memory.
+        seconds: What the write took.
+    """
+
+    drift: float
+    seconds: float
+
+
+Event = Token | AnswerEnd | MemoryUpdated
+
+
+class ReactiveSession:
+    """Keeps the memory of one conversation.
+
+    Args:
+        model: The Reactive Transformer.
+        tokenizer: The one that the model was trained with.
+        stm: Memory to start from, `[layers, 1, slots, dim]`; None draws stm0.
+        generator: CPU generator of stm0 and of samples; None starts one from seed 0.
+        system: A system prompt: written as an initial interaction without an answer, now and after each `reset`.
+
+    Attributes:
+        stm: The current memory, `[layers, 1, slots, dim]`.
+
+    Raises:
+        ModelError: The memory does not fit the model, or the system prompt is too long for it.
+    """
+
+    def __init__(
+        self,
+        model: ReactiveTransformer,
+        tokenizer: TextCodec,
+        *,
+        stm: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        system: str | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.system = model, tokenizer, system
+        self._generator = torch.Generator().manual_seed(0) if generator is None else generator
+        if stm is not None and tuple(stm.shape) != self._memory_shape:
+            raise ModelError(f"Memory for this model has the shape {list(self._memory_shape)}, got {list(stm.shape)}.")
+        self.stm = self._fresh() if stm is None else stm.detach().to(model.device, model.dtype)
+        if system is not None:
+            self.write(system, "")
+
+    def ask(
+        self,
+        text: str,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Iterator[Event]:
+        """Answers a query, token by token, then writes the interaction into memory.
+
+        Args:
+            text: The query.
+            temperature: Of sampling; 0 takes the likeliest token each time.
+            top_k: Sample from this many of the likeliest tokens.
+            top_p: Sample from the smallest set of tokens with at least this probability.
+            max_new_tokens: Limit of the answer, `[EOS]` included; None: what the model's length leaves.
+
+        Returns:
+            An iterator of `Token`s, then `AnswerEnd`, then `MemoryUpdated`.
+
+        Raises:
+            ModelError: The query leaves no room for an answer, or an option is out of range.
+        """
+        query_ids = self.tokenizer.encode(text)
+        steps = generate_steps(
+            self.model,
+            TokenBatch.pad([prompt_ids(query_ids)]),
+            self.stm,
+            max_new_tokens=self.model.config.max_length if max_new_tokens is None else max_new_tokens,
+            generators=None if temperature == 0 else [self._generator],
+            sampling=Sampling(temperature or 1.0, top_k, top_p),
+        )
+        return self._events(query_ids, ((int(step.tokens), float(step.log_probs), bool(step.ended)) for step in steps))
+
+    def write(self, query: str, answer: str) -> MemoryUpdated:
+        """Writes an interaction that was not generated, for example a system prompt.
+
+        Raises:
+            ModelError: It is longer than the model's limit.
+        """
+        return self._write(self.tokenizer.encode(query), self.tokenizer.encode(answer))
+
+    def reset(self) -> None:
+        """Forgets the conversation: fresh stm0, then the system prompt."""
+        self.stm = self._fresh()
+        if self.system is not None:
+            self.write(self.system, "")
+
+    def save(self, path: str | Path) -> None:
+        """Writes the memory to a safetensors file; it means something to the model that wrote it only."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({_MEMORY_NAME: self.stm.cpu().contiguous()}, temporary, metadata={"model": self.model.config.name})
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise CheckpointError(f"The memory cannot be saved to {path} ({error}): choose another place.") from None
+
+    def load(self, path: str | Path) -> None:
+        """Replaces the memory by a saved one.
+
+        Raises:
+            CheckpointError: The file is missing or broken, or holds no memory of this model's shape.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"No memory can be read from {path} ({error}): give a file that `save` wrote.") from None
+        stm = found.get(_MEMORY_NAME)
+        if stm is None or tuple(stm.shape) != self._memory_shape:
+            came = "none" if stm is None else f"one of shape {list(stm.shape)}"
+            raise CheckpointError(
+                f"{path} should hold a memory of shape {list(self._memory_shape)}, but holds {came}: use the model's own."
+            )
+        self.stm = stm.to(self.model.device, self.model.dtype)
+
+    @property
+    def _memory_shape(self) -> tuple[int, int, int, int]:
+        config = self.model.config
+        return config.layers, 1, config.slots, config.dim
+
+    def _fresh(self) -> Tensor:
+        return self.model.init_memory(1, self._generator).detach()
+
+    def _events(self, query_ids: Sequence[int], tokens: Iterator[tuple[int, float, bool]]) -> Iterator[Event]:
+        answer: list[int] = []
+        shown = ""
+        for token, log_prob, ended in tokens:
+            if token != EOS:
+                answer.append(token)
+            text = self.tokenizer.decode(answer)
+            certain = text if ended else text.rstrip(_UNFINISHED)
+            yield Token(certain[len(shown) :], token, log_prob)
+            shown = certain
+        yield AnswerEnd(shown, tuple(answer))
+        yield self._write(query_ids, answer)
+
+    @torch.no_grad()
+    def _write(self, query_ids: Sequence[int], answer_ids: Sequence[int]) -> MemoryUpdated:
+        before, start = self.stm, time.perf_counter()
+        batch = TokenBatch.pad([interaction_ids(query_ids, answer_ids)], self.model.device)
+        self.stm = self.model.write_memory(before, batch.ids, batch.mask)
+        change = float(drift(before, self.stm))
+        return MemoryUpdated(change, time.perf_counter() - start)

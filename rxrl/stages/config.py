@@ -1,0 +1,78 @@
+"""Configuration of the supervised stages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rxrl.config import BaseConfig
+from rxrl.training.optim import OptimizerConfig
+
+
+class StageConfig(BaseConfig):
+    """What every stage has."""
+
+    seed: int = Field(0, description="Key of every draw.")
+    iterations: int = Field(200, ge=1, description="Optimizer steps at most.")
+    max_tokens: int | None = Field(None, ge=1, description="End after this many tokens; null: iterations decide.")
+    batch_tokens: int = Field(2_000, ge=1, description="Real tokens of a batch, about: it sets how many rows a batch has.")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    validate_every: int = Field(100, ge=1, description="Iterations between two validations.")
+    validation_rows: int = Field(64, ge=1, description="Held-out texts or conversations of a validation.")
+    log_every: int = Field(10, ge=1, description="Iterations between two lines of metrics.")
+    balance: float = Field(0.01, ge=0, description="Coefficient of the experts' load-balancing loss.")
+
+
+class JointConfig(StageConfig):
+    """Joint pre-training or fine-tuning: masked in the encoder, plain in the decoder, encoded data as memory."""
+
+    mode: Literal["joint"] = "joint"
+    mask_share: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that the encoder predicts.")
+    mlm_weight: float = Field(1.0, ge=0, description="Weight of the masked loss.")
+    ar_weight: float = Field(1.0, ge=0, description="Weight of the autoregressive loss.")
+    noise: float = Field(0.1, ge=0, description="Standard deviation of the noise on the encoded data that the decoder reads.")
+    slot_dropout: float = Field(0.5, ge=0, lt=1, description="Probability that a slot of the encoded data is hidden.")
+
+
+class MemoryAttentionStageConfig(StageConfig):
+    """Self-supervised memory attention: towards a mix of the old memory and the new interaction."""
+
+    steps: int = Field(4, ge=1, le=32, description="Turns of the conversations.")
+    noise: float = Field(0.02, ge=0, description="Standard deviation of the noise on inputs and targets.")
+
+
+Unfreezing = Annotated[dict[str, float], Field(description="Share of the run from which a parameter group is trained.")]
+
+
+class SmatPhase(BaseConfig):
+    """A part of memory-aware training with conversations of one length."""
+
+    steps: int = Field(ge=1, le=32, description="Turns of the conversations.")
+    iterations: int = Field(ge=1, description="Optimizer steps at most.")
+    accuracy: float | None = Field(None, gt=0, le=1, description="Go on once validation answers this share of the asking turns right.")
+
+
+class SmatConfig(StageConfig):
+    """Supervised memory-aware training: the real cycle, teacher-forced."""
+
+    phases: tuple[SmatPhase, ...] = Field(
+        (SmatPhase(steps=1, iterations=300, accuracy=0.95), SmatPhase(steps=4, iterations=600)),
+        min_length=1,
+        description="Lengths of conversation, in order; `iterations` of the stage is the sum of theirs.",
+    )
+    strategy: Literal["single-step", "multi-step", "long-range"] = "multi-step"
+    bptt_turns: int | None = Field(None, ge=1, description="Memory writes a loss differentiates through; null: the whole conversation.")
+    unfreeze: Unfreezing = Field(
+        default_factory=dict, description="Share of the run from which a parameter group is trained; groups left out: from the start."
+    )
+
+
+STAGES: dict[str, type[StageConfig]] = {
+    "pretrain": JointConfig,
+    "sft": JointConfig,
+    "memory-attention": MemoryAttentionStageConfig,
+    "smat": SmatConfig,
+}
+"""Configuration of each stage by name, in the order in which they are run."""
+

@@ -1,0 +1,145 @@
+"""Runs one supervised stage: from a checkpoint (or none) to a checkpoint, resumable, with metrics and validation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from rxrl.data.tokenizer import Tokenizer
+from rxrl.errors import CheckpointError, TrainingError
+from rxrl.models import ReactiveTransformer
+from rxrl.stages.config import SmatConfig, StageConfig
+from rxrl.stages.losses import LossResult
+from rxrl.stages.tasks import SmatTask, StageTask
+from rxrl.training.checkpoints import load_state, numbered, prune, save_checkpoint
+from rxrl.training.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
+from rxrl.training.tracking import MetricsLog
+
+Observer = Callable[[str, int, int, dict[str, Any]], None]
+"""Called with stage, step, steps in all and metrics."""
+
+
+class StageRunner:
+    """The training loop of the supervised stages.
+
+    Args:
+        name: Stage, for metrics.
+        model: Trained in place.
+        tokenizer: Saved with every checkpoint.
+        task: What to train.
+        config: Steps, optimizer, validation.
+        folder: Metrics and resumable checkpoints go here.
+        observers: Called at each line of metrics.
+        checkpoint_every: Steps between two resumable checkpoints; None: none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: ReactiveTransformer,
+        tokenizer: Tokenizer,
+        task: StageTask,
+        config: StageConfig,
+        folder: str | Path,
+        observers: tuple[Observer, ...] = (),
+        checkpoint_every: int | None = None,
+    ) -> None:
+        self.name, self.model, self.tokenizer, self.task, self.config = name, model, tokenizer, task, config
+        self.folder, self.observers, self.checkpoint_every = Path(folder), observers, checkpoint_every
+        self.accelerator = Accelerator()
+        self.groups = model.group_parameters()
+        self.actor, self.optimizer = self.accelerator.prepare(model, make_optimizer(self.groups, config.optimizer))
+        self.log = MetricsLog(self.folder)
+        self.step, self.tokens, self.seconds, self.done = 0, 0, 0.0, False
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end of the stage and returns the last validation."""
+        validation: dict[str, Any] = {}
+        while not self._finished():
+            started = time.perf_counter()
+            result, norm = self._step()
+            self.seconds += time.perf_counter() - started
+            due = self.step % self.config.validate_every == 0 or self._finished()
+            if due:
+                validation = self.task.validate(self.model.eval())
+                self.done = self.task.phase_done(validation)
+            if due or self.step % self.config.log_every == 0:
+                self._record(result, norm, validation if due else {})
+            if self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                self.save_resumable()
+        return validation
+
+    @property
+    def total(self) -> int:
+        """Steps at most."""
+        return sum(phase.iterations for phase in self.config.phases) if isinstance(self.config, SmatConfig) else self.config.iterations
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the checkpoint that the next stage starts from."""
+        return save_checkpoint(path, self.model, self.tokenizer, state={"kind": "stage", "stage": self.name, "step": self.step, "tokens": self.tokens})
+
+    def save_resumable(self) -> Path:
+        """Writes a checkpoint that this stage can go on from."""
+        state = {
+            "kind": "stage-run",
+            "stage": self.name,
+            "step": self.step,
+            "tokens": self.tokens,
+            "task": self.task.state() if isinstance(self.task, SmatTask) else {},
+            "metrics_position": self.log.position(),
+            "config": self.config.model_dump(mode="json"),
+        }
+        folder = self.folder / "checkpoints" / self.name
+        tensors = {"optimizer": self.optimizer.state_dict()}
+        path = save_checkpoint(folder / f"step-{self.step:06d}", self.model, self.tokenizer, state=state, tensors=tensors)
+        prune(folder, 2)
+        return path
+
+    def resume(self) -> bool:
+        """Goes on from the newest checkpoint of this stage in the folder; False where there is none."""
+        found = numbered(self.folder / "checkpoints" / self.name)
+        if not found:
+            return False
+        state, tensors = load_state(found[-1])
+        if state.get("config") != self.config.model_dump(mode="json"):
+            raise CheckpointError(f"{found[-1]} belongs to a stage with another configuration: start anew in another folder.")
+        self.model.load_state_dict(ReactiveTransformer.from_pretrained(found[-1]).state_dict())
+        self.optimizer.load_state_dict(tensors["optimizer"])
+        self.step, self.tokens = state["step"], state["tokens"]
+        if isinstance(self.task, SmatTask):
+            self.task.restore(state["task"])
+        self.log.rewind(state["metrics_position"])
+        return True
+
+    def _finished(self) -> bool:
+        spent = self.config.max_tokens is not None and self.tokens >= self.config.max_tokens
+        return self.done or spent or self.step >= self.total
+
+    def _step(self) -> tuple[LossResult, torch.Tensor]:
+        progress = self.step / self.total
+        train_only(self.groups, self.task.groups(progress))
+        set_learning_rates(self.optimizer, schedule_factor(self.config.optimizer, progress))
+        result, tokens = self.actor(lambda model: self.task.loss(model.train(), self.step))
+        if not bool(torch.isfinite(result.loss)):
+            raise TrainingError(f"The loss of stage {self.name} is {float(result.loss)} at step {self.step + 1}: lower the learning rate.")
+        self.optimizer.zero_grad()
+        self.accelerator.backward(result.loss)
+        norm = self.accelerator.clip_grad_norm_(list(self.model.parameters()), self.config.optimizer.max_grad_norm)
+        self.optimizer.step()
+        self.step += 1
+        self.tokens += tokens
+        return result, torch.as_tensor(norm).detach()
+
+    def _record(self, result: LossResult, norm: torch.Tensor, validation: dict[str, Any]) -> None:
+        line: dict[str, Any] = {"phase": self.name, "iteration": self.step, "tokens": self.tokens, "loss": result.loss.detach()}
+        line |= {name: value for name, value in result.metrics.items() if name != "loss"}
+        line |= {"grad_norm": norm, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        line |= {f"val_{name}": value for name, value in validation.items()}
+        self.log.write(line, {"tokens_per_second": self.tokens / max(self.seconds, 1e-9)})
+        for observer in self.observers:
+            observer(self.name, self.step, self.total, line)

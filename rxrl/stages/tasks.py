@@ -1,0 +1,296 @@
+"""What each stage trains on, with which loss, and how it is validated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from rxrl.data.batches import EpisodeBatch, episode_batch, text_batch
+from rxrl.data.sources import ConversationSource
+from rxrl.data.tokenizer import Tokenizer
+from rxrl.models import ReactiveTransformer
+from rxrl.models.replay import answer_hidden, memory_trajectory
+from rxrl.seeding import generator
+from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, SmatConfig, SmatPhase, StageConfig
+from rxrl.stages.losses import LossResult, joint_loss, memory_attention_loss, smat_loss
+from rxrl.types import BOS, EOS, Conversation, TokenBatch, interaction_ids
+
+Texts = Callable[[int, int], Sequence[str]]
+"""`(start, count)` to that many texts of an endless sequence."""
+ALL_GROUPS = frozenset({"embedding", "encoder", "memory_attention", "decoder_memory", "decoder"})
+
+
+class StageTask(Protocol):
+    """One supervised stage."""
+
+    def groups(self, progress: float) -> frozenset[str]:
+        """Parameter groups that learn at `progress` in [0, 1] of the run."""
+        ...
+
+    def loss(self, model: ReactiveTransformer, step: int) -> tuple[LossResult, int]:
+        """Loss of the batch of `step`, and its number of real tokens."""
+        ...
+
+    def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
+        """Held-out metrics; `loss` says which checkpoint is best."""
+        ...
+
+    def phase_done(self, validation: dict[str, Any]) -> bool:
+        """Takes note of a validation; true where the task has nothing more to do."""
+        ...
+
+
+@dataclass(slots=True)
+class JointTask:
+    """Joint training on texts (`pretrain`) or on single interactions (`sft`)."""
+
+    config: JointConfig
+    rows: Callable[[int, int], TokenBatch]
+    held_out: TokenBatch
+    rows_per_batch: int
+
+    @classmethod
+    def on_texts(cls, config: JointConfig, texts: Texts, held_out: Texts, tokenizer: Tokenizer, max_length: int) -> JointTask:
+        """Texts as `[BOS] text [EOS]`, cut to the model's length."""
+
+        def batch(source: Texts, start: int, count: int) -> TokenBatch:
+            return text_batch([[BOS, *tokenizer.encode(text)[: max_length - 2], EOS] for text in source(start, count)], max_length)
+
+        return cls._sized(config, lambda start, count: batch(texts, start, count), batch(held_out, 0, config.validation_rows))
+
+    @classmethod
+    def on_interactions(
+        cls, config: JointConfig, source: ConversationSource, held_out: ConversationSource, steps: int, tokenizer: Tokenizer, max_length: int
+    ) -> JointTask:
+        """Single interactions as `[BOS] [Q] query [A] answer [EOS]`."""
+        per = steps + 1
+
+        def batch(supply: ConversationSource, start: int, count: int) -> TokenBatch:
+            first, last = start // per, (start + count - 1) // per
+            found = supply.take(steps=steps, strategy="multi-step", start=first, count=last - first + 1)
+            flat = [i for conversation in found for i in conversation.interactions][start - first * per :][:count]
+            return text_batch([interaction_ids(tokenizer.encode(i.query), tokenizer.encode(i.answer)) for i in flat], max_length)
+
+        return cls._sized(config, lambda start, count: batch(source, start, count), batch(held_out, 0, config.validation_rows))
+
+    @classmethod
+    def _sized(cls, config: JointConfig, rows: Callable[[int, int], TokenBatch], held_out: TokenBatch) -> JointTask:
+        mean = float(held_out.mask.sum()) / len(held_out.ids)
+        return cls(config, rows, held_out, max(1, round(config.batch_tokens / mean)))
+
+    def groups(self, progress: float) -> frozenset[str]:
+        """Everything but memory attention, which joint training does not touch."""
+        return ALL_GROUPS - {"memory_attention"}
+
+    def loss(self, model: ReactiveTransformer, step: int) -> tuple[LossResult, int]:
+        """Masked and autoregressive loss of one batch."""
+        batch = self.rows(step * self.rows_per_batch, self.rows_per_batch).to(model.device)
+        return self._loss(model, batch, generator(self.config.seed, "joint", step)), int(batch.mask.sum())
+
+    @torch.no_grad()
+    def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
+        """Held-out losses; accuracy with the encoded data (not skill: it shows the tokens themselves) and with an empty memory."""
+        batch = self.held_out.to(model.device)
+        result = self._loss(model, batch, generator(self.config.seed, "joint validation"))
+        stm = model.init_memory(len(batch.ids), generator(self.config.seed, "empty memory"))
+        logits = model.decode(batch.ids, batch.mask, stm)[:, :-1]
+        right = logits.argmax(-1) == batch.ids[:, 1:]
+        metrics = {name: float(value) for name, value in result.metrics.items()}
+        return metrics | {"loss": float(result.loss), "ar_accuracy_empty_memory": float(right[batch.mask[:, 1:]].float().mean())}
+
+    def phase_done(self, validation: dict[str, Any]) -> bool:
+        """Runs to its end."""
+        return False
+
+    def _loss(self, model: ReactiveTransformer, batch: TokenBatch, draws: torch.Generator) -> LossResult:
+        c = self.config
+        return joint_loss(
+            model,
+            batch,
+            draws,
+            mask_share=c.mask_share,
+            mlm_weight=c.mlm_weight,
+            ar_weight=c.ar_weight,
+            noise=c.noise,
+            slot_dropout=c.slot_dropout,
+            balance_weight=c.balance,
+        )
+
+
+@dataclass(slots=True)
+class EpisodeTask:
+    """What the two stages on whole conversations share."""
+
+    config: StageConfig
+    source: ConversationSource
+    held_out: ConversationSource
+    tokenizer: Tokenizer
+    max_length: int
+
+    def batch(self, source: ConversationSource, steps: int, strategy: str, start: int, count: int) -> tuple[EpisodeBatch, list[Conversation]]:
+        """Teacher-forced conversations."""
+        conversations = source.take(steps=steps, strategy=strategy, start=start, count=count)
+        return episode_batch(conversations, self.tokenizer, self.max_length), conversations
+
+    def stm0(self, model: ReactiveTransformer, count: int, *key: int | str) -> torch.Tensor:
+        """Fresh memory of a batch."""
+        return model.init_memory(count, generator(self.config.seed, "stm0", *key))
+
+    def rows(self, steps: int, strategy: str = "multi-step") -> int:
+        """Conversations of a batch."""
+        sample, _ = self.batch(self.held_out, steps, strategy, 0, 8)
+        return max(1, round(self.config.batch_tokens * 8 / max(1, sample.tokens)))
+
+    def phase_done(self, validation: dict[str, Any]) -> bool:
+        """Runs to its end."""
+        return False
+
+
+@dataclass(slots=True)
+class MemoryAttentionTask(EpisodeTask):
+    """Stage 3: memory attention alone, self-supervised."""
+
+    def groups(self, progress: float) -> frozenset[str]:
+        """Memory attention only; the encoder is frozen."""
+        return frozenset({"memory_attention"})
+
+    def loss(self, model: ReactiveTransformer, step: int) -> tuple[LossResult, int]:
+        """Negative cosine between updated memory and its target."""
+        c = self._config
+        rows = self.rows(c.steps)
+        batch, _ = self.batch(self.source, c.steps, "multi-step", step * rows, rows)
+        batch = batch.to(model.device)
+        stm0 = self.stm0(model, rows, step)
+        draws = generator(c.seed, "memory attention", step)
+        return memory_attention_loss(model, stm0, batch.writes, draws, noise=c.noise), batch.tokens
+
+    @torch.no_grad()
+    def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
+        """Held-out loss."""
+        c = self._config
+        batch, _ = self.batch(self.held_out, c.steps, "multi-step", 0, c.validation_rows)
+        batch = batch.to(model.device)
+        draws = generator(c.seed, "memory attention validation")
+        stm0 = self.stm0(model, batch.real.shape[1], "validation")
+        result = memory_attention_loss(model, stm0, batch.writes, draws, noise=0.0)
+        return {"loss": float(result.loss)} | {name: float(value) for name, value in result.metrics.items()}
+
+    @property
+    def _config(self) -> MemoryAttentionStageConfig:
+        assert isinstance(self.config, MemoryAttentionStageConfig), "made with its own configuration"
+        return self.config
+
+
+@dataclass(slots=True)
+class SmatTask(EpisodeTask):
+    """Stage 4: the real cycle, teacher-forced, over phases of growing length."""
+
+    phase: int = 0
+    phase_start: int = 0
+    position: int = 0
+    last_step: int = 0
+
+    def groups(self, progress: float) -> frozenset[str]:
+        """Groups whose turn to learn has come."""
+        return frozenset(group for group in ALL_GROUPS if progress >= self._config.unfreeze.get(group, 0.0))
+
+    def loss(self, model: ReactiveTransformer, step: int) -> tuple[LossResult, int]:
+        """Cross-entropy on the answers' tokens."""
+        self._enter(step)
+        c, phase = self._config, self._current
+        rows = self.rows(phase.steps, c.strategy)
+        batch, _ = self.batch(self.source, phase.steps, self._strategy, self.position, rows)
+        self.position += rows
+        batch = batch.to(model.device)
+        result = smat_loss(model, self.stm0(model, rows, step), batch, bptt_turns=c.bptt_turns, balance_weight=c.balance)
+        return result, batch.tokens
+
+    @torch.no_grad()
+    def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
+        """Held-out loss with the true memory, an empty one and another conversation's; share of asking turns answered right."""
+        batch, conversations = self.batch(self.held_out, self._current.steps, self._strategy, 0, self.config.validation_rows)
+        batch = batch.to(model.device)
+        stm0 = self.stm0(model, len(conversations), "validation")
+        losses = {name: smat_loss(model, stm0, batch, memory=name).metrics for name in ("true", "empty", "other")}
+        metrics: dict[str, Any] = {f"loss_{name}_memory": float(each["loss"]) for name, each in losses.items()}
+        metrics |= {"loss": float(losses["true"]["loss"]), "accuracy": float(losses["true"]["accuracy"]), "steps": self._current.steps}
+        right = answered_right(model, stm0, batch)
+        asking = asks_something(conversations, right.shape[0]).to(right.device)
+        if asking.any():
+            metrics["asking_accuracy"] = float(right[asking].float().mean())
+        return metrics | memory_health(model, stm0, batch)
+
+    def phase_done(self, validation: dict[str, Any]) -> bool:
+        """Moves to the next phase once the accuracy of this one is reached."""
+        wanted = self._current.accuracy
+        if wanted is None or validation.get("asking_accuracy", 0.0) < wanted:
+            return False
+        return self._next(self.last_step + 1)
+
+    def state(self) -> dict[str, int]:
+        """Where the phases stand."""
+        return {"phase": self.phase, "phase_start": self.phase_start, "position": self.position, "last_step": self.last_step}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Goes on from `state`."""
+        self.phase, self.phase_start = state["phase"], state["phase_start"]
+        self.position, self.last_step = state["position"], state["last_step"]
+
+    def _enter(self, step: int) -> None:
+        if step - self.phase_start >= self._current.iterations:
+            self._next(step)
+        self.last_step = step
+
+    def _next(self, step: int) -> bool:
+        if self.phase + 1 >= len(self._config.phases):
+            return True
+        self.phase, self.phase_start = self.phase + 1, step
+        return False
+
+    @property
+    def _current(self) -> SmatPhase:
+        return self._config.phases[self.phase]
+
+    @property
+    def _strategy(self) -> str:
+        strategy = self._config.strategy
+        return "multi-step" if strategy == "long-range" and self._current.steps == 1 else strategy
+
+    @property
+    def _config(self) -> SmatConfig:
+        assert isinstance(self.config, SmatConfig), "made with its own configuration"
+        return self.config
+
+
+def answered_right(model: ReactiveTransformer, stm0: torch.Tensor, batch: EpisodeBatch) -> torch.Tensor:
+    """bool `[turns, batch]`: every token of the answer is the likeliest one, teacher-forced."""
+    stms = memory_trajectory(model, stm0, batch.writes.ids, batch.writes.mask)
+    hidden = answer_hidden(model, stms, batch.turns.ids, batch.turns.mask, batch.answer)
+    right = torch.ones_like(batch.answer)
+    right[batch.answer] = model.decoder.head(hidden).argmax(-1) == batch.turns.ids[batch.answer]
+    return right.all(-1)
+
+
+def asks_something(conversations: Sequence[Conversation], turns: int) -> torch.Tensor:
+    """bool `[turns, batch]`: turns whose query asks for something; where that is not known, all."""
+    marks = [[turn < c.steps and c.follow_ups[turn].asks != () for c in conversations] for turn in range(turns)]
+    return torch.tensor(marks)
+
+
+def memory_health(model: ReactiveTransformer, stm0: torch.Tensor, batch: EpisodeBatch) -> dict[str, float]:
+    """Mean squared change of memory a write (`drift`) and how open the gates are on average (`gate_openness`)."""
+    stms = memory_trajectory(model, stm0, batch.writes.ids, batch.writes.mask)
+    before = torch.cat([stm0.unsqueeze(1), stms[:, :-1]], dim=1)
+    opened: list[torch.Tensor] = []
+    hook = model.memory_attention.gate.register_forward_pre_hook(lambda gate, inputs: opened.append(gate.openness(*inputs).mean()))
+    try:
+        memory_trajectory(model, stm0, batch.writes.ids[:1], batch.writes.mask[:1])
+    finally:
+        hook.remove()
+    real = batch.real[None, :, :, None, None]
+    drift = ((stms - before).pow(2) * real).sum() / (real.sum() * stms.shape[0] * stms.shape[3] * stms.shape[4])
+    return {"drift": float(drift), "gate_openness": float(torch.stack(opened).mean())}
+
