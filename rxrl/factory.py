@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,9 +113,9 @@ class TokenEmbeddings:
 
 class _Parts(NamedTuple):
     conversations: list[Conversation]
-    memory: Live[MemoryBackend] | None
-    reward: Live[RewardFunction]
-    codec: Live[TextCodec]
+    memory: MemoryBackend | None
+    reward: RewardFunction
+    codec: TextCodec
     limits: dict[str, int]
 
 
@@ -125,7 +126,7 @@ def _resolve(conversations: Any, memory: Any, reward: Any, tokenizer: Any) -> _P
     handed_in = {} if model is None else {"embed": TokenEmbeddings(model)}
     function = load_reward(unwrap(reward), **handed_in)
     limits = {} if model is None else _limits(model.config.max_length)
-    return _Parts(rows, None if backend is None else Live(backend), Live(function), Live(codec), limits)
+    return _Parts(rows, backend, function, codec, limits)
 
 
 def _conversations(given: Any) -> list[Conversation]:
@@ -165,8 +166,8 @@ def _memory(given: Any) -> tuple[MemoryBackend | None, ReactiveTransformer | Non
             f"memory is None, a memory backend, a ReactiveTransformer or the path of a checkpoint; a {type(given).__name__} "
             f"is no backend, it lacks {', '.join(missing)}."
         )
-    model = getattr(given, "model", None)
-    return given, model if isinstance(model, ReactiveTransformer) else None, None
+    behind = getattr(given, "model", None)
+    return given, behind if isinstance(behind, ReactiveTransformer) else None, None
 
 
 def _codec(given: Any, own: Tokenizer | None, model: ReactiveTransformer | None, conversations: Sequence[Conversation]) -> TextCodec:
@@ -185,9 +186,15 @@ def _codec(given: Any, own: Tokenizer | None, model: ReactiveTransformer | None,
 
 def _trained(model: ReactiveTransformer | None, conversations: Sequence[Conversation]) -> Tokenizer:
     if model is not None:
-        _logger.warning("A live model came without its tokenizer, so one is trained on the conversations: give `tokenizer` if it has one.")
+        _note_missing_tokenizer()
     size = DEFAULT_VOCABULARY if model is None else model.config.vocab_size
     return Tokenizer.train([text for each in conversations for turn in each.interactions for text in (turn.query, turn.answer)], size)
+
+
+@cache
+def _note_missing_tokenizer() -> None:
+    """Says it once: environments are made again and again from their spec."""
+    _logger.warning("A live model came without its tokenizer, so one is trained on the conversations: give `tokenizer` if it has one.")
 
 
 def _limits(max_length: int) -> dict[str, int]:
@@ -220,7 +227,7 @@ def _is_plain(value: Any) -> bool:
 
 class _RegisteredEnv(ConversationEnv):
     @property
-    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+    def spec(self) -> EnvSpec | None:
         """How the registry made this environment; live arguments as handles."""
         return self.__dict__.get("_spec")
 
@@ -231,7 +238,7 @@ class _RegisteredEnv(ConversationEnv):
 
 class _RegisteredVectorEnv(ConversationVectorEnv):
     @property
-    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+    def spec(self) -> EnvSpec | None:
         """How the registry made this environment; live arguments as handles."""
         return self.__dict__.get("_spec")
 

@@ -77,13 +77,11 @@ class TokenBatch:
     @classmethod
     def pad(cls, rows: Sequence[Sequence[int]], device: torch.device | str | None = None) -> TokenBatch:
         """Pads rows of ids on the right to the longest of them (at least one column)."""
-        width = max(1, max((len(row) for row in rows), default=1))
-        ids = torch.full((len(rows), width), PAD, dtype=torch.int64)
-        mask = torch.zeros(len(rows), width, dtype=torch.bool)
-        for index, row in enumerate(rows):
-            if len(row):
-                ids[index, : len(row)] = torch.as_tensor(row, dtype=torch.int64)
-                mask[index, : len(row)] = True
+        lengths = [len(row) for row in rows]
+        width = max(1, max(lengths, default=1))
+        padded = [[*row, *[PAD] * (width - length)] for row, length in zip(rows, lengths, strict=True)]
+        ids = torch.tensor(padded, dtype=torch.int64).view(len(rows), width)
+        mask = torch.arange(width) < torch.tensor(lengths, dtype=torch.int64).unsqueeze(1)
         return cls(ids.to(device), mask.to(device))
 
     @property

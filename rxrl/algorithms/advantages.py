@@ -14,7 +14,7 @@ def gae(
     Args:
         rewards: `[turns, batch]`.
         values: `[turns, batch]`.
-        real: bool `[turns, batch]`, false past the end of an episode; a row's real turns come first.
+        real: bool `[turns, batch]`, false past the end of an episode; a turn that does not count (not scored) is stepped over.
         bootstrap: `[batch]`, value after the last real turn: 0 where the episode terminated, the next value where it was truncated.
         gamma: Discount.
         gae_lambda: Decay.

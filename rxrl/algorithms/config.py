@@ -13,7 +13,9 @@ class AlgorithmConfig(BaseConfig):
     """One update of the policy."""
 
     name: Literal["ppo", "impo"] = Field("ppo", description="ppo, or impo: PPO with memory terms.")
-    advantage: Literal["gae", "reward-value"] = Field("gae", description="GAE over turns, or the reward of the turn minus its value.")
+    advantage: Literal["gae", "reward-value"] | None = Field(
+        None, description="GAE over turns, or the reward of the turn minus its value; null: ppo gae, impo reward-value."
+    )
     gamma: float = Field(0.99, ge=0, le=1, description="Discount from turn to turn.")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="Decay of GAE.")
     whiten: bool = Field(True, description="Whiten advantages over all scored turns of the global batch.")
@@ -27,8 +29,17 @@ class AlgorithmConfig(BaseConfig):
     target_kl: float | None = Field(None, gt=0, description="Stop further epochs once KL(old || new) exceeds this; null: never.")
     balance: float = Field(0.01, ge=0, description="Coefficient of the load-balancing loss.")
     memory_difference: float = Field(1e-4, ge=0, description="IMPO: coefficient of sqrt(turn + 1) * mean((STM_t - STM_t-1)^2).")
-    memory_form: Literal["normalised", "raw"] = Field("normalised", description="IMPO: memory as it is read, or as it is stored (published).")
+    memory_form: Literal["normalised", "raw"] = Field(
+        "normalised", description="IMPO: memory as it is read, or as it is stored (published)."
+    )
     memory_cosine: float = Field(0.0, ge=0, description="IMPO: coefficient of 1 - cosine of consecutive memories (published: 0.01).")
-    consistency: float = Field(0.01, ge=0, description="IMPO: coefficient of the KL to the policy that reads the memory of the turn before.")
+    consistency: float = Field(
+        0.01, ge=0, description="IMPO: coefficient of the KL to the policy that reads the memory of the turn before."
+    )
     bptt_turns: int | None = Field(None, ge=1, description="Memory writes a loss differentiates through; null: the whole episode.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+
+    @property
+    def advantage_form(self) -> Literal["gae", "reward-value"]:
+        """The advantage that is used: the one that is given, or that of the algorithm."""
+        return self.advantage or ("reward-value" if self.name == "impo" else "gae")

@@ -196,16 +196,25 @@ def train_tokenizer(
 
 def _texts_of(source: Path) -> list[str]:
     """All text of a file: rows of conversations, rows of texts, or plain text."""
-    if not source.exists():
-        raise DataError(f"There is no file {source}: check the path.")
-    first = "" if source.suffix != ".jsonl" else source.read_text(encoding="utf-8").partition("\n")[0]
-    try:
-        plain = source.suffix not in (".jsonl", ".parquet") or (bool(first) and "text" in json.loads(first))
-    except json.JSONDecodeError:
-        plain = False
-    if plain:
+    if is_plain_text(source):
         return import_text(source, limit=LengthLimit(10_000))
     return [part for each in read_conversations(source) for turn in each.interactions for part in (turn.query, turn.answer)]
+
+
+def is_plain_text(source: str | Path) -> bool:
+    """Whether a file holds texts, not conversations: anything but Parquet and JSONL, or JSONL with rows of `text`."""
+    path = Path(source)
+    if not path.exists():
+        raise DataError(f"There is no file {path}: check the path.")
+    if path.suffix != ".jsonl":
+        return path.suffix != ".parquet"
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline()
+    try:
+        row = json.loads(first)
+    except json.JSONDecodeError:
+        return False
+    return isinstance(row, dict) and "text" in row
 
 
 def _limit(max_length: int | None, tokenizer: Path | None) -> LengthLimit | None:

@@ -31,7 +31,7 @@ from rxrl.training.config import MRLConfig
 from rxrl.training.tracking import read_metrics
 from rxrl.training.trainer import MRLTrainer
 from rxrl.training.trainer import Observer as MRLObserver
-from rxrl.types import Conversation
+from rxrl.types import Conversation, RewardFunction
 
 TOKENIZER_CONVERSATIONS = 400
 STAGE_ORDER = ("pretrain", "sft", "memory-attention", "smat")
@@ -94,17 +94,34 @@ def open_sources(config: PipelineConfig) -> Sources:
     if data.held_out is None:
         raise DataError("Training data from a file needs held-out conversations too: give them with --held-out FILE.")
     train, held_out = read_conversations(data.train), read_conversations(data.held_out)
+    check_apart(train, held_out, data.train, data.held_out)
+    validation = validation_share(train, data.train)
+    return rows_sources(train[validation:], train[:validation], held_out[: data.test_conversations], seed)
+
+
+def check_apart(train: Sequence[Conversation], held_out: Sequence[Conversation], train_name: str, held_out_name: str) -> None:
+    """Refuses held-out conversations that are trained on."""
     shared = {conversation.id for conversation in train} & {conversation.id for conversation in held_out}
     if shared:
-        raise DataError(f"{len(shared)} conversations are in both {data.train} and {data.held_out} (first: {min(shared)!r}): part them.")
-    half = max(1, len(train) // 20)
-    texts = {"train": _texts(train[half:]), "validation": _texts(train[:half])}
+        raise DataError(f"{len(shared)} conversations are in both {train_name} and {held_out_name} (first: {min(shared)!r}): part them.")
 
-    def row_texts(split: str) -> Callable[[int, int], Sequence[str]]:
-        return lambda start, count: [texts[split][index % len(texts[split])] for index in range(start, start + count)]
 
-    test = held_out[: data.test_conversations]
-    return Sources(RowsSource(train[half:], seed), RowsSource(train[:half], seed), test, row_texts)
+def validation_share(train: Sequence[Conversation], name: str) -> int:
+    """How many of the first conversations validate: a twentieth, at least one."""
+    if len(train) < 2:
+        raise DataError(f"{name} holds {len(train)} conversation: give at least two, one to train on and one to validate.")
+    return max(1, len(train) // 20)
+
+
+def rows_sources(train: Sequence[Conversation], validation: Sequence[Conversation], test: list[Conversation], seed: int) -> Sources:
+    """Splits of conversations that are already there; what they say serves as texts for pre-training."""
+    stories = {"train": cycled(_texts(train)), "validation": cycled(_texts(validation))}
+    return Sources(RowsSource(train, seed), RowsSource(validation, seed), test, stories.__getitem__)
+
+
+def cycled(texts: Sequence[str]) -> Callable[[int, int], Sequence[str]]:
+    """`(start, count)` to that many of the endlessly repeated texts."""
+    return lambda start, count: [texts[index % len(texts)] for index in range(start, start + count)]
 
 
 def _texts(conversations: Sequence[Conversation]) -> list[str]:
@@ -207,21 +224,10 @@ class Pipeline:
         self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources, name: str, controls: Sequence[str]
     ) -> Evaluation:
         """Greedy answers on the test conversations, always from fresh memory."""
-        limit, reward = model.config.max_length, load_reward("retention")
         sample = sources.train.take(steps=1, strategy="multi-step", start=0, count=500)
-        values = attribute_values([*sample, *sources.test])
-        env = ConversationVectorEnv(
-            sources.test,
-            memory=StmBackend(model.eval()),
-            reward=reward,
-            codec=tokenizer,
-            num_envs=min(100, len(sources.test)),
-            max_query_tokens=limit - 4,
-            max_answer_tokens=self.config.mrl.max_answer_tokens,
-            max_interaction_tokens=limit,
-            values=values,
-        )
-        policy = ModelPolicy(model, self.config.mrl.max_answer_tokens + 1)
+        longest = self.config.mrl.max_answer_tokens
+        env = evaluation_env(model, tokenizer, sources.test, known=sample, reward=load_reward("retention"), max_answer_tokens=longest)
+        policy = ModelPolicy(model, longest + 1)
         evaluation = evaluate(env, policy, sources.test, seed=self.config.seed, controls=tuple(controls))
         evaluation.save(self.folder / "evaluation" / name)
         return evaluation
@@ -250,14 +256,44 @@ class Pipeline:
         return self.folder / "report.html"
 
     def _tokenizer(self, sources: Sources) -> Tokenizer:
-        stories = list(sources.stories("train")(0, TOKENIZER_CONVERSATIONS))
-        told = sources.train.take(steps=1, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
-        longer = told if self.config.data.train else sources.train.take(steps=16, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
-        texts = [text for c in [*told, *longer] for i in c.interactions for text in (i.query, i.answer)]
-        size = int(self.config.model.get("vocab_size", preset(self.config.preset).vocab_size))
-        tokenizer = Tokenizer.train([*stories, *texts], size)
+        tokenizer = train_tokenizer(self.config, sources)
         self.say(f"Tokenizer: {tokenizer.vocab_size} tokens, {tokenizer.hash[:12]}.")
         return tokenizer
+
+
+def train_tokenizer(config: PipelineConfig, sources: Sources) -> Tokenizer:
+    """A tokenizer of the model's vocabulary, trained on what the sources say."""
+    stories = list(sources.stories("train")(0, TOKENIZER_CONVERSATIONS))
+    only_texts = isinstance(sources.train, RowsSource) and not len(sources.train)
+    told = [] if only_texts else sources.train.take(steps=1, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
+    longer = told if config.data.train else sources.train.take(steps=16, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
+    texts = [text for c in [*told, *longer] for i in c.interactions for text in (i.query, i.answer)]
+    size = int(config.model.get("vocab_size", preset(config.preset).vocab_size))
+    return Tokenizer.train([*stories, *texts], size)
+
+
+def evaluation_env(
+    model: ReactiveTransformer,
+    tokenizer: Tokenizer,
+    conversations: Sequence[Conversation],
+    *,
+    known: Sequence[Conversation],
+    reward: RewardFunction,
+    max_answer_tokens: int,
+) -> ConversationVectorEnv:
+    """Environment for held-out conversations; the values of each attribute are those of `known` and of themselves."""
+    limit = model.config.max_length
+    return ConversationVectorEnv(
+        conversations,
+        memory=StmBackend(model.eval()),
+        reward=reward,
+        codec=tokenizer,
+        num_envs=min(100, len(conversations)),
+        max_query_tokens=limit - 4,
+        max_answer_tokens=max_answer_tokens,
+        max_interaction_tokens=limit,
+        values=attribute_values([*known, *conversations]),
+    )
 
 
 def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Tokenizer, max_length: int) -> StageTask:

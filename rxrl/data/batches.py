@@ -42,11 +42,11 @@ def turns_first(rows: Sequence[Sequence[Sequence[int]]]) -> TokenBatch:
     """Pads ids of `rows[turn][batch]` to one `TokenBatch` `[turns, batch, time]`."""
     flat = TokenBatch.pad([ids for turn in rows for ids in turn])
     shape = (len(rows), len(rows[0]))
-    return TokenBatch(flat.ids.unflatten(0, shape), flat.mask.unflatten(0, shape))
+    return TokenBatch(flat.ids.view(*shape, -1), flat.mask.view(*shape, -1))
 
 
 def answer_positions(prompt_lengths: Tensor, mask: Tensor) -> Tensor:
-    """bool `[..., time]`: real tokens behind a prompt of `prompt_lengths` `[...]`."""
+    """Real tokens, bool `[..., time]`, behind a prompt of `prompt_lengths` `[...]`."""
     return mask & (torch.arange(mask.shape[-1], device=mask.device) >= prompt_lengths.unsqueeze(-1))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import tokenizers
@@ -15,6 +16,7 @@ from rxrl.types import SPECIAL_TOKENS
 
 TOKENIZER_FILE = "tokenizer.json"
 HASH_FILE = "tokenizer.sha256"
+CACHED_TEXTS = 1 << 16
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
 
@@ -37,6 +39,8 @@ class Tokenizer:
         self._backend = backend
         self._backend.encode_special_tokens = True
         self._hash = hashlib.sha256(_canonical_json(backend).encode()).hexdigest()
+        # Short sentences recur thousands of times in training; the cache belongs to this tokenizer alone.
+        self._cached = lru_cache(maxsize=CACHED_TEXTS)(self._encode)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -96,7 +100,18 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, never special ones."""
-        return self._backend.encode(text, add_special_tokens=False).ids if text else []
+        return list(self._cached(text)) if text else []
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def __getstate__(self) -> dict[str, object]:
+        """The cache stays behind in copies and pickles."""
+        return {key: value for key, value in self.__dict__.items() if key != "_cached"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._cached = lru_cache(maxsize=CACHED_TEXTS)(self._encode)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text: the same as `encode` one by one, but faster."""

@@ -33,7 +33,8 @@ REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 REPORT_CSV = "retention_by_distance.csv"
 METRICS = "metrics.jsonl"
-TRANSCRIPTS = "transcripts.jsonl"
+TRANSCRIPTS = ("transcripts.jsonl", "evaluation/mrl/transcripts.jsonl")
+"""Where transcripts may be, below the folder of a run; the first that is there is shown."""
 
 _COLUMNS = ("distance", "mean", "low", "high", "exact", "turns", "conversations")
 _CONDITIONS = ("after_mrl", "after_smat_continued", "after_supervised")
@@ -67,7 +68,7 @@ def write_report(
 
 
 def write_run_report(run_dir: str | Path) -> Path:
-    """Makes the report of a finished run again from its own files: report.json, metrics.jsonl and transcripts.jsonl.
+    """Makes the report of a finished run again from its own files: report.json, metrics.jsonl and transcripts.
 
     Args:
         run_dir: Folder of the run; metrics and transcripts may be missing.
@@ -85,8 +86,8 @@ def write_run_report(run_dir: str | Path) -> Path:
     run = _json(source.read_text(encoding="utf-8"), source)
     if not isinstance(run, dict):
         raise DataError(f"Expected an object in {source}, got {type(run).__name__}: make the file again with an evaluation.")
-    transcripts = read_records(folder / TRANSCRIPTS) if (folder / TRANSCRIPTS).is_file() else []
-    return write_report(run, read_metrics(folder / METRICS), transcripts, folder)
+    found = next((folder / name for name in TRANSCRIPTS if (folder / name).is_file()), None)
+    return write_report(run, read_metrics(folder / METRICS), read_records(found) if found else [], folder)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rxrl.errors import ModelError
 from rxrl.models.layers import wide
-from rxrl.types import ANSWER, BOS, EOS, MASK, PAD, QUERY, UNK, TokenBatch
+from rxrl.types import ANSWER, BOS, EOS, MASK, PAD, QUERY, UNK, Action, TokenBatch
 
 if TYPE_CHECKING:
     from rxrl.models.model import ReactiveTransformer
@@ -22,8 +22,8 @@ FORBIDDEN = (PAD, BOS, UNK, MASK, QUERY, ANSWER)
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
-    """Generated answers; an `rxrl.types.Action` with more to it.
+class Generation(Action):
+    """Generated answers; an action with more to it.
 
     Attributes:
         ids: int64 `[batch, time]`, each row ended by `[EOS]` unless it reached the token limit; `PAD` after it.
@@ -33,8 +33,6 @@ class Generation:
         computed_tokens: Decoder tokens computed one by one, the padding of finished rows included.
     """
 
-    ids: Tensor
-    mask: Tensor
     log_probs: Tensor
     raw_log_probs: Tensor
     computed_tokens: int = field(default=0, compare=False)
@@ -189,11 +187,13 @@ def generate_steps(
         raise ModelError(f"{len(prompts.ids)} prompts need a generator each, got {len(generators)}.")
     # Room for one more token: an answer that is cut at its limit is written with [EOS] behind it.
     room = model.config.max_length - 1 - prompts.lengths
-    if max_new_tokens < 1 or int(room.min()) < 1:
+    if int(room.min()) < 1:
         raise ModelError(
-            f"There is no room for an answer: the longest prompt has {int(prompts.lengths.max())} of the model's "
-            f"{model.config.max_length} tokens, and max_new_tokens is {max_new_tokens}."
+            f"A prompt of {int(prompts.lengths.max())} tokens leaves no room for an answer: query and answer together may have "
+            f"{model.config.max_length} tokens, markers included; shorten the query."
         )
+    if max_new_tokens < 1:
+        raise ModelError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
     uniform = None
     if generators is not None:
         draws = _draws_per_row(model, max_new_tokens)

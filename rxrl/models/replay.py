@@ -32,8 +32,8 @@ def memory_trajectory(model: ReactiveTransformer, stm0: Tensor, ids: Tensor, mas
     if bptt_turns is None or bptt_turns >= turns:
         return torch.stack(_chain(model, stm0, encoded, mask), dim=1)
     with torch.no_grad():
-        states = torch.stack([stm0, *_chain(model, stm0, encoded, mask)], dim=1)
-    return _windows(model, states, encoded, mask, bptt_turns)
+        values = _chain(model, stm0, encoded, mask)
+    return _windows(model, torch.stack([stm0, *values], dim=1), encoded, mask, bptt_turns)
 
 
 def _chain(model: ReactiveTransformer, stm: Tensor, encoded: Tensor, mask: Tensor) -> list[Tensor]:
@@ -47,7 +47,7 @@ def _chain(model: ReactiveTransformer, stm: Tensor, encoded: Tensor, mask: Tenso
 def _windows(model: ReactiveTransformer, states: Tensor, encoded: Tensor, mask: Tensor, window: int) -> Tensor:
     """For every turn a chain of its own that starts `window` writes back, all turns as one batch.
 
-    `states` `[layers, 1 + turns, batch, slots, dim]` are values without gradient, entry 0 is stm0. Turns nearer to the start than
+    `states` `[layers, 1 + turns, batch, slots, dim]`: stm0, then values without gradient. Turns nearer to the start than
     the window keep their first state until their chain begins.
     """
     turns = mask.shape[0]

@@ -1,0 +1,1 @@
+"""The supervised stages that Memory Reinforcement Learning starts from."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from rxrl.config import BaseConfig
+from rxrl.config import BaseConfig, WrongValueError
 from rxrl.training.optim import OptimizerConfig
 
 
@@ -42,14 +42,17 @@ class MemoryAttentionStageConfig(StageConfig):
     noise: float = Field(0.02, ge=0, description="Standard deviation of the noise on inputs and targets.")
 
 
-Unfreezing = Annotated[dict[str, float], Field(description="Share of the run from which a parameter group is trained.")]
+Group = Literal["embedding", "encoder", "memory_attention", "decoder_memory", "decoder"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+Share = Annotated[float, Field(ge=0, lt=1)]
+Unfreezing = Annotated[dict[Group, Share], Field(description="Share of the run from which a parameter group is trained.")]
 
 
 class SmatPhase(BaseConfig):
     """A part of memory-aware training with conversations of one length."""
 
     steps: int = Field(ge=1, le=32, description="Turns of the conversations.")
-    iterations: int = Field(ge=1, description="Optimizer steps at most.")
+    iterations: int = Field(ge=1, description="Optimizer steps at most; the last phase also takes what earlier ones left.")
     accuracy: float | None = Field(None, gt=0, le=1, description="Go on once validation answers this share of the asking turns right.")
 
 
@@ -66,6 +69,16 @@ class SmatConfig(StageConfig):
     unfreeze: Unfreezing = Field(
         default_factory=dict, description="Share of the run from which a parameter group is trained; groups left out: from the start."
     )
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> SmatConfig:
+        if not self.trained_groups(0.0):
+            raise WrongValueError("no group is trained at the start; leave one out, or set it to 0", "unfreeze")
+        return self
+
+    def trained_groups(self, progress: float) -> frozenset[Group]:
+        """The parameter groups that learn at `progress` in [0, 1] of the run."""
+        return frozenset(group for group in GROUPS if progress >= self.unfreeze.get(group, 0.0))
 
 
 STAGES: dict[str, type[StageConfig]] = {

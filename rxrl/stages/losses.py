@@ -93,7 +93,13 @@ def joint_loss(
     balance = _balance(statistics, ar)
     return LossResult(
         ar_weight * ar + mlm_weight * mlm + balance_weight * balance,
-        {"ar_loss": ar.detach(), "ar_accuracy": ar_accuracy, "mlm_loss": mlm.detach(), "mlm_accuracy": mlm_accuracy, "balance": balance.detach()},
+        {
+            "ar_loss": ar.detach(),
+            "ar_accuracy": ar_accuracy,
+            "mlm_loss": mlm.detach(),
+            "mlm_accuracy": mlm_accuracy,
+            "balance": balance.detach(),
+        },
     )
 
 
@@ -123,18 +129,18 @@ def memory_attention_loss(
         noise: Standard deviation of the noise on inputs and targets.
     """
     turns, slots = writes.ids.shape[0], stm0.shape[2]
-    with torch.no_grad():
-        encoded = model.encode(writes.ids.flatten(0, 1), writes.mask.flatten(0, 1)).unflatten(1, (turns, -1))
     stm, similarities, drifts = stm0, [], []
     for turn in range(turns):
-        data, mask = encoded[:, turn], writes.mask[turn]
+        ids, mask = writes.ids[turn], writes.mask[turn]
+        there = mask.any(1)
         with torch.no_grad():
+            data = model.encode(ids, mask, stm if model.encoder.reads_memory else None)
             target = _memory_target(stm, data, mask, memory_mix(turn, generator), slots)
             target = target + noise * torch.randn(target.shape, generator=generator).to(target)
             data = data + noise * torch.randn(data.shape, generator=generator).to(data)
         updated = model.update_memory(stm, data, mask)
-        similarities.append(F.cosine_similarity(updated, target, dim=-1)[:, mask.any(1)].mean())
-        drifts.append((updated - stm).detach().pow(2).mean())
+        similarities.append(F.cosine_similarity(updated, target, dim=-1)[:, there].mean())
+        drifts.append((updated - stm).detach()[:, there].pow(2).mean())
         stm = updated.detach()
     similarity = torch.stack(similarities).mean()
     return LossResult(-similarity, {"cosine": similarity.detach(), "drift": torch.stack(drifts).mean()})

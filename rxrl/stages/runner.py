@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # type: ignore[import-untyped]
 
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import CheckpointError, TrainingError
@@ -81,7 +81,8 @@ class StageRunner:
 
     def save(self, path: str | Path) -> Path:
         """Writes the checkpoint that the next stage starts from."""
-        return save_checkpoint(path, self.model, self.tokenizer, state={"kind": "stage", "stage": self.name, "step": self.step, "tokens": self.tokens})
+        state = {"kind": "stage", "stage": self.name, "step": self.step, "tokens": self.tokens}
+        return save_checkpoint(path, self.model, self.tokenizer, state=state)
 
     def save_resumable(self) -> Path:
         """Writes a checkpoint that this stage can go on from."""
@@ -90,6 +91,7 @@ class StageRunner:
             "stage": self.name,
             "step": self.step,
             "tokens": self.tokens,
+            "done": self.done,
             "task": self.task.state() if isinstance(self.task, SmatTask) else {},
             "metrics_position": self.log.position(),
             "config": self.config.model_dump(mode="json"),
@@ -110,7 +112,7 @@ class StageRunner:
             raise CheckpointError(f"{found[-1]} belongs to a stage with another configuration: start anew in another folder.")
         self.model.load_state_dict(ReactiveTransformer.from_pretrained(found[-1]).state_dict())
         self.optimizer.load_state_dict(tensors["optimizer"])
-        self.step, self.tokens = state["step"], state["tokens"]
+        self.step, self.tokens, self.done = state["step"], state["tokens"], state["done"]
         if isinstance(self.task, SmatTask):
             self.task.restore(state["task"])
         self.log.rewind(state["metrics_position"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -63,7 +63,13 @@ class JointTask:
 
     @classmethod
     def on_interactions(
-        cls, config: JointConfig, source: ConversationSource, held_out: ConversationSource, steps: int, tokenizer: Tokenizer, max_length: int
+        cls,
+        config: JointConfig,
+        source: ConversationSource,
+        held_out: ConversationSource,
+        steps: int,
+        tokenizer: Tokenizer,
+        max_length: int,
     ) -> JointTask:
         """Single interactions as `[BOS] [Q] query [A] answer [EOS]`."""
         per = steps + 1
@@ -129,8 +135,11 @@ class EpisodeTask:
     held_out: ConversationSource
     tokenizer: Tokenizer
     max_length: int
+    row_counts: dict[tuple[int, str], int] = field(default_factory=dict, kw_only=True)
 
-    def batch(self, source: ConversationSource, steps: int, strategy: str, start: int, count: int) -> tuple[EpisodeBatch, list[Conversation]]:
+    def batch(
+        self, source: ConversationSource, steps: int, strategy: str, start: int, count: int
+    ) -> tuple[EpisodeBatch, list[Conversation]]:
         """Teacher-forced conversations."""
         conversations = source.take(steps=steps, strategy=strategy, start=start, count=count)
         return episode_batch(conversations, self.tokenizer, self.max_length), conversations
@@ -140,9 +149,12 @@ class EpisodeTask:
         return model.init_memory(count, generator(self.config.seed, "stm0", *key))
 
     def rows(self, steps: int, strategy: str = "multi-step") -> int:
-        """Conversations of a batch."""
-        sample, _ = self.batch(self.held_out, steps, strategy, 0, 8)
-        return max(1, round(self.config.batch_tokens * 8 / max(1, sample.tokens)))
+        """Conversations of a batch: as many as hold about `batch_tokens`, judged by the first held-out ones."""
+        key = (steps, strategy)
+        if key not in self.row_counts:
+            sample, _ = self.batch(self.held_out, steps, strategy, 0, 8)
+            self.row_counts[key] = max(1, round(self.config.batch_tokens * 8 / max(1, sample.tokens)))
+        return self.row_counts[key]
 
     def phase_done(self, validation: dict[str, Any]) -> bool:
         """Runs to its end."""
@@ -195,7 +207,7 @@ class SmatTask(EpisodeTask):
 
     def groups(self, progress: float) -> frozenset[str]:
         """Groups whose turn to learn has come."""
-        return frozenset(group for group in ALL_GROUPS if progress >= self._config.unfreeze.get(group, 0.0))
+        return self._config.trained_groups(progress)
 
     def loss(self, model: ReactiveTransformer, step: int) -> tuple[LossResult, int]:
         """Cross-entropy on the answers' tokens."""
@@ -266,7 +278,7 @@ class SmatTask(EpisodeTask):
 
 
 def answered_right(model: ReactiveTransformer, stm0: torch.Tensor, batch: EpisodeBatch) -> torch.Tensor:
-    """bool `[turns, batch]`: every token of the answer is the likeliest one, teacher-forced."""
+    """Where, bool `[turns, batch]`, every token of the answer is the likeliest one, teacher-forced."""
     stms = memory_trajectory(model, stm0, batch.writes.ids, batch.writes.mask)
     hidden = answer_hidden(model, stms, batch.turns.ids, batch.turns.mask, batch.answer)
     right = torch.ones_like(batch.answer)
@@ -275,7 +287,7 @@ def answered_right(model: ReactiveTransformer, stm0: torch.Tensor, batch: Episod
 
 
 def asks_something(conversations: Sequence[Conversation], turns: int) -> torch.Tensor:
-    """bool `[turns, batch]`: turns whose query asks for something; where that is not known, all."""
+    """Where, bool `[turns, batch]`, a turn's query asks for something; where that is not known, all."""
     marks = [[turn < c.steps and c.follow_ups[turn].asks != () for c in conversations] for turn in range(turns)]
     return torch.tensor(marks)
 

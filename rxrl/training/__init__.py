@@ -1,0 +1,1 @@
+"""Memory Reinforcement Learning: collection, update, trainer, optimizer, checkpoints and metrics."""

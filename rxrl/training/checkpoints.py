@@ -58,7 +58,10 @@ def save_checkpoint(
         temporary.rename(path)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(f"The checkpoint {path} could not be written ({error.strerror or error}); older ones are untouched.") from error
+        if old.exists() and not path.exists():
+            old.rename(path)
+        reason = error.strerror or error
+        raise CheckpointError(f"The checkpoint {path} could not be written ({reason}); older ones are untouched.") from error
     shutil.rmtree(old, ignore_errors=True)
     return path
 
@@ -74,9 +77,11 @@ def load_state(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         state = json.loads((folder / STATE_FILE).read_text())
         tensors = torch.load(folder / TENSORS_FILE, weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} cannot be resumed: {Path(str(error.filename)).name} is missing; start from it instead.") from None
+        missing = Path(str(error.filename)).name
+        raise CheckpointError(f"{folder} cannot be resumed: {missing} is missing; start from it instead.") from None
     except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"The training state of {folder} is broken ({str(error).splitlines()[0]}): use an older checkpoint.") from None
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"The training state of {folder} is broken ({reason}): use an older checkpoint.") from None
     return state, tensors
 
 

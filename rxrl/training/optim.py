@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rxrl.config import BaseConfig
+from rxrl.errors import ConfigError, unknown_name
 
 
 class OptimizerConfig(BaseConfig):
@@ -77,7 +78,7 @@ class MuonAdamW(torch.optim.Optimizer):
                 average = state.setdefault("momentum", torch.zeros_like(p))
                 average.lerp_(_grad(p), 1 - momentum)
                 updates.append(_grad(p).lerp(average, momentum).reshape(-1, *shape))
-            orthogonal = orthogonalise(torch.cat(updates)).split([len(update) for update in updates])
+            orthogonal = torch.split(orthogonalise(torch.cat(updates)), [len(update) for update in updates])
             for p, update in zip(same, orthogonal, strict=True):
                 p.add_(update.view_as(p), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
@@ -110,7 +111,7 @@ def _grad(parameter: Tensor) -> Tensor:
 def orthogonalise(matrices: Tensor) -> Tensor:
     """Nearest semi-orthogonal matrices of a stack `[..., rows, columns]`, about: five quintic Newton-Schulz iterations."""
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x: Tensor = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
@@ -125,7 +126,14 @@ def is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 
 def make_optimizer(groups: Mapping[str, Collection[tuple[str, nn.Parameter]]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Optimizer over named groups of named parameters; each group keeps its `name` and `peak` learning rate."""
+    """Optimizer over named groups of named parameters; each group keeps its `name` and `peak` learning rate.
+
+    Raises:
+        ConfigError: A learning rate is given for a group that does not exist.
+    """
+    for group in config.learning_rates:
+        if group not in groups:
+            raise ConfigError(f"learning_rates: {unknown_name('parameter group', group, groups)}")
     parts: list[dict[str, Any]] = []
     for group, named in groups.items():
         peak = config.learning_rates.get(group, config.learning_rate)
@@ -137,7 +145,7 @@ def make_optimizer(groups: Mapping[str, Collection[tuple[str, nn.Parameter]]], c
     return MuonAdamW(parts, config.learning_rate, config.betas, config.weight_decay)
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float, peaks: Mapping[str, float] | None = None) -> None:
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float, peaks: Mapping[Any, float] | None = None) -> None:
     """Sets each group's rate to its peak (or that of `peaks`) times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = (peaks or {}).get(group["name"], group["peak"]) * factor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from rxrl.data.batches import answer_positions, turns_first
 from rxrl.envs import ConversationVectorEnv, token_batch
+from rxrl.facts import FactTracker
 from rxrl.seeding import derive_seed, generator
-from rxrl.types import Action, Conversation, Policy, TokenBatch, Turn, interaction_ids, prompt_ids
+from rxrl.types import Action, Conversation, Policy, SavedInteraction, TokenBatch, Turn, interaction_ids, prompt_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +23,23 @@ class Rollout:
 
     Attributes:
         stm0: Memory before the first write, `[layers, batch, slots, dim]`.
-        writes: Interactions written before each turn, ids and mask `[turns, batch, time]`.
+        writes: Interactions written before each turn, ids and mask `[turns, batch, time]`; a warm-up write stands in front as one more.
         turns: `[BOS] [Q] query [A] sampled answer` of each turn, ids and mask `[turns, batch, time]`; written answers may differ.
         answer: bool `[turns, batch, time]`, true for sampled tokens in `turns`.
         sampled_log_probs: Of the sampled tokens as the sampler saw them, `[turns, batch, time]`, 0 elsewhere.
         rewards: `[turns, batch]`, 0 where not scored.
         scored: bool `[turns, batch]`.
+        asking: bool `[turns, batch]`, turns that ask for something that memory must supply.
         real: bool `[turns, batch]`, false past the end of an episode; real turns come first.
         truncated: bool `[batch]`, episodes that were cut instead of ended.
         critic: Saved interactions and query of each turn, ids and mask `[turns, batch, time]`.
+        after: The same for the turn that would have followed, ids and mask `[batch, time]`; empty where the script ended.
         turn: Turn numbers, int64 `[turns, batch]`.
         steps: Turns of the episodes, int64 `[turns, batch]`.
         scored_turns: The scored turns in order, for metrics and transcripts.
         terms: Reward terms by name, `[turns, batch]`, NaN where a term does not apply.
         left: Memory that the episodes ended with, `[layers, batch, slots, dim]`.
+        carried: Row of the last rollout whose memory the episode starts from, -1 for fresh memory, int64 `[batch]`.
     """
 
     stm0: Tensor
@@ -44,12 +49,15 @@ class Rollout:
     sampled_log_probs: Tensor
     rewards: Tensor
     scored: Tensor
+    asking: Tensor
     real: Tensor
     truncated: Tensor
     critic: TokenBatch
+    after: TokenBatch
     turn: Tensor
     steps: Tensor
     left: Tensor
+    carried: Tensor
     scored_turns: list[Turn] = field(default_factory=list)
     terms: dict[str, Tensor] = field(default_factory=dict)
 
@@ -60,8 +68,8 @@ class Rollout:
 
     @property
     def tokens(self) -> int:
-        """Real tokens decoded and written."""
-        return int(self.turns.mask.sum() + self.writes.mask.sum())
+        """Real tokens of all turns and of the first write, counted as for supervised episodes: what was told and said once."""
+        return int(self.turns.mask.sum() + self.writes.mask[0].sum())
 
     def rows(self, rows: Tensor) -> Rollout:
         """The rollout of some conversations, padding kept, so that shapes depend on the rollout alone."""
@@ -77,12 +85,15 @@ class Rollout:
             sampled_log_probs=self.sampled_log_probs[:, rows],
             rewards=self.rewards[:, rows],
             scored=self.scored[:, rows],
+            asking=self.asking[:, rows],
             real=self.real[:, rows],
             truncated=self.truncated[rows],
             critic=pick(self.critic),
+            after=TokenBatch(self.after.ids[rows], self.after.mask[rows]),
             turn=self.turn[:, rows],
             steps=self.steps[:, rows],
             left=self.left[:, rows],
+            carried=self.carried[rows],
         )
 
 
@@ -97,9 +108,11 @@ class _Recorder:
     log_probs: list[list[list[float]]] = field(default_factory=list)
     rewards: list[list[float]] = field(default_factory=list)
     scored: list[list[bool]] = field(default_factory=list)
+    asking: list[list[bool]] = field(default_factory=list)
     real: list[list[bool]] = field(default_factory=list)
     critic: list[list[list[int]]] = field(default_factory=list)
     seen: list[Turn] = field(default_factory=list)
+    last: dict[int, Turn] = field(default_factory=dict)
     terms: list[dict[str, list[float]]] = field(default_factory=list)
 
     def note(self, queries: list[list[int]], action: Action, info: dict[str, object], rewards: Sequence[float], scored: list[bool]) -> None:
@@ -113,16 +126,33 @@ class _Recorder:
         self.log_probs.append([[0.0] * len(q) + row[: len(a)] for q, a, row in zip(queries, answers, log_probs.tolist(), strict=True)])
         self.rewards.append(list(rewards))
         self.scored.append(scored)
+        self.asking.append([turn is not None and turn.asking for turn in turns])
         self.critic.append([[] if turn is None else critic_ids(turn) for turn in turns])
         self.seen += [turn for turn in turns if turn is not None]
+        self.last |= {row: turn for row, turn in enumerate(turns) if turn is not None}
         terms = info["reward_terms"]
         self.terms.append({name: np.asarray(values)[: self.batch].tolist() for name, values in terms.items()})  # type: ignore[attr-defined]
 
 
 def critic_ids(turn: Turn) -> list[int]:
     """What the critic reads: the saved interactions, then the query."""
-    saved = [token for each in turn.saved for token in interaction_ids(each.query_ids, each.answer_ids)]
-    return saved + prompt_ids(turn.query_ids)
+    return _saved_and_query(turn.saved, turn.query_ids)
+
+
+def ids_after(env: ConversationVectorEnv, conversation: Conversation, turn: Turn) -> list[int]:
+    """What the critic would read after `turn`, had the episode gone on; empty where the script ends there."""
+    if turn.index >= turn.steps:
+        return []
+    history = [*turn.history, SavedInteraction(turn.query, turn.answer, turn.query_ids, turn.answer_ids)]
+    tracker = FactTracker(conversation, env.values)
+    for each in history:
+        tracker.write(each.answer)
+    query = env.codec.encode(conversation.interactions[turn.index + 1].query)
+    return _saved_and_query([history[index] for index in tracker.ask().saved], query)
+
+
+def _saved_and_query(saved: Sequence[SavedInteraction], query: Sequence[int]) -> list[int]:
+    return [token for each in saved for token in interaction_ids(each.query_ids, each.answer_ids)] + prompt_ids(query)
 
 
 def collect(
@@ -135,53 +165,77 @@ def collect(
     device: torch.device | str = "cpu",
     left: Tensor | None = None,
     reset_ratio: float = 1.0,
-    samples: int = 1,
 ) -> Rollout:
     """Plays each conversation once.
 
     Args:
         env: At least as many rows as conversations; its memory is an STM.
         policy: Samples the answers.
-        conversations: At least one. The same conversation may stand in several rows (a group).
+        conversations: At least one. The same conversation may stand in several rows (a group): stm0 is the same, answers are drawn anew.
         seed: Together with iteration, conversation and turn the key of every draw.
         iteration: Of the training.
         device: Where the rollout goes.
         left: Memory that the last rollout ended with; needed where `reset_ratio` is below 1.
-        reset_ratio: Probability that a conversation starts from fresh memory instead of from its row of `left`.
-        samples: Rows in a row that share a conversation and so their stm0.
+        reset_ratio: Probability that a conversation starts from fresh memory instead of from a row of `left`.
 
     Returns:
         The rollout, one batch row for each conversation.
     """
     count = len(conversations)
+    keys = _draw_keys(conversations)
     stm_seeds = [derive_seed(seed, "stm0", iteration, conversation.id) for conversation in conversations]
-    carried = torch.tensor(
-        [
-            left is not None and derive_seed(seed, "carry", iteration, row // samples) / 2**63 >= reset_ratio
-            for row in range(env.num_envs)
-        ]
-    )
     options: dict[str, object] = {"conversations": list(conversations), "stm_seeds": stm_seeds}
-    stm0 = env.backend.init([*stm_seeds, *[0] * (env.num_envs - count)])
-    if left is not None and carried.any():
-        rows = torch.arange(env.num_envs).clamp(max=left.shape[1] - 1)
-        options |= {"stm": left[:, rows], "stm_rows": carried.numpy()}
-        stm0 = env.backend.reset_rows(stm0, carried, left[:, rows])
+    carried = torch.full((env.num_envs,), -1)
+    if left is not None:
+        carried[:count] = torch.tensor([_carried_from(left, reset_ratio, seed, iteration, each.id) for each in conversations])
+        options |= {"stm": left[:, carried.clamp(min=0)], "stm_rows": (carried >= 0).numpy()}
     observation, info = env.reset(seed=derive_seed(seed, "env", iteration) % 2**31, options=options)
+    stm0 = env.backend.init(info["stm_seeds"].tolist())
+    if left is not None:
+        stm0 = env.backend.reset_rows(stm0, carried >= 0, left[:, carried.clamp(min=0)])
     recorder = _Recorder(count)
-    written = info["written"]
+    written, steps = info["written"], torch.from_numpy(info["steps"][:count])
+    if env.warm_up:
+        recorder.writes.append([list(row or ()) for row in written[:count]])
     turn = 0
     while env.active.any():
         turn += 1
         recorder.writes.append([list(row or ()) for row in written[:count]])
         prompts = token_batch(observation)
-        action = _act(env, policy, prompts, [generator(seed, "answer", iteration, row, turn) for row in range(count)])
+        action = _act(env, policy, prompts, [generator(seed, "answer", iteration, *key, turn) for key in keys])
         observation, rewards, _, truncated, info = env.step(action)
         queries = prompts.rows()[:count]
         recorder.note(queries, _first_rows(action, count), info, rewards[:count].tolist(), info["scored"][:count].tolist())
         written = info["written"]
         cut = truncated
-    return _rollout(recorder, conversations, stm0[:, :count], env.memory[:, :count], torch.from_numpy(np.asarray(cut[:count])), device)
+    flags = torch.from_numpy(np.asarray(cut[:count]))
+    after = [ids_after(env, c, recorder.last[row]) if flags[row] else [] for row, c in enumerate(conversations)]
+    return _rollout(
+        recorder,
+        stm0=stm0[:, :count].to(device),
+        steps=steps.to(device),
+        truncated=flags.to(device),
+        after=TokenBatch.pad(after, device),
+        left=env.memory[:, :count].to(device),
+        carried=carried[:count].to(device),
+    )
+
+
+def _draw_keys(conversations: Sequence[Conversation]) -> list[tuple[str, int]]:
+    """What the draws of each row depend on, whatever stands beside it: its conversation, and the rows of the same one before it."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for conversation in conversations:
+        keys.append((conversation.id, seen[conversation.id]))
+        seen[conversation.id] += 1
+    return keys
+
+
+def _carried_from(left: Tensor, reset_ratio: float, *key: int | str) -> int:
+    """Row of `left` that an episode starts from, -1 for fresh memory."""
+    if derive_seed("carry", *key) / 2**63 < reset_ratio:
+        return -1
+    return derive_seed("carried row", *key) % left.shape[1]
 
 
 def _act(env: ConversationVectorEnv, policy: Policy, prompts: TokenBatch, generators: Sequence[torch.Generator]) -> Action:
@@ -206,8 +260,9 @@ def _first_rows(action: Action, count: int) -> Action:
 
 
 def _rollout(
-    recorder: _Recorder, conversations: Sequence[Conversation], stm0: Tensor, left: Tensor, truncated: Tensor, device: torch.device | str
+    recorder: _Recorder, *, stm0: Tensor, steps: Tensor, truncated: Tensor, after: TokenBatch, left: Tensor, carried: Tensor
 ) -> Rollout:
+    device = stm0.device
     turns = turns_first(recorder.turns)
     log_probs = torch.zeros(turns.ids.shape, dtype=stm0.dtype)
     for index, per_row in enumerate(recorder.log_probs):
@@ -218,21 +273,24 @@ def _rollout(
     count = real.shape[0]
     answer = answer_positions(torch.tensor(recorder.prompts), turns.mask)
     names = sorted({name for terms in recorder.terms for name in terms})
-    nothing = [float("nan")] * len(conversations)
+    nothing = [float("nan")] * recorder.batch
     return Rollout(
-        stm0=stm0.to(device),
+        stm0=stm0,
         writes=turns_first(recorder.writes).to(device),
         turns=turns.to(device),
         answer=answer.to(device),
         sampled_log_probs=log_probs.to(device),
         rewards=torch.tensor(recorder.rewards, dtype=stm0.dtype, device=device),
         scored=torch.tensor(recorder.scored, device=device),
+        asking=torch.tensor(recorder.asking, device=device),
         real=real.to(device),
-        truncated=truncated.to(device),
+        truncated=truncated,
         critic=turns_first(recorder.critic).to(device),
-        turn=torch.arange(1, count + 1, device=device)[:, None].expand(count, len(conversations)),
-        steps=torch.tensor([conversation.steps for conversation in conversations], device=device).expand(count, -1),
-        left=left.to(device),
+        after=after,
+        turn=torch.arange(1, count + 1, device=device)[:, None].expand(count, recorder.batch),
+        steps=steps.expand(count, -1),
+        left=left,
+        carried=carried,
         scored_turns=recorder.seen,
         terms={name: torch.tensor([terms.get(name, nothing) for terms in recorder.terms]) for name in names},
     )

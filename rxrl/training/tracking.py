@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from rxrl.errors import MissingExtraError
+from rxrl.training.config import TrackingConfig
 
 METRICS_FILE, TIMINGS_FILE = "metrics.jsonl", "timings.jsonl"
 
@@ -66,12 +67,28 @@ class Tracker:
         """Ends the run."""
 
 
+def open_trackers(config: TrackingConfig, folder: Path, run: Mapping[str, Any]) -> tuple[Tracker, ...]:
+    """The trackers that a run asks for.
+
+    Args:
+        config: Which.
+        folder: Folder of the run; offline files go below it.
+        run: Configuration that the trackers show.
+
+    Raises:
+        MissingExtraError: The tracker is not installed.
+    """
+    if config.wandb == "off":
+        return ()
+    return (WandbTracker(config.project, folder, run, mode=config.wandb),)
+
+
 class WandbTracker(Tracker):
     """Weights & Biases; `mode="offline"` needs no key and no network."""
 
     def __init__(self, project: str, folder: Path, config: Mapping[str, Any], mode: str = "offline") -> None:
         try:
-            import wandb
+            import wandb  # noqa: PLC0415
         except ImportError:
             raise MissingExtraError("Tracking with wandb", "wandb") from None
         self._run = wandb.init(project=project, dir=str(folder), config=dict(config), mode=mode)  # type: ignore[arg-type]

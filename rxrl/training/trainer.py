@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor
 
 from rxrl.algorithms import AlgorithmConfig
@@ -26,15 +28,17 @@ from rxrl.evaluation.metrics import summarise_stage
 from rxrl.facts import attribute_values
 from rxrl.models import Critic, ModelPolicy, ReactiveTransformer, StmBackend
 from rxrl.rewards import load_reward, mean_embeddings
+from rxrl.seeding import derive_seed
 from rxrl.training.checkpoints import load_critic, load_state, numbered, prune, save_checkpoint
 from rxrl.training.config import MRLConfig
 from rxrl.training.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
 from rxrl.training.rollout import Rollout, collect
-from rxrl.training.tracking import MetricsLog
+from rxrl.training.tracking import MetricsLog, Tracker, open_trackers
 from rxrl.training.update import (
     Targets,
     actor_loss,
     advantages_of,
+    bootstrap_values,
     critic_loss,
     critic_values,
     minibatches,
@@ -90,9 +94,10 @@ class MRLTrainer:
         env: Class or factory of the environment; takes the arguments of `ConversationVectorEnv`.
         observers: Called after each iteration.
         start: A checkpoint whose critic is loaded where it has one.
+        trackers: Where metrics go besides `metrics.jsonl`; None: as `config.tracking` says.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         model: ReactiveTransformer,
         tokenizer: Tokenizer,
@@ -106,6 +111,7 @@ class MRLTrainer:
         env: EnvFactory = ConversationVectorEnv,
         observers: Sequence[Observer] = (),
         start: str | Path | None = None,
+        trackers: tuple[Tracker, ...] | None = None,
     ) -> None:
         self.config, self.curriculum, self.tokenizer = config, curriculum, tokenizer
         self.source, self.held_out = source, held_out
@@ -114,8 +120,11 @@ class MRLTrainer:
         self.scheduler = StepScheduler(curriculum)
         self.state = TrainerState()
         self.left: Tensor | None = None
+        self.reference_left: Tensor | None = None
         self.reference = copy.deepcopy(model).requires_grad_(False).eval().to(self.accelerator.device)
-        critic = Critic(model.config, config.critic_layers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, "critic"))
+            critic = Critic(model.config, config.critic_layers)
         critic.load_encoder(model.embedding, model.encoder)
         if start is not None:
             self.state.critic_ready = load_critic(start, critic)
@@ -127,7 +136,9 @@ class MRLTrainer:
             critic,
             make_optimizer({"critic": list(critic.named_parameters())}, config.critic_optimizer),
         )
-        self.log = MetricsLog(self.folder)
+        if trackers is None:
+            trackers = open_trackers(config.tracking, self.folder, config.model_dump(mode="json"))
+        self.log = MetricsLog(self.folder, trackers)
         self._values: dict[tuple[int, str], dict[str, tuple[str, ...]]] = {}
         self._times: dict[str, float] = {}
         self._env: tuple[tuple[int, str, int], ConversationVectorEnv] | None = None
@@ -143,7 +154,7 @@ class MRLTrainer:
             metrics |= self._timed("update", self.update, rollout, targets, algorithm)
             self.state.iteration += 1
             self.state.tokens += rollout.tokens
-            self.left = rollout.left if stage.reset_ratio < 1 else None
+            self.left, self.reference_left = (rollout.left, self.reference_left) if stage.reset_ratio < 1 else (None, None)
             held_out = self._timed("evaluate", self.evaluate, stage) if self._evaluation_due() else None
             self._record(stage, metrics, held_out)
             if held_out is not None:
@@ -167,7 +178,7 @@ class MRLTrainer:
             iteration=self.state.iteration,
             device=self.accelerator.device,
             left=self.left,
-            reset_ratio=stage.reset_ratio_at(self.scheduler.iteration),
+            reset_ratio=stage.reset_ratio_at(len(self.state.stage_rewards)),
         )
 
     def estimate(self, rollout: Rollout, algorithm: AlgorithmConfig) -> tuple[Targets, dict[str, Any]]:
@@ -176,8 +187,10 @@ class MRLTrainer:
             self._start_critic(rollout)
         with torch.no_grad():
             values = critic_values(self.critic, rollout)
-        advantages, returns = advantages_of(rollout, values, algorithm)
-        hidden = reference_pass(self.reference, rollout) if algorithm.kl else None
+        advantages, returns = advantages_of(rollout, values, algorithm, bootstrap_values(self.critic, rollout))
+        hidden = None
+        if algorithm.kl:
+            hidden, self.reference_left = reference_pass(self.reference, rollout, self.reference_left)
         targets = Targets(advantages, returns, values, self._old_log_probs(rollout, algorithm), hidden)
         return targets, rollout_metrics(rollout, values, returns)
 
@@ -214,9 +227,13 @@ class MRLTrainer:
     def save(self) -> Path:
         """Writes a checkpoint that the run can go on from, and drops older ones."""
         folder = self.folder / "checkpoints"
-        tensors = {"optimizer": self.optimizer.state_dict(), "critic_optimizer": self.critic_optimizer.state_dict()}
-        if self.left is not None:
-            tensors["left"] = self.left
+        tensors = {
+            "optimizer": self.optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "reference": self.reference.state_dict(),
+            "left": self.left,
+            "reference_left": self.reference_left,
+        }
         path = save_checkpoint(
             folder / f"step-{self.state.iteration:06d}",
             self.model,
@@ -243,11 +260,14 @@ class MRLTrainer:
         state, tensors = load_state(found[-1])
         if state.get("kind") != "mrl" or state["config"] != self.config.model_dump(mode="json"):
             raise CheckpointError(f"{found[-1]} belongs to a run with another configuration: start a new run in another folder.")
+        if state["curriculum"] != self.curriculum.model_dump(mode="json"):
+            raise CheckpointError(f"{found[-1]} belongs to a run with another curriculum: start a new run in another folder.")
         self.model.load_state_dict(ReactiveTransformer.from_pretrained(found[-1]).state_dict())
         load_critic(found[-1], self.accelerator.unwrap_model(self.critic))
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.critic_optimizer.load_state_dict(tensors["critic_optimizer"])
-        self.left = tensors.get("left")
+        self.reference.load_state_dict(tensors["reference"])
+        self.left, self.reference_left = tensors["left"], tensors["reference_left"]
         self.state = TrainerState(**state["trainer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.log.rewind(state["metrics_position"])
@@ -274,7 +294,8 @@ class MRLTrainer:
             codec=self.tokenizer,
             num_envs=rows,
             strategy=max(stage.strategies, key=lambda name: stage.strategies[name]),
-            max_query_tokens=limit - 4,
+            # A prompt leaves room for one token of an answer at least, and for the [EOS] behind it.
+            max_query_tokens=limit - 5,
             max_answer_tokens=self.config.max_answer_tokens,
             max_interaction_tokens=limit,
             teacher_forcing=stage.teacher_forcing,
@@ -298,7 +319,8 @@ class MRLTrainer:
 
     def _prepare(self, stage: Stage) -> None:
         """Freezes what the stage does not train and sets the learning rates."""
-        train_only(self.groups, stage.trained_groups)
+        critic = self.accelerator.unwrap_model(self.critic)
+        train_only(self.groups | {"critic": list(critic.named_parameters())}, stage.trained_groups)
         total = self.config.max_iterations or sum(each.iterations for each in self.curriculum.stages)
         progress = min(1.0, self.state.iteration / total)
         set_learning_rates(self.optimizer, schedule_factor(self.config.optimizer, progress), stage.learning_rates)
@@ -307,19 +329,19 @@ class MRLTrainer:
     def _mixture(self, stage: Stage) -> list[tuple[Stage, int]]:
         """Stages (this one, and earlier ones by their share) and how many conversations each gives."""
         count = stage.episodes or self.config.episodes
-        (_, _), *earlier = self.curriculum.mixture(self.scheduler.stage_index)
-        found = [(each, round(share * count)) for each, share in earlier]
-        rest = count - sum(number for _, number in found)
-        return [(each, number) for each, number in [(stage, rest), *found] if number > 0]
+        stages, shares = zip(*self.curriculum.mixture(self.scheduler.stage_index), strict=True)
+        numbers = split_count(count, shares, self.config.seed, "mixture", self.state.iteration)
+        return [(each, number) for each, number in zip(stages, numbers, strict=True) if number]
 
     def _next_conversations(self, stage: Stage, count: int) -> list[Any]:
         taken: list[Any] = []
-        shares = list(stage.strategies.items())
-        for index, (strategy, share) in enumerate(shares):
-            number = count - len(taken) if index == len(shares) - 1 else round(share * count)
+        numbers = split_count(count, list(stage.strategies.values()), self.config.seed, "strategies", self.state.iteration, stage.name)
+        for strategy, number in zip(stage.strategies, numbers, strict=True):
             key = f"{stage.steps}:{strategy}"
             start = self.state.positions.get(key, 0)
-            taken += self.source.take(steps=stage.steps, strategy=strategy, start=start, count=number)
+            found = self.source.take(steps=stage.steps, strategy=strategy, start=start, count=number)
+            # A conversation that names no strategy plays the one that it was taken for.
+            taken += [replace(each, extra={"strategy": strategy, **each.extra}) for each in found]
             self.state.positions[key] = start + number
         return taken
 
@@ -352,7 +374,9 @@ class MRLTrainer:
 
     def _step(self, loss: Tensor, optimizer: Any, parameters: list[torch.nn.Parameter], max_norm: float) -> Tensor:
         if not bool(torch.isfinite(loss)):
-            raise TrainingError(f"The loss is {float(loss)} in iteration {self.state.iteration + 1}: lower the learning rate; checkpoints are kept.")
+            raise TrainingError(
+                f"The loss is {float(loss)} in iteration {self.state.iteration + 1}: lower the learning rate; checkpoints are kept."
+            )
         optimizer.zero_grad()
         if loss.requires_grad:
             self.accelerator.backward(loss)
@@ -392,7 +416,7 @@ class MRLTrainer:
         )
         self.state.stages.append(row | {"training_reward": mean_min_max(self.state.stage_rewards)})
         self.state.stage_rewards = []
-        self.left = None
+        self.left = self.reference_left = None
 
     def _timed(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         started = time.perf_counter()
@@ -411,6 +435,13 @@ def held_out_metrics(evaluation: Evaluation) -> dict[str, float]:
         "retention": sum(record.retention for record in asking if record.retention is not None) / len(asking),
         "held_out_reward": sum(rewards) / max(1, len(rewards)),
     }
+
+
+def split_count(count: int, shares: Sequence[float], *key: int | str) -> list[int]:
+    """Parts of `count` in proportion to `shares` (which sum to 1), exact on average over the draws that `key` names."""
+    offset = derive_seed(*key) / 2**63
+    edges = [min(count, math.floor(count * share + offset)) for share in accumulate(shares)]
+    return [after - before for before, after in pairwise([0, *edges[:-1], count])]
 
 
 def mean_min_max(values: Sequence[float]) -> dict[str, float]:

@@ -47,9 +47,11 @@ def sampled(distribution: Tensor, rollout: Rollout) -> Tensor:
     return distribution.gather(1, rollout.turns.ids[rollout.answer].unsqueeze(1)).squeeze(1)
 
 
-def trajectory(model: ReactiveTransformer, rollout: Rollout, bptt_turns: int | None) -> Tensor:
-    """Memory that each turn reads, `[layers, turns, batch, slots, dim]`."""
-    return memory_trajectory(model, rollout.stm0, rollout.writes.ids, rollout.writes.mask, bptt_turns)
+def trajectory(model: ReactiveTransformer, rollout: Rollout, bptt_turns: int | None, stm0: Tensor | None = None) -> Tensor:
+    """Memory that each turn reads, `[layers, turns, batch, slots, dim]`, from the rollout's stm0 or from another one."""
+    start = rollout.stm0 if stm0 is None else stm0
+    written = memory_trajectory(model, start, rollout.writes.ids, rollout.writes.mask, bptt_turns)
+    return written[:, -len(rollout.real) :]
 
 
 def policy_log_probs(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig) -> Tensor:
@@ -60,11 +62,25 @@ def policy_log_probs(model: ReactiveTransformer, rollout: Rollout, config: Algor
 
 
 @torch.no_grad()
-def reference_pass(reference: ReactiveTransformer, rollout: Rollout) -> Tensor:
-    """Hidden states of the reference, which runs its own memory from the same stm0, `[turns, batch, time, dim]`."""
-    stms = trajectory(reference, rollout, None)
+def reference_pass(reference: ReactiveTransformer, rollout: Rollout, left: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The reference on the same tokens; it runs its own memory.
+
+    Args:
+        reference: The frozen reference.
+        rollout: What was collected.
+        left: Memory that the reference ended the last rollout with; where an episode carries memory over, the reference carries its own.
+
+    Returns:
+        Hidden states `[turns, batch, time, dim]`, and the memory that it ends with, `[layers, batch, slots, dim]`.
+    """
+    stm0 = rollout.stm0
+    if left is not None:
+        carried = (rollout.carried >= 0)[None, :, None, None]
+        stm0 = torch.where(carried, left[:, rollout.carried.clamp(min=0)], stm0)
+    stms = trajectory(reference, rollout, None, stm0)
     hidden = answer_hidden(reference, stms, rollout.turns.ids, rollout.turns.mask, rollout.answer)
-    return _scatter(hidden, rollout)
+    last = rollout.real.sum(0) - 1
+    return _scatter(hidden, rollout), stms[:, last, torch.arange(rollout.batch, device=last.device)]
 
 
 def critic_values(critic: Critic, rollout: Rollout) -> Tensor:
@@ -73,13 +89,27 @@ def critic_values(critic: Critic, rollout: Rollout) -> Tensor:
     return torch.as_tensor(flat).view_as(rollout.rewards)
 
 
-def advantages_of(rollout: Rollout, values: Tensor, config: AlgorithmConfig) -> tuple[Tensor, Tensor]:
-    """Advantages, whitened where asked, and returns, both `[turns, batch]`."""
-    if config.advantage == "gae":
-        bootstrap = torch.where(rollout.truncated, values[-1], torch.zeros_like(values[-1]))
-        advantages, returns = gae(
-            rollout.rewards, values, rollout.real, bootstrap, gamma=config.gamma, gae_lambda=config.gae_lambda
-        )
+@torch.no_grad()
+def bootstrap_values(critic: Critic, rollout: Rollout) -> Tensor:
+    """Value of what would have followed each episode, `[batch]`: 0 where its script ended, that of the next query where it was cut."""
+    if not rollout.after.mask.any():
+        return rollout.rewards.new_zeros(rollout.batch)
+    values = torch.as_tensor(critic(rollout.after.ids, rollout.after.mask, rollout.real.sum(0) + 1, rollout.steps[0]))
+    return values.masked_fill(~rollout.after.mask.any(1), 0)
+
+
+def advantages_of(rollout: Rollout, values: Tensor, config: AlgorithmConfig, bootstrap: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Advantages, whitened where asked, and returns, both `[turns, batch]`.
+
+    Args:
+        rollout: Turns that are not scored count neither as a reward nor as a step.
+        values: `[turns, batch]`.
+        config: Which advantage, discount, decay and whitening.
+        bootstrap: What `bootstrap_values` gives, `[batch]`; None: every script has ended.
+    """
+    if config.advantage_form == "gae":
+        following = torch.zeros_like(values[0]) if bootstrap is None else bootstrap
+        advantages, returns = gae(rollout.rewards, values, rollout.scored, following, gamma=config.gamma, gae_lambda=config.gae_lambda)
     else:
         advantages, returns = reward_minus_value(rollout.rewards, values, rollout.real)
     advantages = advantages.masked_fill(~rollout.scored, 0)
@@ -154,9 +184,9 @@ def critic_loss(critic: Critic, rollout: Rollout, targets: Targets, config: Algo
 
 
 def minibatches(batch: int, count: int, *key: int | str) -> Iterator[Tensor]:
-    """Row indices of `count` minibatches of a permutation that depends on `key`; every row is in one."""
+    """Row indices of `count` minibatches (fewer where there are fewer rows), about equal; which, depends on `key`."""
     order = torch.randperm(batch, generator=generator(*key))
-    yield from (part.sort().values for part in order.chunk(min(count, batch)))
+    yield from (part.sort().values for part in order.tensor_split(min(count, batch)))
 
 
 def targets_of_rows(targets: Targets, rows: Tensor) -> Targets:
@@ -172,8 +202,9 @@ def targets_of_rows(targets: Targets, rows: Tensor) -> Targets:
 
 
 def rollout_metrics(rollout: Rollout, values: Tensor, returns: Tensor) -> dict[str, Tensor]:
-    """Reward and value statistics of a rollout."""
-    mean, variance = masked_moments(rollout.rewards, rollout.scored)
+    """Reward and value statistics of a rollout; rewards over the turns that ask, the mean of the others apart."""
+    asking = rollout.scored & rollout.asking
+    mean, variance = masked_moments(rollout.rewards, asking if asking.any() else rollout.scored)
     metrics = {
         "reward": mean,
         "reward_std": variance.sqrt(),
@@ -181,6 +212,8 @@ def rollout_metrics(rollout: Rollout, values: Tensor, returns: Tensor) -> dict[s
         "explained_variance": explained_variance(values, returns, rollout.scored),
         "answer_tokens": rollout.answer.sum() / rollout.real.sum().clamp(min=1),
     }
+    if (others := rollout.scored & ~rollout.asking).any():
+        metrics["reward_not_asking"] = masked_moments(rollout.rewards, others)[0]
     for name, term in rollout.terms.items():
         known = ~term.isnan()
         metrics[f"reward/{name}"] = masked_moments(term.nan_to_num(), known)[0]

@@ -1,0 +1,122 @@
+"""`rxrl chat`: talk to a checkpoint; the answer streams, then its memory is updated."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rxrl.errors import CheckpointError, ConfigError, ModelError, unknown_name
+from rxrl.factory import load_checkpoint
+from rxrl.models import MemoryUpdated, ReactiveSession, Sampling, Token
+from rxrl.seeding import generator
+
+_COMMANDS = ("/reset", "/save", "/quit")
+
+
+def chat(
+    checkpoint: Annotated[Path, typer.Argument(help="Directory of a checkpoint.")],
+    system: Annotated[str | None, typer.Option(help="System prompt, written into memory first.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time (the default).")] = False,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Sample with this temperature; 0 is greedy.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from this many of the likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample from the smallest set of tokens with this probability.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens.")] = None,
+    load_memory: Annotated[Path | None, typer.Option(help="Start from a saved memory.")] = None,
+    save_memory: Annotated[Path | None, typer.Option(help="Where /save writes the memory; written at the end, too.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first memory and of samples.")] = 0,
+) -> None:
+    """Talk to a checkpoint; its memory is updated after each answer.
+
+    Lines that begin with a slash are commands: /reset forgets the conversation, /save [FILE] writes the memory, /quit ends.
+    """
+    sampling = _sampling(greedy, temperature, top_k, top_p) | {"max_new_tokens": max_new_tokens}
+    model, tokenizer = load_checkpoint(checkpoint)
+    session = ReactiveSession(model, tokenizer, generator=generator(seed, "chat"), system=system)
+    if load_memory is not None:
+        session.load(load_memory)
+        if system is not None:
+            session.write(system, "")
+    c = model.config
+    typer.echo(f"{c.name}, memory of {c.layers} x {c.slots} slots, up to {c.max_length} tokens a turn. Commands: {', '.join(_COMMANDS)}.")
+    for line in _lines():
+        if line == "/quit":
+            break
+        if line.startswith("/"):
+            _command(session, line, save_memory)
+        elif line:
+            _answer(session, line, sampling)
+    if save_memory is not None:
+        _save(session, save_memory)
+
+
+def _sampling(greedy: bool, temperature: float | None, top_k: int | None, top_p: float | None) -> dict[str, Any]:
+    truncated = top_k is not None or top_p is not None
+    if greedy and (temperature or truncated):
+        raise ConfigError("--greedy takes the likeliest token, so it goes with none of --temperature, --top-k and --top-p: leave one out.")
+    if temperature is None:
+        temperature = 1.0 if truncated else 0.0
+    Sampling(temperature or 1.0, top_k, top_p)  # refuses wrong values before anything is loaded
+    return {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+
+
+def _lines() -> Iterator[str]:
+    """Lines of a person at a terminal, who sees a prompt, or of a pipe, whose lines are shown so that the output reads as a dialogue."""
+    interactive = sys.stdin.isatty()
+    while True:
+        try:
+            line = input("you> " if interactive else "").strip()
+        except EOFError:
+            if interactive:
+                typer.echo()
+            return
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"The input is not UTF-8 text ({error.reason}): convert it first.") from None
+        if not interactive and line:
+            typer.echo(f"you> {line}")
+        yield line
+
+
+def _answer(session: ReactiveSession, text: str, sampling: dict[str, Any]) -> None:
+    try:
+        events = session.ask(text, **sampling)
+    except ModelError as error:
+        typer.secho(f"{error}", fg=typer.colors.RED, err=True)
+        return
+    typer.echo("model> ", nl=False)
+    try:
+        for event in events:
+            if isinstance(event, Token):
+                typer.echo(event.text, nl=False)
+                sys.stdout.flush()
+            elif isinstance(event, MemoryUpdated):
+                typer.secho(f"\n[memory updated] drift {event.drift:.4f}, {1000 * event.seconds:.0f} ms", dim=True)
+    except KeyboardInterrupt:
+        typer.secho("\n[answer abandoned, memory as it was]", dim=True)
+
+
+def _command(session: ReactiveSession, line: str, save_memory: Path | None) -> None:
+    name, _, argument = line.partition(" ")
+    if name == "/reset":
+        session.reset()
+        typer.secho("[memory reset]", dim=True)
+    elif name == "/save":
+        target = Path(argument.strip()) if argument.strip() else save_memory
+        if target is None:
+            typer.secho("/save needs a file: /save FILE, or start with --save-memory FILE.", fg=typer.colors.RED, err=True)
+        else:
+            _save(session, target)
+    else:
+        typer.secho(unknown_name("command", name, _COMMANDS), fg=typer.colors.RED, err=True)
+
+
+def _save(session: ReactiveSession, target: Path) -> None:
+    try:
+        session.save(target)
+    except CheckpointError as error:
+        typer.secho(f"{error}", fg=typer.colors.RED, err=True)
+    else:
+        typer.secho(f"[memory saved to {target}]", dim=True)

@@ -1,0 +1,123 @@
+"""`rxrl evaluate CHECKPOINT`: retention by distance on held-out conversations, with its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rxrl.cli.data import Strategy
+from rxrl.cli.pipeline import evaluation_env
+from rxrl.data.rows import read_conversations
+from rxrl.data.sources import RowsSource
+from rxrl.data.world import GeneratedSource
+from rxrl.errors import ConfigError
+from rxrl.evaluation import CONTROLS, Evaluation
+from rxrl.evaluation import evaluate as evaluate_policy
+from rxrl.factory import TokenEmbeddings, load_checkpoint
+from rxrl.models import ModelPolicy
+from rxrl.rewards import load_reward
+from rxrl.types import Conversation
+
+DEFAULT_STEPS = 16
+KNOWN_SAMPLE = 500
+_HEADLINE = {
+    "retention at 16 turns": "retention_at_16",
+    "retention, distance 9 to 16": "retention_far",
+    "retention, distance 1 to 2": "retention_near",
+    "retention, all asking turns": "retention",
+}
+_CONTROL_NAMES = {"empty_memory": "empty memory", "swapped_memory": "swapped memory", "oracle": "oracle (reference answers)"}
+
+
+def evaluate(  # noqa: PLR0913, PLR0917
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint.", show_default=False)],
+    data: Annotated[str | None, typer.Option(help="Held-out conversations, in place of the embedded world's.")] = None,
+    level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the embedded world; 1 without it.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Turns of each conversation; without it 16, or as long as they are with --data.")
+    ] = None,
+    strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = Strategy.multi_step,
+    conversations: Annotated[int, typer.Option(min=1, help="Most conversations.")] = 200,
+    controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also with empty and swapped memory, and the oracle.")] = True,
+    greedy: Annotated[bool, typer.Option("--greedy/--sampled", help="Likeliest tokens, or sampled ones.")] = True,
+    reward: Annotated[str, typer.Option(help="Reward: a name, pkg.mod:function or path/file.py:function.")] = "retention",
+    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 16,
+    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and the transcripts.")] = None,
+    seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
+) -> None:
+    """Measure retention by distance, with its controls."""
+    load_reward(reward)
+    model, tokenizer = load_checkpoint(checkpoint)
+    chosen, known = held_out_conversations(data, level, steps, strategy.value, conversations, seed)
+    function = load_reward(reward, embed=TokenEmbeddings(model))
+    env = evaluation_env(model, tokenizer, chosen, known=known, reward=function, max_answer_tokens=max_answer_tokens)
+    policy = ModelPolicy(model, max_answer_tokens + 1)
+    console = Console()
+    console.print(f"Playing {len(chosen)} conversations.", highlight=False)
+    found = evaluate_policy(env, policy, chosen, seed=seed, greedy=greedy, controls=CONTROLS if controls else ())
+    console.print(*tables(found), sep="\n")
+    if out is not None:
+        console.print(f"Wrote {found.save(out)} and the transcripts.", highlight=False)
+
+
+def held_out_conversations(
+    data: str | None, level: int | None, steps: int | None, strategy: str, count: int, seed: int
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Conversations to play, and others that show which values there are."""
+    if data is None:
+        test, train = (GeneratedSource(level=level or 1, seed=seed, split=split) for split in ("test", "train"))
+        turns = 1 if strategy == "single-step" else steps or DEFAULT_STEPS
+        known = train.take(steps=1, strategy="multi-step", start=0, count=KNOWN_SAMPLE)
+        return test.take(steps=turns, strategy=strategy, start=0, count=count), known
+    if level is not None:
+        raise ConfigError("--level is for the embedded world: give either --level or --data.")
+    rows = read_conversations(data)
+    if steps is None:
+        return rows[:count], rows
+    source = RowsSource(rows, seed)
+    count = min(count, source.available(steps, strategy)) or count
+    return source.take(steps=steps, strategy=strategy, start=0, count=count), rows
+
+
+def tables(evaluation: Evaluation) -> list[Table]:
+    """The numbers for people."""
+    summary, controls = evaluation.summary, evaluation.controls
+    headline = Table(title=f"{summary['conversations']} conversations, {summary['asking_turns']} asking turns", title_justify="left")
+    for heading in ("", "mean", "95 % interval", "turns"):
+        headline.add_column(heading, justify="left" if not heading else "right")
+    for text, name in _HEADLINE.items():
+        if summary[name] is not None:
+            headline.add_row(text, *_numbers(summary[name], summary[f"{name}_interval"], summary[f"{name}_turns"]))
+    _add_reference_rows(headline, summary, controls)
+    distances = Table(title="Retention by distance", title_justify="left")
+    for heading in ("distance", "mean", "95 % interval", "turns"):
+        distances.add_column(heading, justify="right")
+    for row in summary["by_distance"]:
+        distances.add_row(str(row["distance"]), *_numbers(row["mean"], (row["low"], row["high"]), row["turns"]))
+    return [headline, distances] if summary["by_distance"] else [headline]
+
+
+def _add_reference_rows(table: Table, summary: Mapping[str, Any], controls: Mapping[str, Any]) -> None:
+    """Controls, chance and reward."""
+    table.add_section()
+    for control, text in _CONTROL_NAMES.items():
+        part = controls.get(control)
+        name = "retention" if part is None or part["retention_at_16"] is None else "retention_at_16"
+        if part is not None and part[name] is not None:
+            table.add_row(text, *_numbers(part[name], part[f"{name}_interval"], part[f"{name}_turns"]))
+    if summary["chance"] is not None:
+        table.add_row("chance", f"{summary['chance']:.3f}", "", "")
+    table.add_section()
+    for text, name in (("reward, asking turns", "reward"), ("reward, other turns", "reward_other")):
+        part = summary[name]
+        if part["mean"] is not None:
+            table.add_row(text, f"{part['mean']:.2f}", f"min {part['min']:.2f}, max {part['max']:.2f}", str(part["turns"]))
+
+
+def _numbers(mean: float, interval: Sequence[float], turns: int) -> tuple[str, str, str]:
+    return f"{mean:.3f}", f"{interval[0]:.3f} to {interval[1]:.3f}", str(turns)

@@ -1,0 +1,56 @@
+"""`rxrl presets`: the named model sizes and what each part of them counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rxrl.models import PRESETS, ModelConfig, ReactiveTransformer, count_parameters
+
+_SIZES: Mapping[str, Callable[[ModelConfig], str]] = {
+    "dim": lambda config: str(config.dim),
+    "layers": lambda config: str(config.layers),
+    "heads": lambda config: str(config.heads),
+    "experts": lambda config: f"{config.decoder.active_experts} of {config.decoder.experts}",
+    "vocabulary": lambda config: f"{config.vocab_size:,}",
+    "tokens of an interaction": lambda config: f"{config.max_length:,}",
+    "memory slots": lambda config: f"{config.layers} x {config.slots:,}",
+}
+_PARTS = {
+    "encoder": "encoder",
+    "decoder": "decoder",
+    "decoder_active": "decoder, used by a token",
+    "memory_attention": "memory attention",
+    "mlm_head": "MLM head",
+    "total": "total",
+}
+
+
+def presets(as_json: Annotated[bool, typer.Option("--json", help="Print the parameter counts as JSON.")] = False) -> None:
+    """List the model presets and their parameter counts."""
+    counts = {name: _counts(config) for name, config in PRESETS.items()}
+    if as_json:
+        typer.echo(json.dumps(counts, indent=2))
+        return
+    table = Table("", title="Presets", title_justify="left")
+    for name in PRESETS:
+        table.add_column(name, justify="right")
+    for heading, size in _SIZES.items():
+        table.add_row(heading, *(size(config) for config in PRESETS.values()))
+    table.add_section()
+    for part, heading in _PARTS.items():
+        table.add_row(heading, *(f"{counts[name][part]:,}" for name in PRESETS))
+    Console().print(table)
+    typer.echo("Parameters. Encoder and decoder each count the embedding they share; total counts it once, without the MLM head.")
+
+
+def _counts(config: ModelConfig) -> dict[str, int]:
+    # Nothing is allocated on the meta device.
+    with torch.device("meta"):
+        return count_parameters(ReactiveTransformer(config))

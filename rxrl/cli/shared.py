@@ -1,0 +1,100 @@
+"""What the commands on single steps share: their options, the data they open, and the folders they write to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rxrl.cli.data import is_plain_text
+from rxrl.cli.pipeline import (
+    DataConfig,
+    PipelineConfig,
+    Sources,
+    check_apart,
+    cycled,
+    open_sources,
+    rows_sources,
+    validation_share,
+)
+from rxrl.data.importers import import_text
+from rxrl.data.rows import LengthLimit, read_conversations
+from rxrl.errors import ConfigError, DataError
+from rxrl.training.tracking import METRICS_FILE
+
+CHECKPOINT = "checkpoint"
+"""Name of the folder, below that of a run, that holds what the run ended with."""
+UNCUT = 10_000
+
+Start = Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run: metrics, configuration and checkpoints.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings that differ from the defaults.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Dotted override, such as optimizer.learning_rate=1e-3; repeatable.")]
+TrainFile = Annotated[str | None, typer.Option("--data", help="Conversations to train on, in place of the embedded world.")]
+HeldOut = Annotated[str | None, typer.Option(help="Conversations to validate on; without it, the first twentieth of --data.")]
+LevelOption = Annotated[int | None, typer.Option("--level", min=1, max=3, help="Difficulty of the embedded world; 1 without it.")]
+Seed = Annotated[int | None, typer.Option(help="Key of every draw; 0, or that of the configuration, without it.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")]
+
+
+def seed_override(seed: int | None) -> list[str]:
+    """`--seed` as an override."""
+    return [] if seed is None else [f"seed={seed}"]
+
+
+def open_data(data: str | None, held_out: str | None, level: int | None, seed: int, *, texts: bool = False) -> Sources:
+    """What a stage or a training learns from and is validated on.
+
+    Args:
+        data: File of conversations; None: the embedded world.
+        held_out: File to validate on; None: the first twentieth of `data`.
+        level: Difficulty of the embedded world.
+        seed: Key of the draws.
+        texts: Whether plain texts do, too.
+
+    Raises:
+        RxrlError: A file is missing or wrong, or the options contradict each other.
+    """
+    if data is None:
+        if held_out is not None:
+            raise ConfigError("--held-out goes with --data: the embedded world has held-out conversations of its own.")
+        return open_sources(PipelineConfig(seed=seed, data=DataConfig(level=level or 1, test_conversations=1)))
+    if level is not None:
+        raise ConfigError("--level is for the embedded world: give either --level or --data.")
+    if texts and Path(data).exists() and is_plain_text(data):
+        return _text_sources(data, held_out, seed)
+    train = read_conversations(data)
+    if held_out is not None:
+        validation = read_conversations(held_out)
+        check_apart(train, validation, data, held_out)
+        return rows_sources(train, validation, [], seed)
+    share = validation_share(train, data)
+    return rows_sources(train[share:], train[:share], [], seed)
+
+
+def _text_sources(data: str, held_out: str | None, seed: int) -> Sources:
+    """Plain texts: there are no conversations, only stories."""
+    train = import_text(data, limit=LengthLimit(UNCUT))
+    if held_out is None:
+        if len(train) < 2:
+            raise DataError(f"{data} holds {len(train)} text: give at least two, one to train on and one to validate.")
+        share = max(1, len(train) // 20)
+        parts = {"train": train[share:], "validation": train[:share]}
+    else:
+        parts = {"train": train, "validation": import_text(held_out, limit=LengthLimit(UNCUT))}
+    empty = rows_sources([], [], [], seed)
+    return replace(empty, stories={name: cycled(part) for name, part in parts.items()}.__getitem__)
+
+
+def check_unused(out: Path, resume: bool) -> None:
+    """Refuses to mix a new run with what a folder holds.
+
+    Raises:
+        ConfigError: The folder holds a run, and nobody said to go on with it.
+    """
+    if (out / CHECKPOINT).exists() and not resume:
+        raise ConfigError(f"{out} holds a finished run: choose another folder with --out, or remove it.")
+    if (out / METRICS_FILE).exists() and not resume:
+        raise ConfigError(f"{out} holds a run that has begun: go on with --resume, choose another folder with --out, or remove it.")

@@ -1,0 +1,97 @@
+"""`rxrl stage NAME`: one supervised stage, from checkpoint (or from nothing) to checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rxrl.cli.pipeline import DataConfig, PipelineConfig, Sources, make_task, train_tokenizer
+from rxrl.cli.progress import Terminal
+from rxrl.cli.shared import (
+    CHECKPOINT,
+    ConfigFile,
+    HeldOut,
+    LevelOption,
+    Out,
+    Overrides,
+    Resume,
+    Seed,
+    Start,
+    TrainFile,
+    check_unused,
+    open_data,
+    seed_override,
+)
+from rxrl.config import dump_config, load_config
+from rxrl.data.tokenizer import Tokenizer
+from rxrl.errors import ConfigError, unknown_name
+from rxrl.factory import load_checkpoint
+from rxrl.models import ReactiveTransformer, preset
+from rxrl.stages.config import STAGES, SmatConfig, StageConfig
+from rxrl.stages.runner import StageRunner
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+DEFAULT_PRESET = "pico"
+
+
+@app.command()
+def stage(  # noqa: PLR0913, PLR0917
+    name: Annotated[str, typer.Argument(help=f"Stage: {', '.join(STAGES)} (in this order).", show_default=False)],
+    out: Out,
+    start: Start = None,
+    size: Annotated[str | None, typer.Option("--preset", help="Size of a fresh model, where there is no --from; pico without it.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer of a fresh model; without it, one is trained on the data.")] = None,
+    config: ConfigFile = None,
+    override: Overrides = None,
+    data: TrainFile = None,
+    held_out: HeldOut = None,
+    level: LevelOption = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints that --resume can go on from.")] = 100,
+) -> None:
+    """Run one supervised stage, from checkpoint to checkpoint."""
+    if name not in STAGES:
+        raise ConfigError(unknown_name("stage", name, STAGES))
+    settings = load_config(config, STAGES[name], [*seed_override(seed), *(override or [])])
+    check_unused(out, resume)
+    terminal = Terminal()
+    if (out / CHECKPOINT).exists():
+        terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
+        return
+    if start is not None and (size or tokenizer):
+        raise ConfigError("--preset and --tokenizer are for a fresh model: leave them out, or leave out --from.")
+    sources = open_data(data, held_out, level, settings.seed, texts=name == "pretrain")
+    check_lengths(settings, sources)
+    model, codec = load_checkpoint(start) if start else fresh_model(size or DEFAULT_PRESET, tokenizer, sources, data, settings.seed)
+    task = make_task(name, settings, sources, codec, model.config.max_length)
+    runner = StageRunner(name, model, codec, task, settings, out, (terminal.stage,), checkpoint_every)
+    if resume and not runner.resume():
+        runner.log.rewind(0)
+    dump_config(settings, out / "config.yaml")
+    terminal.say(f"Stage {name}: step {runner.step} of at most {runner.total}.")
+    runner.run()
+    path = runner.save(out / CHECKPOINT)
+    terminal.say(f"Wrote {path}.")
+
+
+def fresh_model(size: str, tokenizer: Path | None, sources: Sources, data: str | None, seed: int) -> tuple[ReactiveTransformer, Tokenizer]:
+    """A model with random weights and its tokenizer, which is trained on the data where none is given."""
+    preset(size)
+    config = PipelineConfig(seed=seed, preset=size, data=DataConfig(train=data))
+    codec = train_tokenizer(config, sources) if tokenizer is None else Tokenizer.load(tokenizer)
+    return ReactiveTransformer.from_preset(size, seed=seed, vocab_size=codec.vocab_size), codec
+
+
+def check_lengths(config: StageConfig, sources: Sources) -> None:
+    """Takes a conversation of every length that the stage will need; the data says it where there is none."""
+    if isinstance(config, SmatConfig):
+        wanted = {("multi-step" if phase.steps == 1 else config.strategy, phase.steps) for phase in config.phases}
+    else:
+        wanted = {("multi-step", getattr(config, "steps", 0))}
+    for strategy, steps in sorted(wanted):
+        for source in (sources.train, sources.validation):
+            if steps:
+                source.take(steps=steps, strategy=strategy, start=0, count=1)

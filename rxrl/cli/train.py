@@ -1,0 +1,180 @@
+"""`rxrl train`: Memory Reinforcement Learning from a checkpoint, through a curriculum."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from rxrl.algorithms import AlgorithmConfig
+from rxrl.cli.pipeline import Sources
+from rxrl.cli.progress import Terminal
+from rxrl.cli.shared import (
+    CHECKPOINT,
+    ConfigFile,
+    HeldOut,
+    LevelOption,
+    Out,
+    Overrides,
+    Resume,
+    Seed,
+    TrainFile,
+    check_unused,
+    open_data,
+    seed_override,
+)
+from rxrl.config import dump_config, load_config, parse_config
+from rxrl.curricula import Curriculum, Stage, load_curriculum
+from rxrl.curricula.curriculum import GROUPS
+from rxrl.evaluation import write_report
+from rxrl.factory import load_checkpoint
+from rxrl.models import ReactiveTransformer
+from rxrl.rewards import load_reward, mean_embeddings
+from rxrl.training.checkpoints import save_checkpoint
+from rxrl.training.config import MRLConfig
+from rxrl.training.tracking import read_metrics
+from rxrl.training.trainer import MRLTrainer
+
+
+class Algorithm(StrEnum):
+    """Policy-gradient algorithms."""
+
+    ppo = "ppo"
+    impo = "impo"
+
+
+class Wandb(StrEnum):
+    """What to do with Weights & Biases."""
+
+    off = "off"
+    offline = "offline"
+    online = "online"
+
+
+def train(  # noqa: PLR0913, PLR0917
+    start: Annotated[Path, typer.Option("--from", help="Checkpoint to start from; it stays the frozen reference.")],
+    out: Out,
+    curriculum: Annotated[str, typer.Option(help="Curriculum: a name (see --dry-run) or a YAML file.")] = "quickstart",
+    config: ConfigFile = None,
+    override: Overrides = None,
+    reward: Annotated[str | None, typer.Option(help="Reward: a name, pkg.mod:function or path/file.py:function.")] = None,
+    algorithm: Annotated[Algorithm | None, typer.Option(help="Algorithm.")] = None,
+    data: TrainFile = None,
+    held_out: HeldOut = None,
+    level: LevelOption = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    wandb: Annotated[Wandb | None, typer.Option(help="Weights & Biases; off without it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show what would be trained when, and end.")] = False,
+) -> None:
+    """Memory Reinforcement Learning through a curriculum."""
+    stages = load_curriculum(curriculum)
+    named = {"reward": reward, "algorithm.name": algorithm, "tracking.wandb": wandb}
+    chosen = [f"{key}={value}" for key, value in named.items() if value is not None]
+    settings = load_config(config, MRLConfig, [*seed_override(seed), *chosen, *(override or [])])
+    if not dry_run:
+        check_unused(out, resume)
+    terminal = Terminal()
+    if (out / CHECKPOINT).exists() and not dry_run:
+        terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
+        return
+    model, tokenizer = load_checkpoint(start)
+    sources = open_data(data, held_out, level, settings.seed)
+    check_run(stages, settings, model, sources)
+    if dry_run:
+        terminal.console.print(plan(stages, settings))
+        return
+    trainer = MRLTrainer(
+        model,
+        tokenizer,
+        curriculum=stages,
+        source=sources.train,
+        held_out=sources.validation,
+        config=settings,
+        folder=out,
+        observers=(terminal.mrl,),
+        start=start,
+    )
+    if resume and not trainer.resume():
+        trainer.log.rewind(0)
+    dump_config(settings, out / "config.yaml")
+    dump_config(stages, out / "curriculum.yaml")
+    terminal.say(f"Memory Reinforcement Learning ({settings.algorithm.name}): {', '.join(stage.name for stage in stages.stages)}.")
+    started = time.perf_counter()
+    trainer.train()
+    finish(trainer, out, started)
+    terminal.say(f"Wrote {out / CHECKPOINT} and {out / 'report.html'}.")
+
+
+def check_run(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransformer, sources: Sources) -> None:
+    """Looks at everything that a stage will need, so that a mistake in the last one shows before the first."""
+    for stage in curriculum.stages:
+        algorithm_of(stage, config)
+        load_reward(stage.reward or config.reward, embed=lambda rows: mean_embeddings(model.embedding.weight, rows))
+        for strategy in stage.strategies:
+            for source in (sources.train, sources.validation):
+                source.take(steps=stage.steps, strategy=strategy, start=0, count=1)
+
+
+def algorithm_of(stage: Stage, config: MRLConfig) -> AlgorithmConfig:
+    """The options of the algorithm in a stage."""
+    given: dict[str, Any] = config.algorithm.model_dump() | stage.algorithm
+    return parse_config(given, AlgorithmConfig, source=f"algorithm options of stage {stage.name!r}")
+
+
+def plan(curriculum: Curriculum, config: MRLConfig) -> Table:
+    """What trains when."""
+    table = Table(title=f"Curriculum {curriculum.name}", title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("stage", "steps", "strategy", "iterations", "learns, at rate"):
+        table.add_column(heading)
+    for stage in curriculum.stages:
+        table.add_row(stage.name, str(stage.steps), _strategies(stage), _iterations(stage), _rates(stage, config))
+    total = sum(stage.iterations for stage in curriculum.stages)
+    table.caption = (
+        f"At most {min(total, config.max_iterations or total)} iterations of {config.episodes} conversations with "
+        f"{config.algorithm.name}; reward: {config.reward}; rates: {config.optimizer.schedule} schedule."
+    )
+    return table
+
+
+def _strategies(stage: Stage) -> str:
+    mix = stage.strategies
+    earlier = [f"{stage.earlier_share:.0%} from before"] if stage.earlier_share else []
+    return "\n".join([*(name if len(mix) == 1 else f"{name} {share:.0%}" for name, share in mix.items()), *earlier])
+
+
+def _iterations(stage: Stage) -> str:
+    rule = stage.advance
+    early = [] if rule is None else [f"or {rule.metric} {rule.threshold:g}", f"({rule.patience} times)"]
+    changes = [f"{stage.episodes} conversations"] if stage.episodes else []
+    return "\n".join([f"up to {stage.iterations}", *early, *changes, *(f"{key}: {value}" for key, value in stage.algorithm.items())])
+
+
+def _rates(stage: Stage, config: MRLConfig) -> str:
+    stage_rates: Mapping[str, float] = {str(group): rate for group, rate in stage.learning_rates.items()}
+    own = {"critic": config.critic_optimizer.learning_rate, **config.optimizer.learning_rates, **stage_rates}
+    named = stage.trained_groups if "all" not in stage.train else {group for group in own if group in stage.trained_groups}
+    lines = [f"{group} {own.get(group, config.optimizer.learning_rate):g}" for group in GROUPS if group in named]
+    return "\n".join(lines if "all" not in stage.train else [f"all {config.optimizer.learning_rate:g}", *lines])
+
+
+def finish(trainer: MRLTrainer, out: Path, started: float) -> None:
+    """Writes the last weights, to start from, and a report of the training."""
+    state = {"kind": "mrl-result", "iteration": trainer.state.iteration, "tokens": trainer.state.tokens}
+    critic = trainer.accelerator.unwrap_model(trainer.critic)
+    run = {
+        "title": "Memory Reinforcement Learning",
+        "seed": trainer.config.seed,
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "preset": trainer.model.config.name,
+        "stages": trainer.state.stages,
+        "config": trainer.config.model_dump(mode="json") | {"curriculum": trainer.curriculum.model_dump(mode="json")},
+    }
+    write_report(run, read_metrics(out), None, out)
+    save_checkpoint(out / CHECKPOINT, trainer.model, trainer.tokenizer, state=state, critic=critic)

@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Reinforces the memory of a checkpoint with a reward of your own; copy it and change the reward, the curriculum, the numbers.
+
+Run it with `python scripts/train_mrl.py runs/smat/checkpoint --curriculum quickstart --out runs/my-mrl`.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rxrl.curricula import load_curriculum
+from rxrl.data.world import GeneratedSource
+from rxrl.factory import load_checkpoint
+from rxrl.rewards import held
+from rxrl.training.config import MRLConfig
+from rxrl.training.trainer import MRLTrainer, Progress
+from rxrl.types import Turn
+
+
+def short_and_right(turns: Sequence[Turn]) -> list[float | None]:
+    """0 to 10 for each turn: the share of asked facts that the answer holds, less for long answers; None where nothing is asked."""
+    return [None if (share := held(turn)) is None else 10 * share / max(1, len(turn.answer.split()) / 8) for turn in turns]
+
+
+def show(progress: Progress) -> None:
+    """Prints one line an iteration."""
+    print(f"{progress.stage.name} {progress.iteration}/{progress.total}: reward {progress.metrics['reward']:.2f}")
+
+
+parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+parser.add_argument("checkpoint", help="folder of a checkpoint, such as a stage's or a run's")
+parser.add_argument("--curriculum", default="quickstart", help="name or YAML file")
+parser.add_argument("--episodes", type=int, default=16, help="conversations an iteration")
+parser.add_argument("--iterations", type=int, help="stop after this many; without it, the curriculum decides")
+parser.add_argument("--out", type=Path, default=Path("runs/train-mrl"), help="folder for metrics and checkpoints")
+parser.add_argument("--seed", type=int, default=0)
+arguments = parser.parse_args()
+
+model, tokenizer = load_checkpoint(arguments.checkpoint)
+trainer = MRLTrainer(
+    model,
+    tokenizer,
+    curriculum=load_curriculum(arguments.curriculum),
+    source=GeneratedSource(level=1, seed=arguments.seed, split="train"),
+    held_out=GeneratedSource(level=1, seed=arguments.seed, split="validation"),
+    config=MRLConfig(seed=arguments.seed, episodes=arguments.episodes, max_iterations=arguments.iterations),
+    folder=arguments.out,
+    reward=short_and_right,
+    observers=[show],
+)
+trainer.train()
+print(f"Checkpoint: {trainer.save()}")

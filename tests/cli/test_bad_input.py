@@ -1,0 +1,171 @@
+"""Whatever is wrong is said in one clear sentence, with exit code 2, before anything is trained or written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rxrl.data.rows import write_conversations
+from rxrl.data.world import GeneratedSource
+
+
+def refused(result: Any) -> str:
+    """The sentence; there is no traceback and only one line."""
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.output
+    return str(result.stderr)
+
+
+def file(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    write_conversations(path, GeneratedSource(level=1, seed=0, split="train").take(steps=2, strategy="multi-step", start=0, count=40))
+    return path
+
+
+def damaged(checkpoint: Path, folder: Path, how: Callable[[Path], Any]) -> Path:
+    shutil.copytree(checkpoint, folder)
+    how(folder)
+    return folder
+
+
+CURRICULA = {
+    "stages: [{steps: 4, strateg: multi-step}]": ("line 1", "strateg", "Did you mean 'strategy'?"),
+    "stages: [{steps: 40}]": ("line 1", "steps"),
+    "stages: [{steps: 4}\n": ("line", "not valid YAML"),
+    "stages: [{steps: 2, reward: retentoin}]": ("Unknown reward 'retentoin'", "'retention'"),
+    "stages: [{steps: 2, algorithm: {clipp: 1}}]": ("steps-2", "clipp", "'clip'"),
+}
+
+
+@pytest.mark.parametrize("text", CURRICULA)
+def test_broken_curricula(text: str, invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    path = file(tmp_path / "mine.yaml", text)
+    sentence = refused(invoke("train", "--from", checkpoint, "--curriculum", path, "--out", tmp_path / "run", code=2))
+    assert all(part in sentence for part in CURRICULA[text])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_curriculum_is_looked_at_first(invoke: Any, tmp_path: Path) -> None:
+    wrong = ("--from", tmp_path / "nothing", "--reward", "x", "--out", tmp_path)
+    sentence = refused(invoke("train", "--curriculum", "linaer", *wrong, code=2))
+    assert "linaer" in sentence
+    assert "Did you mean 'linear'?" in sentence
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "parts"),
+    [
+        ("--set", "algorithm.clipp=1", ("clipp", "'clip'")),
+        ("--set", "optimizer.learning_rates.encodr=1", ("encodr", "'encoder'")),
+        ("--set", "episodes=none", ("episodes", "none")),
+        ("--reward", "retenton", ("Unknown reward 'retenton'", "'retention'")),
+        ("--reward", "no_such_file.py:fn", ("no_such_file.py",)),
+        ("--data", "no-such-rows.jsonl", ("no-such-rows.jsonl",)),
+        ("--held-out", "rows.jsonl", ("--data",)),
+    ],
+)
+def test_wrong_options_of_a_training(option: str, value: str, parts: Any, invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    sentence = refused(invoke("train", "--from", checkpoint, "--out", tmp_path / "run", option, value, code=2))
+    assert all(part in sentence for part in parts)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "parts"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"nothing"), ("model.safetensors",)),
+        (lambda folder: (folder / "model.safetensors").unlink(), ("model.safetensors",)),
+        (lambda folder: (folder / "config.json").write_text("{"), ("config.json",)),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), ("tokenizer.json",)),
+        (shutil.rmtree, ("There is no checkpoint",)),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "evaluate", "stage"])
+def test_broken_checkpoints(command: str, how: Any, parts: tuple[str, ...], invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    broken = damaged(checkpoint, tmp_path / "broken", how)
+    arguments = {
+        "train": ("train", "--from", broken, "--out", tmp_path / "run"),
+        "evaluate": ("evaluate", broken),
+        "stage": ("stage", "smat", "--from", broken, "--out", tmp_path / "run"),
+    }[command]
+    sentence = refused(invoke(*arguments, code=2))
+    assert all(part in sentence for part in parts)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "stage"])
+def test_a_broken_row_is_named(command: str, invoke: Any, checkpoint: Path, rows: Path, tmp_path: Path) -> None:
+    lines = rows.read_text().splitlines()
+    row = json.loads(lines[2])
+    del row["query"]
+    rows.write_text("\n".join([*lines[:2], json.dumps(row), *lines[3:]]) + "\n")
+    arguments = {
+        "train": ("train", "--from", checkpoint, "--out", tmp_path / "run"),
+        "evaluate": ("evaluate", checkpoint),
+        "stage": ("stage", "smat", "--out", tmp_path / "run"),
+    }[command]
+    sentence = refused(invoke(*arguments, "--data", rows, code=2))
+    assert "rows.jsonl" in sentence
+    assert "row 3" in sentence
+    assert "query" in sentence
+
+
+def test_data_that_is_too_short_for_a_later_stage(invoke: Any, checkpoint: Path, rows: Path, tmp_path: Path) -> None:
+    curriculum = file(tmp_path / "mine.yaml", "stages: [2, 8]")
+    sentence = refused(invoke("train", "--from", checkpoint, "--curriculum", curriculum, "--data", rows, "--out", tmp_path / "run", code=2))
+    assert "at least 8 turns" in sentence
+    sentence = refused(invoke("stage", "smat", "--data", rows, "--out", tmp_path / "run", code=2))
+    assert "at least 4 turns" in sentence
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("smta",), ("Unknown stage 'smta'", "'smat'")),
+        (("sft", "--preset", "picco"), ("picco", "'pico'")),
+        (("sft", "--set", "iteration=3"), ("iteration", "'iterations'")),
+        (("smat", "--set", "unfreeze={encodr: 0.5}"), ("encodr", "'encoder'")),
+        (("sft", "--tokenizer", "nowhere"), ("tokenizer.json", "nowhere")),
+        (("sft", "--level", "2", "--data", "rows.jsonl"), ("--level", "--data")),
+    ],
+)
+def test_wrong_options_of_a_stage(arguments: tuple[str, ...], parts: tuple[str, ...], invoke: Any, tmp_path: Path) -> None:
+    sentence = refused(invoke("stage", *arguments, "--out", tmp_path / "run", code=2))
+    assert all(part in sentence for part in parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_rows_must_not_be_held_out(invoke: Any, checkpoint: Path, rows: Path, tmp_path: Path) -> None:
+    sentence = refused(invoke("train", "--from", checkpoint, "--data", rows, "--held-out", rows, "--out", tmp_path / "run", code=2))
+    assert "40 conversations are in both" in sentence
+
+
+def test_evaluate_and_report_say_what_is_missing(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    assert "Unknown reward 'retenton'" in refused(invoke("evaluate", checkpoint, "--reward", "retenton", code=2))
+    assert "There is no folder" in refused(invoke("report", tmp_path / "nothing", code=2))
+    assert "report.json" in refused(invoke("report", tmp_path, code=2))
+    file(tmp_path / "report.json", "{")
+    assert "report.json" in refused(invoke("report", tmp_path, code=2))
+
+
+def test_a_broken_configuration_of_the_main_job(invoke: Any, tmp_path: Path) -> None:
+    path = file(tmp_path / "mine.yaml", "seed: 1\nmrl:\n  episods: 4\n")
+    sentence = refused(invoke("quickstart", "--config", path, "--out", tmp_path / "run", code=2))
+    assert "mine.yaml, line 3" in sentence
+    assert "'episodes'" in sentence
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rxrl.models import ReactiveTransformer
+from rxrl.models.replay import answer_hidden, memory_trajectory
+from rxrl.types import PAD, TokenBatch
+from tests.models.small import VOCAB, config, interactions, memory_of, model_of
+
+
+def episodes(turns: int, batch: int, seed: int = 0) -> TokenBatch:
+    """Interactions `[turns, batch, time]` of different lengths; the last row's last write is empty, as after the end of an episode."""
+    lengths = [1 + (7 * index + seed) % 6 for index in range(turns * batch)]
+    lengths[-1] = 0
+    flat = interactions(lengths, seed)
+    return TokenBatch(flat.ids.view(turns, batch, -1), flat.mask.view(turns, batch, -1))
+
+
+def truncated(model: ReactiveTransformer, stm0: Tensor, batch: TokenBatch, window: int) -> Tensor:
+    """Turn by turn and window by window, through the plain `write_memory`."""
+    turns = len(batch.ids)
+    values = [stm0]
+    with torch.no_grad():
+        for turn in range(turns):
+            values.append(model.write_memory(values[-1], batch.ids[turn], batch.mask[turn]))
+    results = []
+    for turn in range(turns):
+        first = max(0, turn + 1 - window)
+        stm = values[first].detach() if first else stm0
+        for write in range(first, turn + 1):
+            stm = model.write_memory(stm, batch.ids[write], batch.mask[write])
+        results.append(stm)
+    return torch.stack(results, dim=1)
+
+
+def gradients(model: ReactiveTransformer, stm0: Tensor, trajectory: Tensor) -> list[Tensor]:
+    weights = torch.randn(trajectory.shape, generator=torch.Generator().manual_seed(5), dtype=trajectory.dtype)
+    wanted = [stm0, *model.parameters()]
+    found = torch.autograd.grad((trajectory * weights).sum(), wanted, allow_unused=True)
+    return [torch.zeros_like(each) if grad is None else grad for each, grad in zip(wanted, found, strict=True)]
+
+
+@pytest.mark.parametrize("reads_memory", [False, True])
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 5, 9, None])
+def test_the_window_of_gradients_is_exact(window: int | None, reads_memory: bool):
+    turns, batch = 5, 3
+    model = model_of(config(reads_memory=reads_memory))
+    stm0 = memory_of(model, batch).requires_grad_()
+    written = episodes(turns, batch)
+    found = memory_trajectory(model, stm0, written.ids, written.mask, window)
+    expected = truncated(model, stm0, written, window or turns)
+    assert found.shape == (2, turns, batch, 5, 16)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    for one, other in zip(gradients(model, stm0, found), gradients(model, stm0, expected), strict=True):
+        assert torch.isfinite(one).all()
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 50), st.booleans())
+@settings(max_examples=20)
+def test_replay_does_not_depend_on_batch_order_or_padding(turns: int, batch: int, seed: int, reads_memory: bool):
+    model = model_of(config(reads_memory=reads_memory), seed=seed)
+    stm0, written = memory_of(model, batch, seed), episodes(turns, batch, seed)
+    found = memory_trajectory(model, stm0, written.ids, written.mask, 2)
+    order = torch.arange(batch).flip(0)
+    wide = torch.nn.functional.pad(written.ids[:, order], (0, 3), value=9), torch.nn.functional.pad(written.mask[:, order], (0, 3))
+    other = memory_trajectory(model, stm0[:, order], *wide, 2)
+    torch.testing.assert_close(found[:, :, order], other, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("reads_memory", [False, True])
+@pytest.mark.parametrize(("window", "reached"), [(None, True), (8, True), (7, False), (1, False)])
+def test_the_answer_of_turn_8_reaches_the_write_of_turn_1(window: int | None, reached: bool, reads_memory: bool):
+    model = model_of(config(reads_memory=reads_memory))
+    marker = VOCAB - 1
+    written = interactions([5] * 8)
+    ids = written.ids.masked_fill(written.ids == marker, 8).view(8, 1, -1)
+    ids[0, 0, 2] = marker
+    stms = memory_trajectory(model, memory_of(model, 1), ids, written.mask.view(8, 1, -1), window)
+    turn = TokenBatch.pad([[1, 5, 9, 6, 10, 11, 3]])
+    answer = torch.tensor([[False] * 4 + [True] * 3])
+    hidden = answer_hidden(model, stms[:, 7:], turn.ids[None], turn.mask[None], answer[None])
+    loss = torch.nn.functional.cross_entropy(model.decoder.head(hidden), turn.ids[answer])
+    [gradient] = torch.autograd.grad(loss, [model.embedding.weight])
+    assert bool(gradient[marker].abs().max() > 1e-12) == reached
+
+
+def test_answer_states_are_those_that_predict_each_answer_token():
+    model = model_of(config())
+    stms = torch.stack([memory_of(model, 3, seed) for seed in range(2)], dim=1)
+    turns = interactions([6, 4, 8, 5, 7, 3])
+    ids, mask = turns.ids.view(2, 3, -1), turns.mask.view(2, 3, -1)
+    answer = mask & (torch.arange(mask.shape[-1]) >= 2)
+    found = model.decoder.head(answer_hidden(model, stms, ids, mask, answer))
+    expected = []
+    for turn in range(2):
+        logits = model.decode(ids[turn], mask[turn], stms[:, turn])
+        expected += [logits[row, at - 1] for row in range(3) for at in range(ids.shape[2]) if answer[turn, row, at]]
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-11, rtol=0)
+    assert (ids[~mask] == PAD).all()

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import rxrl
+from rxrl.cli.main import app
+from rxrl.data import Tokenizer
+from rxrl.errors import CheckpointError, ModelError
+from rxrl.memory import drift
+from rxrl.models import AnswerEnd, MemoryUpdated, ReactiveSession, ReactiveTransformer, Step, Token, session
+from rxrl.types import EOS, TokenBatch, interaction_ids, prompt_ids
+from tests.models.small import config, model_of
+
+TEXTS = ["My dog is called Rex.", "What is my dog called?", "Your dog is called Rex.", "I do not know."]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(TEXTS, 290)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> ReactiveTransformer:
+    return model_of(config(vocab_size=290, max_length=40), ends=2.0)
+
+
+def written(model, stm, query_ids, answer_ids):
+    batch = TokenBatch.pad([interaction_ids(query_ids, answer_ids)])
+    return model.write_memory(stm, batch.ids, batch.mask)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_an_answer_streams_and_then_the_memory_is_updated(model, tokenizer, temperature: float):
+    chat = rxrl.ReactiveSession(model, tokenizer, generator=torch.Generator().manual_seed(3))
+    stm = chat.stm
+    draws = torch.Generator()
+    draws.set_state(chat._generator.get_state())
+    *tokens, end, updated = chat.ask(TEXTS[0], temperature=temperature, max_new_tokens=12)
+
+    prompt = TokenBatch.pad([prompt_ids(tokenizer.encode(TEXTS[0]))])
+    expected = model.generate(prompt, stm, max_new_tokens=12, generators=[draws] if temperature else None, temperature=temperature or 1.0)
+    assert all(isinstance(each, Token) for each in tokens)
+    assert [each.id for each in tokens] == expected.ids[0].tolist()
+    assert [each.log_prob for each in tokens] == pytest.approx(expected.log_probs[0].tolist())
+    answer = [each.id for each in tokens if each.id != EOS]
+    assert end == AnswerEnd(tokenizer.decode(answer), tuple(answer))
+    assert "".join(each.text for each in tokens) == end.text
+    assert isinstance(updated, MemoryUpdated)
+    torch.testing.assert_close(chat.stm, written(model, stm, tokenizer.encode(TEXTS[0]), answer))
+    assert updated.drift == pytest.approx(float(drift(stm, chat.stm)))
+    assert updated.seconds > 0
+
+
+def test_an_abandoned_answer_leaves_the_memory_as_it_was(model, tokenizer):
+    chat = ReactiveSession(model, tokenizer)
+    before = chat.stm
+    next(iter(chat.ask(TEXTS[0])))
+    assert torch.equal(chat.stm, before)
+    for event in chat.ask(TEXTS[0]):
+        if isinstance(event, AnswerEnd):
+            break
+    assert torch.equal(chat.stm, before)
+
+
+def test_characters_of_several_bytes_come_whole(model, tokenizer, monkeypatch):
+    text = "é 日本 🙂 ok"
+    ids = tokenizer.encode(text)
+    assert len(ids) > len(text)
+
+    def stream(ids):
+        def steps(*_, **__):
+            for at, token in enumerate(ids):
+                one = torch.tensor([token])
+                yield Step(one, one, torch.zeros(1), torch.zeros(1), torch.tensor([at == len(ids) - 1]), 1)
+
+        return steps
+
+    for tail in ([EOS], []):
+        monkeypatch.setattr(session, "generate_steps", stream(ids + tail))
+        pieces = [event.text for event in ReactiveSession(model, tokenizer).ask("hi") if isinstance(event, Token)]
+        assert len(pieces) == len(ids + tail)
+        assert "".join(pieces) == text
+        assert not any("\ufffd" in piece for piece in pieces)
+    # Bytes that never become a character are shown as such, at the end at the latest.
+    monkeypatch.setattr(session, "generate_steps", stream([*ids[:1], EOS]))
+    *tokens, end, _ = ReactiveSession(model, tokenizer).ask("hi")
+    assert "".join(event.text for event in tokens) == end.text == tokenizer.decode(ids[:1])
+
+
+def test_a_system_prompt_is_an_initial_interaction_and_survives_a_reset(model, tokenizer):
+    plain = ReactiveSession(model, tokenizer, generator=torch.Generator().manual_seed(1))
+    chat = ReactiveSession(model, tokenizer, generator=torch.Generator().manual_seed(1), system=TEXTS[3])
+    torch.testing.assert_close(chat.stm, written(model, plain.stm, tokenizer.encode(TEXTS[3]), []))
+    list(chat.ask(TEXTS[0]))
+    plain.reset()
+    chat.reset()
+    torch.testing.assert_close(chat.stm, written(model, plain.stm, tokenizer.encode(TEXTS[3]), []))
+
+
+def test_a_saved_memory_goes_on_exactly(model, tokenizer, tmp_path: Path):
+    one = ReactiveSession(model, tokenizer)
+    list(one.ask(TEXTS[0]))
+    one.save(tmp_path / "new" / "memory.safetensors")
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["memory.safetensors"]
+    other = ReactiveSession(model, tokenizer, generator=torch.Generator().manual_seed(9))
+    other.load(tmp_path / "new" / "memory.safetensors")
+    assert torch.equal(one.stm, other.stm)
+    assert list(one.ask(TEXTS[1]))[:-1] == list(other.ask(TEXTS[1]))[:-1]
+    third = ReactiveSession(model, tokenizer, stm=other.stm)
+    assert torch.equal(third.stm, other.stm)
+
+
+def test_wrong_memories_are_refused(model, tokenizer, tmp_path: Path):
+    chat = ReactiveSession(model, tokenizer)
+    with pytest.raises(CheckpointError, match="No memory can be read from"):
+        chat.load(tmp_path / "nowhere")
+    (tmp_path / "broken").write_bytes(b"rubbish")
+    with pytest.raises(CheckpointError, match="No memory can be read from"):
+        chat.load(tmp_path / "broken")
+    save_file({"stm": torch.zeros(2, 1, 3, 4)}, tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"a memory of shape \[2, 1, 5, 16\], but holds one of shape \[2, 1, 3, 4\]"):
+        chat.load(tmp_path / "other")
+    save_file({"weights": torch.zeros(2)}, tmp_path / "none")
+    with pytest.raises(CheckpointError, match="but holds none"):
+        chat.load(tmp_path / "none")
+    with pytest.raises(ModelError, match=r"shape \[2, 1, 5, 16\], got \[2, 2, 5, 16\]"):
+        ReactiveSession(model, tokenizer, stm=torch.zeros(2, 2, 5, 16))
+
+
+def test_a_query_that_is_too_long_is_refused_before_anything_happens(model, tokenizer):
+    chat = ReactiveSession(model, tokenizer)
+    before = chat.stm
+    with pytest.raises(ModelError, match="leaves no room for an answer"):
+        chat.ask("x y " * 40)
+    assert torch.equal(chat.stm, before)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model.save_pretrained(folder)
+    tokenizer.save(folder)
+    return folder
+
+
+def talk(checkpoint: Path, lines: list[str], *options: str):
+    return CliRunner().invoke(app, ["chat", str(checkpoint), *options], input="\n".join(lines))
+
+
+def test_chat_over_a_pipe(model, tokenizer, checkpoint):
+    result = talk(checkpoint, [TEXTS[0], "", TEXTS[1], "/reset", TEXTS[1], "/quit", "never read"], "--system", TEXTS[3])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert sum(line.startswith("[memory updated]") for line in lines) == 3
+    assert [line for line in lines if line.startswith("you> ")] == [
+        f"you> {line}" for line in (TEXTS[0], TEXTS[1], "/reset", TEXTS[1], "/quit")
+    ]
+    assert "[memory reset]" in lines
+    assert sum(line.startswith("model> ") for line in lines) == 3
+
+
+def test_chat_keeps_its_memory_in_a_file(checkpoint, tmp_path: Path):
+    memory = tmp_path / "memory.safetensors"
+    whole = talk(checkpoint, [TEXTS[0], TEXTS[1]], "--greedy")
+    first = talk(checkpoint, [TEXTS[0]], "--save-memory", str(memory))
+    second = talk(checkpoint, [TEXTS[1]], "--load-memory", str(memory))
+    assert first.exit_code == second.exit_code == 0
+    answers = [[line for line in each.stdout.splitlines() if line.startswith("model> ")] for each in (whole, first, second)]
+    assert answers[0] == answers[1] + answers[2]
+    assert f"[memory saved to {memory}]" in first.stdout
+
+
+def test_chat_samples_the_same_with_the_same_seed(checkpoint):
+    one, same, other = (talk(checkpoint, [TEXTS[0]], "--temperature", "3", "--seed", seed).stdout.splitlines()[2] for seed in "112")
+    assert one == same != other
+
+
+def test_chat_says_what_is_wrong_and_goes_on(checkpoint, tmp_path: Path):
+    result = talk(checkpoint, ["/forget", "/save", "x y " * 40, f"/save {tmp_path / 'm'}", "hi"])
+    assert result.exit_code == 0
+    assert "Unknown command '/forget'" in result.stderr
+    assert "/save needs a file" in result.stderr
+    assert "leaves no room for an answer" in result.stderr
+    assert (tmp_path / "m").is_file()
+    assert result.stdout.count("[memory updated]") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--greedy", "--temperature", "1"], "--greedy takes the likeliest token"),
+        (["--top-p", "0"], "top_p must be above 0"),
+        (["--load-memory", "nowhere"], "No memory can be read from nowhere"),
+    ],
+)
+def test_chat_refuses_options_that_make_no_sense(checkpoint, options, message):
+    result = talk(checkpoint, ["hi"], *options)
+    assert result.exit_code == 2
+    assert message in result.stderr

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+
+import rxrl
+from rxrl.data import GeneratedSource, Tokenizer
+from rxrl.data.rows import to_row, write_conversations
+from rxrl.envs import Live, TranscriptMemory, token_batch
+from rxrl.errors import CheckpointError, ConfigError, DataError, RewardError
+from rxrl.factory import TokenEmbeddings, load_checkpoint, make_env, make_vector_env
+from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend
+
+CONVERSATIONS = GeneratedSource(level=1, seed=0, split="train").take(steps=3, strategy="multi-step", start=0, count=6)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train([text for each in CONVERSATIONS for turn in each.interactions for text in (turn.query, turn.answer)], 400)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> ReactiveTransformer:
+    return ReactiveTransformer.from_preset("pico", vocab_size=tokenizer.vocab_size)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model.save_pretrained(folder)
+    tokenizer.save(folder)
+    return folder
+
+
+def rows() -> list[dict]:
+    return [to_row(each) for each in CONVERSATIONS]
+
+
+def test_conversations_come_from_a_path_rows_or_objects(tmp_path: Path):
+    file = tmp_path / "talks.jsonl"
+    write_conversations(file, CONVERSATIONS)
+    for given in (file, str(file), rows(), CONVERSATIONS, Live(CONVERSATIONS)):
+        env = make_env(given)
+        assert env.batch.conversations == CONVERSATIONS
+        observation, info = env.reset(seed=1, options={"conversation": 2})
+        assert observation == CONVERSATIONS[2].follow_ups[0].query
+        assert info["conversation_id"] == CONVERSATIONS[2].id
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ([{"query": "hi"}], DataError, "Row 1: answer: Field required"),
+        ([rows()[0], rows()[0]], DataError, "Row 2: the id .* is already taken by row 1"),
+        (7, ConfigError, "conversations is a path or a list of rows or Conversations, got int"),
+        ([], ConfigError, "needs at least one conversation"),
+        ("nowhere.jsonl", DataError, "There is no file nowhere.jsonl"),
+    ],
+)
+def test_wrong_conversations_get_one_clear_sentence(given, error, message):
+    with pytest.raises(error, match=message):
+        make_env(given)
+
+
+def test_memory_comes_from_nothing_a_backend_a_model_or_a_path(model, tokenizer, checkpoint, tmp_path: Path):
+    assert make_env(CONVERSATIONS).memory is None
+    transcript = make_env(CONVERSATIONS, memory=TranscriptMemory())
+    transcript.reset(seed=0)
+    assert transcript.memory.token_counts()[0] > 4
+    backend = StmBackend(model)
+    for given in (model, backend, Live(model), Live(backend), checkpoint, str(checkpoint)):
+        env = make_env(CONVERSATIONS, memory=given, tokenizer=tokenizer)
+        env.reset(seed=0)
+        assert env.memory.shape == (model.config.layers, 1, model.config.slots, model.config.dim)
+        used = env.batch.backend.model
+        assert (used is model) == (given not in (checkpoint, str(checkpoint)))
+        assert all(torch.equal(a, b) for a, b in zip(used.parameters(), model.parameters(), strict=True))
+    nested = tmp_path / "run"
+    nested.mkdir()
+    (nested / "model").symlink_to(checkpoint)
+    assert make_env(CONVERSATIONS, memory=nested).batch.codec.hash == tokenizer.hash
+
+
+def test_wrong_memories_get_one_clear_sentence(model):
+    with pytest.raises(ConfigError, match="a dict is no backend, it lacks init, write, reset_rows"):
+        make_env(CONVERSATIONS, memory={})
+    with pytest.raises(CheckpointError, match="There is no checkpoint nowhere"):
+        make_env(CONVERSATIONS, memory="nowhere")
+
+
+def test_the_tokenizer_is_given_the_checkpoints_or_a_trained_one(model, tokenizer, checkpoint, tmp_path: Path, caplog):
+    tokenizer.save(tmp_path)
+    for given in (tokenizer, tmp_path, str(tmp_path), Live(tokenizer)):
+        assert make_env(CONVERSATIONS, tokenizer=given).batch.codec.hash == tokenizer.hash
+    assert make_env(CONVERSATIONS, memory=checkpoint).batch.codec.hash == tokenizer.hash
+    trained = make_env(CONVERSATIONS).batch.codec
+    assert trained.decode(trained.encode(CONVERSATIONS[0].first.query)) == CONVERSATIONS[0].first.query
+    with caplog.at_level(logging.WARNING, "rxrl.factory"):
+        fitting = ReactiveTransformer.from_preset("pico", vocab_size=300)
+        assert make_env(CONVERSATIONS, memory=fitting).batch.codec.vocab_size <= 300
+    with pytest.raises(ConfigError, match=f"The tokenizer has {tokenizer.vocab_size} tokens, but the model knows 300"):
+        make_env(CONVERSATIONS, memory=fitting, tokenizer=tokenizer)
+    with pytest.raises(ConfigError, match="has encode and decode, got int"):
+        make_env(CONVERSATIONS, tokenizer=7)
+
+
+def test_rewards_come_by_name_mapping_file_or_function_and_see_the_models_embeddings(model, tokenizer, tmp_path: Path):
+    file = tmp_path / "mine.py"
+    file.write_text("def fixed(turns, embed=None):\n    return [7.0 if embed is not None else 1.0 for _ in turns]\n")
+    named = f"{file}:fixed"
+
+    def score(reward, **more):
+        env = make_env(CONVERSATIONS, reward=reward, **more)
+        env.reset(seed=1)
+        return env.step("nothing")[1]
+
+    assert score(named) == 1.0
+    assert score(named, memory=model, tokenizer=tokenizer) == 7.0
+    assert score(lambda turns: [3.0] * len(turns)) == 3.0
+    assert score({named: 1, "mine": {"use": named, "weight": 3}}) == 1.0
+    assert 0 <= score("classic", memory=model, tokenizer=tokenizer) <= 10
+    with pytest.raises(ConfigError, match="Did you mean 'retention'"):
+        make_env(CONVERSATIONS, reward="retenton")
+    with pytest.raises(RewardError):
+        make_env(CONVERSATIONS, reward="nowhere.py:f")
+
+
+def test_embeddings_are_means_of_the_models_rows_and_follow_it(model):
+    embed = TokenEmbeddings(model)
+    table = model.embedding.weight.detach()
+    torch.testing.assert_close(embed([[3, 4], [], [9]]), torch.stack([table[3:5].mean(0), torch.zeros_like(table[0]), table[9]]))
+    assert copy.deepcopy(embed) is embed
+
+
+@pytest.mark.parametrize("kind", ["none", "model", "backend", "checkpoint"])
+@pytest.mark.filterwarnings("error")
+def test_check_env_passes_and_copies_keep_the_model(kind: str, model, tokenizer, checkpoint, caplog):
+    memory = {"none": None, "model": model, "backend": StmBackend(model), "checkpoint": checkpoint}[kind]
+    env = gymnasium.make(rxrl.ENV_ID, conversations=CONVERSATIONS, memory=memory, reward="retention", tokenizer=tokenizer)
+    check_env(env.unwrapped, skip_render_check=False)
+    assert not caplog.records
+    again = env.spec.make()
+    twin = copy.deepcopy(env)
+    for each in (env, again, twin):
+        each.reset(seed=5)
+    answers = [each.step("Rex.") for each in (env, again, twin)]
+    assert answers[0][:2] == answers[1][:2] == answers[2][:2]
+    if kind in ("model", "backend"):
+        assert again.unwrapped.batch.backend.model is model
+        assert twin.unwrapped.batch.backend.model is model
+        assert torch.equal(again.unwrapped.memory, env.unwrapped.memory)
+
+
+def test_a_spec_of_plain_values_can_be_written_down(checkpoint):
+    env = gymnasium.make(rxrl.ENV_ID, conversations=rows(), memory=str(checkpoint), reward={"classic": 1.0})
+    kwargs = json.loads(env.spec.to_json())["kwargs"]
+    assert kwargs["conversations"] == json.loads(json.dumps(rows()))
+    assert kwargs["memory"] == str(checkpoint)
+
+
+def test_make_vec_plays_with_a_live_model(model, tokenizer):
+    envs = gymnasium.make_vec(
+        rxrl.ENV_ID, 4, vectorization_mode="vector_entry_point", conversations=CONVERSATIONS, memory=model, tokenizer=tokenizer
+    )
+    assert envs.num_envs == 4
+    observation, _ = envs.reset(seed=3)
+    prompts = token_batch(observation)
+    action = ModelPolicy(model, 6).act(prompts, envs.memory, None)
+    before = envs.memory
+    _, rewards, *_ = envs.step(action)
+    assert rewards.shape == (4,)
+    assert np.isfinite(rewards).all()
+    assert not torch.equal(before, envs.memory)
+    assert copy.deepcopy(envs.spec).kwargs["memory"].value is model
+
+
+def test_vector_and_single_environment_play_alike(model, tokenizer):
+    single = make_env(CONVERSATIONS, memory=model, tokenizer=tokenizer)
+    envs = make_vector_env(3, conversations=CONVERSATIONS, memory=model, tokenizer=tokenizer, reward="retention")
+    chosen, seeds = [4, 0, 2], [11, 12, 13]
+    envs.reset(seed=0, options={"conversations": chosen, "stm_seeds": seeds})
+    answer = tokenizer.encode("Lena has a duck.")
+    ids = np.tile(np.array(answer, dtype=np.int64), (3, 1))
+    _, rewards, *_ = envs.step({"ids": ids, "length": np.full(3, len(answer))})
+    for row, (conversation, seed) in enumerate(zip(chosen, seeds, strict=True)):
+        single.reset(options={"conversation": conversation, "stm_seed": seed})
+        assert single.step("Lena has a duck.")[1] == rewards[row]
+        torch.testing.assert_close(single.memory[:, 0], envs.memory[:, row])
+
+
+def test_token_limits_follow_the_model(model, tokenizer):
+    limits = make_env(CONVERSATIONS, memory=model, tokenizer=tokenizer).batch.limits
+    length = model.config.max_length
+    assert limits.interaction == length
+    assert limits.query + limits.answer + 4 <= length
+    assert make_env(CONVERSATIONS, memory=model, tokenizer=tokenizer, max_answer_tokens=3).batch.limits.answer == 3
+    long = [{"query": "word " * 300, "answer": "ok", "interactions": [{"query": "word " * 300, "answer": "word " * 300}]}]
+    env = make_env(long, memory=model, tokenizer=tokenizer, write_last=True)
+    env.reset(seed=0)
+    assert len(env.step("word " * 300)[4]["written"]) <= length
+
+
+def test_a_checkpoint_comes_back_with_its_tokenizer(model, tokenizer, checkpoint):
+    loaded, codec = load_checkpoint(checkpoint)
+    assert codec.hash == tokenizer.hash
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+def test_a_broken_checkpoint_gets_one_clear_sentence(model, tokenizer, tmp_path: Path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"No tokenizer.json"):
+        load_checkpoint(tmp_path)
+    ReactiveTransformer.from_preset("pico", vocab_size=300).save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    with pytest.raises(CheckpointError, match=f"has {tokenizer.vocab_size} tokens, but its model knows 300"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        load_checkpoint(tmp_path / "config.json")

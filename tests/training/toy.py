@@ -1,0 +1,176 @@
+"""A world of eighteen words and models that fit in it: everything a training needs, in milliseconds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rxrl.algorithms import AlgorithmConfig
+from rxrl.envs import ConversationVectorEnv
+from rxrl.models import Critic, ModelPolicy, ReactiveTransformer, StmBackend
+from rxrl.seeding import derive_seed
+from rxrl.training.rollout import Rollout, collect
+from rxrl.training.update import Targets, advantages_of, bootstrap_values, critic_values, policy_log_probs, reference_pass
+from rxrl.types import SPECIAL_TOKENS, Conversation, Interaction, Score, Turn
+
+PEOPLE = ("ann", "bob", "cid")
+PETS = ("cat", "dog", "fox", "owl")
+WORDS = (*PEOPLE, *PETS, "has", "?", "ok", "and")
+
+
+class WordCodec:
+    """Every word is a token."""
+
+    vocab_size = len(SPECIAL_TOKENS) + len(WORDS)
+
+    def encode(self, text: str) -> list[int]:
+        return [len(SPECIAL_TOKENS) + WORDS.index(word) for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(WORDS[i - len(SPECIAL_TOKENS)] for i in ids if i >= len(SPECIAL_TOKENS))
+
+    def save(self, directory: str | Path) -> None:
+        (Path(directory) / "words.txt").write_text(" ".join(WORDS))
+
+
+CODEC = WordCodec()
+
+
+def conversation(seed: int, steps: int, name: str = "c") -> Conversation:
+    """Something is told, then each turn asks for it or tells something new; interactions differ in length."""
+    rng = random.Random(seed)
+    told: dict[str, str] = {}
+
+    def tell() -> Interaction:
+        people = rng.sample(PEOPLE, rng.choice((1, 1, 2)))
+        told.update({person: rng.choice(PETS) for person in people})
+        facts = tuple((f"{person}.pet", told[person]) for person in people)
+        return Interaction(" and ".join(f"{person} has {told[person]}" for person in people), "ok", facts=facts, asks=())
+
+    def ask() -> Interaction:
+        person = rng.choice(sorted(told))
+        return Interaction(f"{person} ?", rng.choice((told[person], f"{person} has {told[person]}")), asks=(f"{person}.pet",))
+
+    first = tell()
+    follow_ups = tuple((ask if turn == steps - 1 else rng.choice((ask, ask, tell)))() for turn in range(steps))
+    return Conversation(f"{name}{seed}-{steps}", first, follow_ups)
+
+
+def conversations(count: int, steps: int | Sequence[int], start: int = 0) -> list[Conversation]:
+    """Conversations of `steps` turns, or of different numbers of turns, in order."""
+    lengths = [steps] if isinstance(steps, int) else list(steps)
+    return [conversation(start + index, lengths[index % len(lengths)]) for index in range(count)]
+
+
+class ToySource:
+    """An endless supply of toy conversations."""
+
+    def take(self, *, steps: int, strategy: str, start: int, count: int) -> list[Conversation]:
+        return conversations(count, steps, start)
+
+
+class RecallSource:
+    """The smallest task that needs memory: one pet is told, the only turn asks for it."""
+
+    def __init__(self, pets: int) -> None:
+        self.pets = pets
+
+    def take(self, *, steps: int, strategy: str, start: int, count: int) -> list[Conversation]:
+        chosen = [PETS[derive_seed("recall", index) % self.pets] for index in range(start, start + count)]
+        asks = [Interaction("ann ?", pet, asks=("ann.pet",)) for pet in chosen]
+        return [
+            Conversation(f"r{start + index}", Interaction(f"ann has {pet}", "ok", facts=(("ann.pet", pet),)), (ask,) * steps)
+            for index, (pet, ask) in enumerate(zip(chosen, asks, strict=True))
+        ]
+
+
+def recall(turns: Sequence[Turn]) -> list[Score]:
+    """10 for the asked word alone, less for what stands beside it; telling turns are scored on their form."""
+    scores = []
+    for turn in turns:
+        words, right = turn.answer.split(), turn.reference.split()[-1]
+        held = 10.0 * (right in words) / max(1, len(words))
+        scores.append(Score(held, {"held": held, "short": 10.0 / (1 + len(words))}))
+    return scores
+
+
+def unscored_tells(turns: Sequence[Turn]) -> list[Score]:
+    """As `recall`, but turns that ask for nothing have no score."""
+    return [score if turn.asking else Score(None) for turn, score in zip(turns, recall(turns), strict=True)]
+
+
+def lively(turns: Sequence[Turn]) -> list[Score]:
+    """A reward that differs from answer to answer, so that advantages do."""
+    return [Score(float(sum(turn.answer_ids, turn.index) % 11)) for turn in turns]
+
+
+def tiny_model(seed: int = 0, double: bool = False, awake: bool = True, **changes: Any) -> ReactiveTransformer:
+    """A model whose reads of memory matter (`awake`), in contrast to a fresh one."""
+    sizes = {"vocab_size": CODEC.vocab_size, "dim": 16, "layers": 2, "slots": 6, "max_length": 32, "initial_memory": "normal"}
+    model = ReactiveTransformer.from_preset("pico", seed, **sizes | changes)
+    if awake:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for layer in model.decoder.layers:
+                weight = layer.memory_cross_attention.out_proj.weight
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+            model.embedding.weight.copy_(torch.randn(model.embedding.weight.shape, generator=generator))
+    model.eval()
+    return model.double() if double else model
+
+
+def make_env(model: ReactiveTransformer, rows: int, **options: Any) -> ConversationVectorEnv:
+    make = options.pop("make", ConversationVectorEnv)
+    given = {"reward": lively, "max_answer_tokens": 4, "values": {"pet": PETS}} | options
+    return make(conversations(2, 2), memory=StmBackend(model), codec=CODEC, num_envs=rows, **given)
+
+
+def play(model: ReactiveTransformer, chosen: Sequence[Conversation], rows: int | None = None, **options: Any) -> Rollout:
+    """A rollout of some conversations, with a policy of up to 5 tokens."""
+    names = ("seed", "iteration", "left", "reset_ratio")
+    collecting = {"seed": 1, "iteration": 0} | {name: options.pop(name) for name in names if name in options}
+    policy = ModelPolicy(model, 5, temperature=options.pop("temperature", 1.0))
+    return collect(make_env(model, rows or len(chosen), **options), policy, chosen, **collecting)
+
+
+def targets_for(
+    model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig, critic: Critic, reference: ReactiveTransformer | None = None
+) -> Targets:
+    """What the trainer fixes before the first step."""
+    with torch.no_grad():
+        values = critic_values(critic, rollout)
+        old = policy_log_probs(model, rollout, config)
+    advantages, returns = advantages_of(rollout, values, config, bootstrap_values(critic, rollout))
+    hidden = reference_pass(reference or model, rollout)[0] if config.kl else None
+    return Targets(advantages, returns, values, old, hidden)
+
+
+def toy_critic(model: ReactiveTransformer) -> Critic:
+    critic = Critic(model.config)
+    return critic.double() if model.dtype == torch.float64 else critic
+
+
+def widened(rollout: Rollout, columns: int, garbage: int = 9) -> Rollout:
+    """The same rollout with more padded columns, which hold `garbage` instead of `[PAD]`."""
+
+    def pad(values: Tensor, fill: Any) -> Tensor:
+        return torch.cat([values, values.new_full((*values.shape[:-1], columns), fill)], dim=-1)
+
+    def batch(given: Any) -> Any:
+        return replace(given, ids=pad(given.ids.masked_fill(~given.mask, garbage), garbage), mask=pad(given.mask, False))
+
+    return replace(
+        rollout,
+        writes=batch(rollout.writes),
+        turns=batch(rollout.turns),
+        critic=batch(rollout.critic),
+        after=batch(rollout.after),
+        answer=pad(rollout.answer, False),
+        sampled_log_probs=pad(rollout.sampled_log_probs, 0.0),
+    )
