@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from rxrl.training.trainer import MRLTrainer
 from rxrl.training.trainer import Observer as MRLObserver
 from rxrl.types import Conversation, RewardFunction
 
-TOKENIZER_CONVERSATIONS = 400
+TOKENIZER_CONVERSATIONS = 2000
 STAGE_ORDER = ("pretrain", "sft", "memory-attention", "smat")
 
 
@@ -125,7 +126,10 @@ def cycled(texts: Sequence[str]) -> Callable[[int, int], Sequence[str]]:
 
 
 def _texts(conversations: Sequence[Conversation]) -> list[str]:
-    return [f"{i.query} {i.answer}" for conversation in conversations for i in conversation.interactions]
+    """Each interaction together with the one before it: recalling a fact within one text is what memory builds on."""
+    return [
+        f"{before.query} {before.answer} {i.query} {i.answer}" for c in conversations for before, i in pairwise(c.interactions)
+    ]
 
 
 class Pipeline:

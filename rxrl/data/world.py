@@ -34,17 +34,22 @@ SPARE_SLOTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What a level draws from and how it speaks."""
+    """What a level draws from and how it speaks.
+
+    Where `distinct` is true, the facts of a conversation have different attributes, as long as there are enough of them: what kind of
+    value is asked for then tells which fact is meant. Elsewhere facts share attributes, and it has to be known whose a value is.
+    """
 
     topics: dict[str, tuple[Topic, ...]]
     kinds: tuple[str, ...]
     habits: Habits = field(default_factory=Habits)
     long: bool = False
     aliases: bool = False
+    distinct: bool = False
 
 
 LEVELS: dict[int, Level] = {
-    1: Level(lexicon.BASIC_TOPICS, ("person",)),
+    1: Level({"person": lexicon.ALL_TOPICS["person"]}, ("person",), distinct=True),
     2: Level(lexicon.ALL_TOPICS, ("person", "person", "animal", "thing"), Habits(several=0.15, unknown=0.12, topic=0.2), long=True),
     3: Level(
         lexicon.ALL_TOPICS,
@@ -246,6 +251,8 @@ def _draw_pool(rng: random.Random, level: Level, size: int, taken: set[str]) -> 
     pool: list[Slot] = []
     members = 0
     everyone = [(entity, kind) for kind in dict.fromkeys(level.kinds) for entity in lexicon.ENTITIES[kind]]
+    if level.distinct:
+        return _draw_distinct(rng, level, size, taken)
     while members < SMALLEST_CAST or len(pool) < size + SPARE_SLOTS:
         if len(taken) == len(everyone):
             raise ConfigError(f"A conversation that tells {size} facts is too long for this level of the world: ask for fewer steps.")
@@ -258,6 +265,23 @@ def _draw_pool(rng: random.Random, level: Level, size: int, taken: set[str]) -> 
         members += 1
         pool += [Slot(entity, kind, topic) for topic in level.topics[kind]]
     rng.shuffle(pool)
+    return pool
+
+
+def _draw_distinct(rng: random.Random, level: Level, size: int, taken: set[str]) -> list[Slot]:
+    """At least `size` slots, each attribute once before any comes again; `taken` holds the entities and attributes of earlier casts."""
+    kind = level.kinds[0]
+    free = [entity for entity in lexicon.ENTITIES[kind] if entity not in taken]
+    cast = rng.sample(free, min(len(free), max(SMALLEST_CAST, -(-size // len(level.topics[kind])))))
+    topics = rng.sample(level.topics[kind], len(level.topics[kind]))
+    topics.sort(key=lambda topic: topic.attribute in taken)
+    shift = rng.randrange(len(cast))
+    rounds = range(len(cast)) if cast else ()
+    pool = [Slot(cast[(place + number + shift) % len(cast)], kind, topic) for number in rounds for place, topic in enumerate(topics)]
+    if len(pool) < size:
+        raise ConfigError(f"A conversation that tells {size} facts is too long for this level of the world: ask for fewer steps.")
+    taken.update(cast)
+    taken.update(slot.topic.attribute for slot in pool[:size])
     return pool
 
 

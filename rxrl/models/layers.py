@@ -82,9 +82,10 @@ class SelfAttention(nn.Module):
     def project(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries and keys, and values, each `[batch, groups, time, head_dim]`."""
         heads = split_heads(self.qkv_proj(x), self.head_dim)
-        rotated = rotate(heads[:, :, : self.query_groups + self.kv_groups], angles).transpose(1, 2)
-        values = heads[:, :, -self.kv_groups :].transpose(1, 2)
-        return rotated[:, : self.query_groups], rotated[:, self.query_groups :], values
+        # Splits, not slices: their gradient is one concatenation, that of a slice is a zeroed copy of the whole.
+        to_rotate, values = torch.split_with_sizes(heads, [self.query_groups + self.kv_groups, self.kv_groups], dim=2)
+        queries, keys = torch.split_with_sizes(rotate(to_rotate, angles), [self.query_groups, self.kv_groups], dim=2)
+        return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
 
     def forward(self, x: Tensor, angles: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Attends over `x` `[batch, time, dim]`; `mask` bool broadcastable to `[batch, 1, time, time]`."""
@@ -106,8 +107,8 @@ class CrossAttention(nn.Module):
 
     def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values `[batch, kv_groups, slots, head_dim]` of normalised memory `[batch, slots, dim]`."""
-        heads = split_heads(self.kv_proj(memory), self.head_dim).transpose(1, 2)
-        return heads[:, : self.kv_groups], heads[:, self.kv_groups :]
+        k, v = split_heads(self.kv_proj(memory), self.head_dim).transpose(1, 2).chunk(2, dim=1)
+        return k, v
 
     def forward(self, x: Tensor, angles: Tensor, memory_kv: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
         """Reads memory for `x` `[batch, time, dim]`; `mask` bool broadcastable to `[batch, 1, time, slots]`."""

@@ -54,8 +54,7 @@ class StackedAttention(nn.Module):
         """
         layers, batch, slots, _ = queries.shape
         q = self._heads(queries, self.q_proj)
-        kv = self._heads(data, self.kv_proj)
-        k, v = kv[:, :, : self.kv_groups], kv[:, :, self.kv_groups :]
+        k, v = self._heads(data, self.kv_proj).chunk(2, dim=2)
         if rotate_keys:
             k = rotate(k, rope_angles(torch.arange(k.shape[1], device=k.device), self.head_dim, k.dtype))
         mask = None if data_mask is None else data_mask.repeat(layers, 1)[:, None, None, :]

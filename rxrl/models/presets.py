@@ -41,7 +41,7 @@ def _published(
 PRESETS: dict[str, ModelConfig] = {
     "pico": ModelConfig(
         name="pico",
-        vocab_size=512,
+        vocab_size=768,
         dim=64,
         layers=2,
         heads=4,

@@ -129,13 +129,15 @@ def memory_attention_loss(
         noise: Standard deviation of the noise on inputs and targets.
     """
     turns, slots = writes.ids.shape[0], stm0.shape[2]
+    # Drawn first, so that neither noise nor padding shifts them.
+    weights = [memory_mix(turn, generator) for turn in range(turns)]
     stm, similarities, drifts = stm0, [], []
     for turn in range(turns):
         ids, mask = writes.ids[turn], writes.mask[turn]
         there = mask.any(1)
         with torch.no_grad():
             data = model.encode(ids, mask, stm if model.encoder.reads_memory else None)
-            target = _memory_target(stm, data, mask, memory_mix(turn, generator), slots)
+            target = _memory_target(stm, data, mask, weights[turn], slots)
             target = target + noise * torch.randn(target.shape, generator=generator).to(target)
             data = data + noise * torch.randn(data.shape, generator=generator).to(data)
         updated = model.update_memory(stm, data, mask)

@@ -43,7 +43,8 @@ def inputs(tokens=4, turns=2, **changes):
 
 def test_clipped_loss_by_hand():
     ratios, advantages = torch.tensor([1.0, 1.5, 0.5, 1.5, 0.5]), torch.tensor([2.0, 2.0, 2.0, -2.0, -2.0])
-    result = clipped_policy_loss(inputs(5, log_probs=ratios.log(), old_log_probs=torch.zeros(5), advantages=advantages, weights=torch.ones(5)), 0.2)
+    given_inputs = inputs(5, log_probs=ratios.log(), old_log_probs=torch.zeros(5), advantages=advantages, weights=torch.ones(5))
+    result = clipped_policy_loss(given_inputs, 0.2)
     gains = [2.0, 2.4, 1.0, -3.0, -1.6]
     assert float(result.loss) == pytest.approx(-sum(gains) / 5)
     assert float(result.metrics["clip_fraction"]) == pytest.approx(4 / 5)
@@ -55,7 +56,8 @@ def test_clipped_loss_by_hand():
 def test_clipped_gradient_vanishes_only_where_it_would_push_further_away():
     ratios, advantages = torch.tensor([1.5, 0.5, 1.5, 0.5]), torch.tensor([1.0, 1.0, -1.0, -1.0])
     current = ratios.log().requires_grad_()
-    clipped_policy_loss(inputs(log_probs=current, old_log_probs=torch.zeros(4), advantages=advantages, weights=torch.ones(4)), 0.2).loss.backward()
+    given_inputs = inputs(log_probs=current, old_log_probs=torch.zeros(4), advantages=advantages, weights=torch.ones(4))
+    clipped_policy_loss(given_inputs, 0.2).loss.backward()
     assert current.grad.tolist() == pytest.approx([0.0, -0.5 / 4, 1.5 / 4, 0.0])
 
 

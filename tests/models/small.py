@@ -56,13 +56,14 @@ def config(*, reads_memory: bool = False, **changes: object) -> ModelConfig:
 
 
 def model_of(config: ModelConfig, *, seed: int = 0, dtype: torch.dtype = torch.float64, ends: float = 0.0) -> ReactiveTransformer:
-    """A model in which everything matters: no weight at zero, sharp logits, and `[EOS]` as likely as `ends` (a logit) makes it."""
+    """A model in which everything matters: no weight at zero, many likely tokens, and `[EOS]` as likely as `ends` (a logit) makes it."""
     model = ReactiveTransformer.from_config(config, seed).to(dtype)
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             scale = 0.5 if parameter.ndim > 1 else 0.1
             parameter.add_(scale * torch.randn(parameter.shape, generator=draws, dtype=torch.float64).to(dtype))
+        model.decoder.head.weight.mul_(0.2)
         model.decoder.head.bias[EOS] += ends
     return model
 

@@ -82,8 +82,13 @@ def test_characters_of_several_bytes_come_whole(model, tokenizer, monkeypatch):
 
     for tail in ([EOS], []):
         monkeypatch.setattr(session, "generate_steps", stream(ids + tail))
-        pieces = [event.text for event in ReactiveSession(model, tokenizer).ask("hi") if isinstance(event, Token)]
-        assert len(pieces) == len(ids + tail)
+        chat = ReactiveSession(model, tokenizer)
+        stm = chat.stm
+        *tokens, end, _ = chat.ask("hi")
+        pieces = [event.text for event in tokens]
+        assert [event.id for event in tokens] == ids + tail
+        assert end == AnswerEnd(text, tuple(ids))
+        torch.testing.assert_close(chat.stm, written(model, stm, tokenizer.encode("hi"), ids))
         assert "".join(pieces) == text
         assert not any("\ufffd" in piece for piece in pieces)
     # Bytes that never become a character are shown as such, at the end at the latest.

@@ -64,8 +64,8 @@ def test_teacher_forcing_writes_references_and_keeps_the_sampled_tokens():
     assert rows(rollout.turns, 0) == rows(free.turns, 0)
     sampled = [turn.answer_ids for turn in rollout.scored_turns]
     assert any(turn.answer_ids != turn.reference_ids for turn in rollout.scored_turns)
-    trained = [tuple(t for t in rollout.turns.ids[turn, row][rollout.answer[turn, row]].tolist() if t != EOS) for turn in range(4) for row in range(3)]
-    assert [ids[:4] for ids in trained] == sampled
+    trained = [rollout.turns.ids[turn, row][rollout.answer[turn, row]].tolist() for turn in range(4) for row in range(3)]
+    assert [tuple(token for token in ids if token != EOS)[:4] for ids in trained] == sampled
 
 
 def test_every_row_of_a_partial_batch_is_used_and_padding_is_none():
@@ -190,7 +190,7 @@ def test_the_critic_reads_what_is_saved_and_the_query():
     chosen = [conversation(1, 6)]
     rollout = play(MODEL, chosen, teacher_forcing=True)
     for turn, seen in enumerate(rollout.scored_turns):
-        asked = {value for value in seen.expected.values()}
+        asked = set(seen.expected.values())
         text = CODEC.decode(critic_ids(seen))
         assert rollout.critic.ids[turn, 0][rollout.critic.mask[turn, 0]].tolist() == critic_ids(seen)
         assert asked <= set(text.split())

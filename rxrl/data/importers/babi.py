@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
@@ -68,6 +68,7 @@ def import_babi(
     statements_per_turn: int = 10,
     rename: bool = False,
     copies: int = 1,
+    own_names: bool = False,
     limit: LengthLimit | None = None,
     seed: int = 0,
     keep_valid: bool = False,
@@ -83,6 +84,7 @@ def import_babi(
         statements_per_turn: Most statements that are told together.
         rename: Add `copies` of each episode with people and places renamed at random, for training.
         copies: Renamed copies of each episode.
+        own_names: Rename among the people and places of the task itself, in place of a larger pool.
         limit: Longest interaction; longer ones do not fit.
         seed: Decides names and which statements move.
         keep_valid: Keep the rest where rows do not fit.
@@ -102,13 +104,14 @@ def import_babi(
         task = _TASK.match(file.name)
         if task is None:
             raise DataError(f"{file.name!r} does not name its task: bAbI files are called like qa1_single-supporting-fact_train.txt.")
+        own = set(re.findall(r"\w+", file.read_text().lower())) if own_names else None
         for number, episode in enumerate(_episodes(file), start=1):
             counts["episodes"] += 1
             for copy in range(1 + (copies if rename else 0)):
                 rng = random.Random(derive_seed(seed, "babi", task[1], number, copy))
                 name = f"babi-{task[1]}-{number}" + (f"-renamed{copy}" if copy else "")
                 try:
-                    built = _build(_rename(episode, rng) if copy else episode, int(task[1]), name, max_turns, statements_per_turn, rng)
+                    built = _build(_rename(episode, rng, own) if copy else episode, int(task[1]), name, max_turns, statements_per_turn, rng)
                     if limit is not None and (reason := limit.complaint(built)):
                         raise _RowError(episode.row, reason)
                 except _RowError as error:
@@ -166,9 +169,9 @@ def _line(text: str) -> tuple[Line | None, str | None]:
     return Line(number, said, parts[1].strip().replace(",", ", "), tuple(map(int, supports))), None
 
 
-def _rename(episode: Episode, rng: random.Random) -> Episode:
+def _rename(episode: Episode, rng: random.Random, only: Collection[str] | None) -> Episode:
     texts = [part for line in episode.lines for part in (line.text, line.answer or "")]
-    changed = iter(renamed(texts, rng))
+    changed = iter(renamed(texts, rng, only))
     return replace(episode, lines=[replace(line, text=next(changed), answer=next(changed) or None) for line in episode.lines])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 EXACT_TASKS: Mapping[int, str] = {1: "location", 2: "object-location", 8: "carrying", 11: "location", 12: "location", 13: "location"}
@@ -123,11 +123,18 @@ def question_key(question: str, asked: str | None) -> str:
     return f"{'-'.join(words)}.{attribute}"
 
 
-def renamed(texts: Sequence[str], rng: random.Random) -> list[str]:
-    """The same texts with people and places renamed, one for one and consistently; women stay women, and men stay men."""
+def renamed(texts: Sequence[str], rng: random.Random, only: Collection[str] | None = None) -> list[str]:
+    """The same texts with people and places renamed, one for one and consistently; women stay women, and men stay men.
+
+    Args:
+        texts: Lines of one episode.
+        rng: Draws the names.
+        only: Lowercase words to draw from, for example those of the whole task; None: a larger pool.
+    """
     found = {word.lower() for text in texts for word in re.findall(r"\w+", text)}
     names: dict[str, str] = {}
-    for pool in (WOMEN, MEN, PLACES):
+    for everything in (WOMEN, MEN, PLACES):
+        pool = [name for name in everything if only is None or name.lower() in only]
         used = [name.lower() for name in pool if name.lower() in found]
         names.update(zip(used, (name.lower() for name in rng.sample(pool, len(used))), strict=True))
     pattern = re.compile(rf"\b({'|'.join(names)})\b", re.I) if names else None

@@ -1,0 +1,265 @@
+"""The README and the pages of docs/ hold what they say: commands, snippets, tables and links are taken from the text and tried."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from rxrl.algorithms import AlgorithmConfig
+from rxrl.cli import main as cli
+from rxrl.cli.quickstart import BUDGETS
+from rxrl.curricula import builtin_curricula, load_curriculum
+from rxrl.data.rows import to_conversation
+from rxrl.models import PRESETS, ReactiveTransformer, count_parameters
+from rxrl.rewards import reward_names
+from rxrl.stages.config import STAGES
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text(encoding="utf-8")
+_STAGE = "--set batch_tokens=300 --set validation_rows=4 --set validate_every=2 --set log_every=1"
+SMALLER = {
+    ("stage", "pretrain"): f"--set iterations=2 {_STAGE}",
+    ("stage", "sft"): f"--set iterations=2 {_STAGE}",
+    ("stage", "memory-attention"): f"--set iterations=2 --set steps=2 {_STAGE}",
+    ("stage", "smat"): f"--set 'phases=[{{steps: 1, iterations: 2}}, {{steps: 2, iterations: 2}}]' {_STAGE}",
+    ("train",): "--set episodes=2 --set max_iterations=1 --set evaluation.every=1 --set evaluation.conversations=2",
+    ("evaluate",): "--steps 3 --conversations 4",
+}
+"""What makes a command cheap, appended to it as it stands in the text."""
+TINY_QUICKSTART = (
+    "quickstart --budget tiny --set mrl.algorithm.name=impo --set mrl.max_iterations=1 --set data.test_conversations=4 "
+    "--set stages.pretrain.iterations=2 --set stages.sft.iterations=2 --set stages.memory_attention.iterations=2"
+)
+CHEAP_DATA = ("generate", "stats")
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: str
+    language: str
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        """Name of the file that the block shows, where its first line is a comment with one."""
+        found = re.match(r"# (\w+\.(?:py|yaml))\n", self.text)
+        return found and found[1]
+
+
+def _blocks() -> Iterator[Block]:
+    for page in PAGES:
+        for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S):
+            yield Block(page.name, language, text)
+
+
+BLOCKS = list(_blocks())
+COMMANDS = [line for block in BLOCKS if block.language == "bash" for line in block.text.splitlines() if line.strip()]
+RXRL = [line.replace("scripts/quickstart.sh", "rxrl quickstart") for line in COMMANDS if re.match(r"rxrl |scripts/quickstart", line)]
+
+
+def run(line: str, code: int = 0, **options: Any) -> str:
+    """Runs a command line of rxrl in this process and returns what it prints."""
+    result = CliRunner().invoke(cli.app, shlex.split(line.removeprefix("rxrl ")), **options)
+    assert result.exit_code == code, f"{line}\n{result.output}\n{result.exception!r}"
+    return result.stdout
+
+
+def table(start: str) -> dict[str, list[str]]:
+    """The first table behind `start`, a heading or a first column: cells of each row by the name in its first one."""
+    section = README[README.index(start) :]
+    rows = re.search(r"(?:^\|.*\n)+", section, re.M)
+    assert rows is not None, f"there is no table at {start!r}"
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[0].splitlines()[2:]]
+    return {re.findall(r"`(.+?)`", first)[0] if "`" in first else first: rest for first, *rest in cells}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The working folder of a reader, with the files that the README shows."""
+    path = tmp_path_factory.mktemp("reader")
+    for block in BLOCKS:
+        if block.file:
+            (path / block.file).write_text(block.text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        patch.setenv("COLUMNS", "400")
+        yield path
+
+
+@pytest.fixture(scope="module")
+def quickstart(folder: Path) -> str:
+    """What a tiny quickstart prints; it leaves what the snippets start from."""
+    return run(TINY_QUICKSTART)
+
+
+@pytest.fixture(scope="module")
+def chain(folder: Path) -> dict[str, str]:
+    """The commands of "Step by step", made cheap: command line to what it printed."""
+    section = README[README.index("## Step by step") :]
+    commands = re.search(r"```bash\n(.*?)```", section, re.S)
+    assert commands is not None
+    printed = {}
+    for line in commands[1].splitlines():
+        names = next((names for names in SMALLER if line.startswith(" ".join(("rxrl", *names)))), None)
+        printed[line] = run(f"{line} {SMALLER[names]}" if names else line, input="Anna likes red.\n/quit\n")
+    return printed
+
+
+def test_quickstart_prints_what_the_readme_shows(quickstart: str, folder: Path) -> None:
+    shown = next(block.text for block in BLOCKS if "Tokenizer: " in block.text)
+    wanted = [line for line in shown.splitlines() if not line.startswith("==>")]
+    printed = [line for line in quickstart.splitlines() if not line.startswith("  ")]
+    assert len(printed) == len(wanted)
+    for line, pattern in zip(printed, wanted, strict=True):
+        parts = [re.sub(r"\d[\d,]*", r"[\\d,]+", re.escape(part)) for part in pattern.split("...")]
+        assert re.fullmatch(".+".join(parts), line), (line, pattern)
+    report = re.search(r"Report: (\S+)", shown)
+    assert report is not None
+    assert (folder / report[1]).is_file()
+
+
+def test_the_chain_of_commands_runs_as_written(chain: dict[str, str], folder: Path) -> None:
+    assert any("you> Anna likes red." in printed for printed in chain.values())
+    report = json.loads((folder / "runs/mrl/report.json").read_text())
+    assert report["after_mrl"]["conversations"] == 4
+    assert report["controls"]["oracle"]["retention"] == 1.0
+    assert (folder / "runs/mrl/report.html").is_file()
+
+
+@pytest.mark.parametrize("line", sorted(set(RXRL)))
+def test_commands_take_these_options(line: str) -> None:
+    name, *arguments = shlex.split(line.removeprefix("rxrl "))
+    command = cli.load_command(cli.COMMANDS[name], name)
+    while hasattr(command, "commands"):
+        command = command.commands[arguments.pop(0)]
+    given = command.make_context(name, arguments).params
+    if name == "stage":
+        assert given["name"] in STAGES
+    if name == "quickstart":
+        assert (BUDGETS / f"{given['budget']}.yaml").is_file()
+    if "curriculum" in given:
+        assert given["curriculum"] in builtin_curricula() or given["curriculum"].endswith(".yaml")
+
+
+def test_dry_runs_and_data_commands_run_as_written(chain: dict[str, str], folder: Path) -> None:
+    done = 0
+    for line in RXRL:
+        words = line.split()
+        if "--dry-run" in words:
+            assert "At most" in run(line)
+        elif words[1:3] in [["data", name] for name in CHEAP_DATA] and (words[2] == "generate" or (folder / words[3]).exists()):
+            run(f"{line} --count 20" if words[2] == "generate" else line)
+        else:
+            continue
+        done += 1
+    assert done >= 6
+
+
+def test_python_snippets_run_as_written(quickstart: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snippets = [block for block in BLOCKS if block.language == "python"]
+    assert len(snippets) >= 4
+    for block in snippets:
+        exec(compile(block.text, block.page, "exec"), {"__name__": "snippet"})
+    printed = capsys.readouterr().out
+    assert re.search(r"steps-4 8/8: reward \d", printed)
+    assert "turn 4 of 4: " in printed
+    assert list((folder / "runs/mine/checkpoints").glob("step-*/model.safetensors"))
+
+
+def test_the_environment_of_the_readme_trains(quickstart: str, folder: Path) -> None:
+    classes: dict[str, Any] = {}
+    block = next(block for block in BLOCKS if "class OnlyQuestions" in block.text)
+    exec(compile(block.text, block.page, "exec"), classes)
+    snippet = next(block.text for block in BLOCKS if "MRLTrainer(" in block.text and block.language == "python")
+    for old, new in (('folder="runs/mine"', 'folder="runs/env", env=OnlyQuestions'), ("iterations=4", "iterations=1")):
+        assert old in snippet
+        snippet = snippet.replace(old, new)
+    exec(compile(snippet, block.page, "exec"), classes)
+    lines = [json.loads(line) for line in (folder / "runs/env/metrics.jsonl").read_text().splitlines()]
+    assert [line.get("reward_not_asking", 0.0) for line in lines] == [0.0] * 2
+
+
+def test_yaml_blocks_are_valid(folder: Path) -> None:
+    curriculum = load_curriculum("my_curriculum.yaml")
+    assert [stage.steps for stage in curriculum.stages] == [2, 4, 8]
+    assert {block.file for block in BLOCKS if block.language == "yaml"} == {"my_curriculum.yaml", "mrl.yaml"}
+
+
+def test_the_example_row_is_valid() -> None:
+    rows = [json.loads(block.text) for block in BLOCKS if block.language == "json"]
+    assert rows
+    for row in rows:
+        conversation = to_conversation(row, default_id="row")
+        assert conversation.id == row["id"]
+        assert conversation.extra == {"source": "written by hand"}
+
+
+def test_tables_match_the_code() -> None:
+    assert set(table("## Rewards")) == set(reward_names())
+    assert set(table("## Algorithms")) == set(get_args(AlgorithmConfig.model_fields["name"].annotation))
+    curricula = table("## Curricula")
+    assert set(curricula) == set(builtin_curricula())
+    for name in ("quickstart", "short", "general", "exponential", "published"):
+        shown = [int(number) for number in re.findall(r"\d+", curricula[name][0].split(";")[0])]
+        assert shown == [stage.steps for stage in load_curriculum(name).stages]
+    presets = table("| preset")
+    assert set(presets) == set(PRESETS)
+    for name, (parameters, sizes, slots, length) in presets.items():
+        config = PRESETS[name]
+        with torch.device("meta"):
+            total = count_parameters(ReactiveTransformer(config))["total"]
+        assert parameters == f"{total:,}"
+        assert sizes == f"{config.dim}, {config.layers}"
+        assert slots == f"{config.layers} x {config.slots:,}"
+        assert length == f"{config.max_length:,}"
+
+
+def test_every_metric_is_explained(quickstart: str, folder: Path) -> None:
+    page = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"`([\w./-]+)`", page))
+    lines = [json.loads(line) for line in (folder / "runs/quickstart/metrics.jsonl").read_text().splitlines()]
+    assert {line["phase"] for line in lines} <= explained
+    for key in {key for line in lines for key in line}:
+        assert explained & {key, key.removeprefix("val_"), re.sub("^reward/.*", "reward/NAME", key)}, key
+    report = json.loads((folder / "runs/quickstart/report.json").read_text())
+    shown = {"after_supervised", "after_mrl", "after_smat_continued", "stages", "cost", *(f"comparisons.{key}" for key in report["comparisons"])}
+    assert shown <= explained
+    assert shown <= {*report, *(f"comparisons.{key}" for key in report["comparisons"])}
+    for control in set(report["controls"]) - {"chance"}:
+        assert f"controls.{control}" in explained
+
+
+def test_links_lead_to_files() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_scripts_and_extras_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set(re.findall(r"\.\[(\w+)\]", README)) | set(re.findall(r"`(trl|semantic|flash)`", README))
+    assert named == set(extras)
+    for script in re.findall(r"scripts/\w+\.(?:sh|py)", README):
+        assert (ROOT / script).is_file()
+    torch_pin = re.search(r"torch==[\d.]+", (ROOT / "scripts/setup.sh").read_text())
+    assert torch_pin is not None
+    assert f"pip install {torch_pin[0]}" in COMMANDS
+    said = [line for line in (ROOT / "scripts/test.sh").read_text().splitlines() if line.startswith("say ")]
+    for line in said:
+        assert f"==> {shlex.split(line)[1]}" in README
+
+
+def test_every_command_is_of_a_kind_that_is_checked_here() -> None:
+    for line in COMMANDS:
+        assert re.match(r"(rxrl|scripts/(quickstart|test)\.sh|pip install)\b", line), line

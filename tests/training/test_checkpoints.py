@@ -1,0 +1,107 @@
+"""Checkpoints are whole or absent, and metrics files go back to where a checkpoint was."""
+
+import json
+
+import pytest
+import torch
+
+from rxrl.errors import CheckpointError
+from rxrl.models import Critic, ReactiveTransformer
+from rxrl.training.checkpoints import TENSORS_FILE, load_critic, load_state, numbered, prune, save_checkpoint
+from rxrl.training.tracking import MetricsLog, read_metrics
+from tests.training.toy import CODEC, tiny_model
+
+
+def saved(folder, name="step-000001", model=None, **given):
+    return save_checkpoint(folder / name, model or tiny_model(), CODEC, state={"step": 1}, **{"tensors": {"x": torch.arange(3)}} | given)
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    model, critic = tiny_model(), Critic(tiny_model().config)
+    path = saved(tmp_path, model=model, critic=critic)
+    state, tensors = load_state(path)
+    assert state == {"step": 1}
+    assert tensors["x"].tolist() == [0, 1, 2]
+    loaded = ReactiveTransformer.from_pretrained(path).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+    other = Critic(model.config)
+    assert load_critic(path, other)
+    assert all(torch.equal(a, b) for a, b in zip(critic.state_dict().values(), other.state_dict().values(), strict=True))
+    assert not load_critic(saved(tmp_path, "plain"), other)
+
+
+def test_a_failed_write_leaves_the_older_checkpoint(tmp_path):
+    path = saved(tmp_path)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+
+    class Broken:
+        def save(self, folder):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        save_checkpoint(path, tiny_model(seed=3), Broken(), state={})
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert [each.name for each in tmp_path.iterdir()] == ["step-000001"]
+
+
+def test_a_failed_rename_brings_the_older_checkpoint_back(tmp_path, monkeypatch):
+    path = saved(tmp_path)
+    rename = type(path).rename
+
+    def failing(self, target):
+        if self.name.endswith(".new"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(type(path), "rename", failing)
+    with pytest.raises(CheckpointError, match="older ones are untouched"):
+        saved(tmp_path, model=tiny_model(seed=3))
+    monkeypatch.undo()
+    assert load_state(path)[0] == {"step": 1}
+    assert [each.name for each in tmp_path.iterdir()] == ["step-000001"]
+
+
+def test_leftovers_of_a_killed_write_are_no_checkpoints(tmp_path):
+    (tmp_path / ".step-000002.new").mkdir()
+    (tmp_path / "step-000003").mkdir()
+    saved(tmp_path)
+    assert [path.name for path in numbered(tmp_path)] == ["step-000001"]
+
+
+def test_pruning_keeps_the_last(tmp_path):
+    for step in (1, 10, 9):
+        saved(tmp_path, f"step-{step:06d}")
+    prune(tmp_path, 2)
+    assert [path.name for path in numbered(tmp_path)] == ["step-000009", "step-000010"]
+
+
+def test_a_broken_or_missing_state_is_one_sentence(tmp_path):
+    path = saved(tmp_path)
+    (path / TENSORS_FILE).write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="use an older checkpoint"):
+        load_state(path)
+    with pytest.raises(CheckpointError, match="is missing; start from it instead"):
+        load_state(saved(tmp_path, "start", tensors=None))
+
+
+def test_a_critic_of_another_size_is_refused(tmp_path):
+    path = saved(tmp_path, critic=Critic(tiny_model().config))
+    with pytest.raises(CheckpointError, match="does not fit the critic"):
+        load_critic(path, Critic(tiny_model(dim=8).config))
+
+
+def test_metrics_go_back_to_the_position_of_a_checkpoint(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write({"iteration": 1, "loss": torch.tensor(0.123456789)}, {"collect": 1.0})
+    position = log.position()
+    log.write({"iteration": 2, "loss": 5.0})
+    log.rewind(position)
+    log.write({"iteration": 2, "loss": 6.0})
+    assert read_metrics(tmp_path) == [{"iteration": 1, "loss": 0.123457}, {"iteration": 2, "loss": 6.0}]
+
+
+def test_times_stand_apart_from_metrics(tmp_path):
+    MetricsLog(tmp_path).write({"phase": "mrl", "iteration": 1}, {"collect": 1.23456})
+    assert "collect" not in (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads((tmp_path / "timings.jsonl").read_text())["collect"] == 1.2346
+    assert read_metrics(tmp_path / "nowhere") == []

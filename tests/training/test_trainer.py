@@ -1,0 +1,359 @@
+"""The trainer: what a stage trains and freezes, what it collects from, and that a run can be stopped and gone on with."""
+
+import copy
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from rxrl.curricula import Curriculum
+from rxrl.envs import ConversationVectorEnv
+from rxrl.errors import CheckpointError, ConfigError, TrainingError
+from rxrl.models import ReactiveTransformer
+from rxrl.training.checkpoints import numbered
+from rxrl.training.config import MRLConfig
+from rxrl.training.trainer import MRLTrainer, split_count
+from rxrl.types import Score
+from tests.training.toy import CODEC, ToySource, conversations, recall, tiny_model
+
+ALL_ON = {
+    "entropy": 0.05,
+    "kl": 0.1,
+    "balance": 0.1,
+    "memory_difference": 0.1,
+    "memory_cosine": 0.1,
+    "consistency": 0.1,
+    "value_clip": 1.0,
+}
+
+
+def trainer_in(folder, stages=({"steps": 2, "iterations": 2},), *, model=None, env=None, algorithm=None, observers=(), **changes):
+    settings = {
+        "episodes": 4,
+        "max_answer_tokens": 4,
+        "algorithm": algorithm or {},
+        "evaluation": {"every": 2, "conversations": 3},
+        "optimizer": {"learning_rate": 0.01, "warmup": 0.0},
+    }
+    return MRLTrainer(
+        model or tiny_model(),
+        CODEC,
+        curriculum=stages if isinstance(stages, Curriculum) else Curriculum.custom(list(stages)),
+        source=ToySource(),
+        held_out=ToySource(),
+        config=MRLConfig(**settings | changes),
+        folder=folder,
+        reward=recall,
+        env=env or ConversationVectorEnv,
+        observers=observers,
+    )
+
+
+def weights(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def metrics(trainer):
+    return (trainer.folder / "metrics.jsonl").read_text()
+
+
+def lines(trainer):
+    return [json.loads(line) for line in metrics(trainer).splitlines()]
+
+
+@pytest.mark.parametrize("name", ["ppo", "impo"])
+@pytest.mark.parametrize("advantage", ["gae", "reward-value"])
+def test_an_iteration_runs_with_every_coefficient_on(name, advantage, tmp_path):
+    algorithm = {"name": name, "advantage": advantage, "epochs": 2, "minibatches": 3, "temperature": 0.9, **ALL_ON}
+    trainer = trainer_in(tmp_path, [{"steps": 3, "iterations": 1}], algorithm=algorithm)
+    before, reference = weights(trainer.model), weights(trainer.reference)
+    trainer.train()
+    [line] = lines(trainer)
+    assert not same(weights(trainer.model), before)
+    assert same(weights(trainer.reference), reference)
+    assert same(reference, before)
+    assert line["sampler_gap"] < 1e-4
+    assert line["epochs"] == 2
+    assert {"kl", "entropy", "balance", "value_loss", "explained_variance", "grad_norm", "retention"} <= line.keys()
+    assert ({"memory_change", "consistency"} <= line.keys()) == (name == "impo")
+
+
+def test_ratio_is_1_in_the_first_pass_and_is_not_later(tmp_path):
+    first = trainer_in(tmp_path / "one", [{"steps": 2, "iterations": 1}], algorithm={"epochs": 1})
+    first.train()
+    assert lines(first)[0]["ratio_deviation"] == 0
+    assert lines(first)[0]["approx_kl"] == 0
+    second = trainer_in(tmp_path / "two", [{"steps": 2, "iterations": 1}], algorithm={"epochs": 3})
+    second.train()
+    assert lines(second)[0]["ratio_deviation"] > 0
+
+
+def test_old_log_probabilities_of_every_minibatch_are_those_of_unchanged_weights(tmp_path):
+    from rxrl.training.update import minibatches, policy_log_probs
+
+    trainer = trainer_in(tmp_path, [{"steps": 3, "iterations": 1}], algorithm={"minibatches": 3})
+    stage, algorithm = trainer.scheduler.stage, trainer._algorithm(trainer.scheduler.stage)
+    rollout = trainer.collect(stage, algorithm)
+    start = copy.deepcopy(trainer.model)
+    targets, _ = trainer.estimate(rollout, algorithm)
+    trainer.update(rollout, targets, algorithm)
+    assert not same(weights(start), weights(trainer.model))
+    for rows in minibatches(rollout.batch, 3, trainer.config.seed, "minibatch", 0, 0):
+        assert torch.equal(targets.old_log_probs[:, rows], policy_log_probs(start, rollout.rows(rows), algorithm))
+
+
+def test_updates_stop_between_epochs_where_the_policy_has_moved_too_far(tmp_path):
+    algorithm = {"epochs": 4, "minibatches": 2}
+    for bound, expected in ((1e-12, 1), (1e9, 4)):
+        trainer = trainer_in(tmp_path / str(expected), [{"steps": 2, "iterations": 1}], algorithm=algorithm | {"target_kl": bound})
+        trainer.train()
+        assert lines(trainer)[0]["epochs"] == expected
+
+
+@pytest.mark.parametrize("trained", [["memory_attention"], ["encoder", "decoder_memory", "critic"], ["critic"]])
+def test_frozen_groups_stay_bit_for_bit(trained, tmp_path):
+    """Also after they were trained before, so that there is momentum and weight decay that could move them."""
+    stages = [{"steps": 2, "iterations": 1, "name": "all"}, {"steps": 2, "iterations": 2, "name": "some", "train": trained}]
+    moments = []
+    often = {"every": 1, "conversations": 2}
+    trainer = trainer_in(tmp_path, stages, evaluation=often, observers=[lambda progress: moments.append(snapshot())])
+
+    def snapshot():
+        groups = trainer.groups | {"critic": list(trainer.critic.named_parameters())}
+        return {group: {name: p.detach().clone() for name, p in named} for group, named in groups.items()}
+
+    trainer.train()
+    after_first, *_, after_last = moments
+    assert len(moments) == 3
+    for group in after_first:
+        assert same(after_first[group], after_last[group]) == (group not in trained), group
+
+
+def test_stages_have_their_own_learning_rates(tmp_path):
+    stages = [{"steps": 1, "iterations": 1, "train": ["encoder", "critic"], "learning_rates": {"encoder": 0.5, "critic": 0.25}}]
+    trainer = trainer_in(tmp_path, stages)
+    trainer._prepare(trainer.scheduler.stage)
+    rates = {part["name"]: part["lr"] for part in trainer.optimizer.param_groups}
+    assert rates["encoder"] == 0.5
+    assert rates["decoder"] == 0.01
+    assert {part["lr"] for part in trainer.critic_optimizer.param_groups} == {0.25 * 1e-3}
+
+
+class BonusEnv(ConversationVectorEnv):
+    """A user's environment with its own reward and a note of how often it was stepped."""
+
+    stepped = 0
+
+    def score(self, turns):
+        return [Score(7.0, {"mine": 7.0}) for _ in turns]
+
+    def step(self, actions):
+        BonusEnv.stepped += 1
+        return super().step(actions)
+
+
+def test_a_subclass_of_the_environment_trains_unmodified(tmp_path):
+    BonusEnv.stepped = 0
+    trainer = trainer_in(tmp_path, [{"steps": 3, "iterations": 2}], env=BonusEnv)
+    trainer.train()
+    assert all(line["reward"] == 7.0 and line["reward/mine"] == 7.0 for line in lines(trainer))
+    # Two iterations of three turns, and one evaluation.
+    assert BonusEnv.stepped == 9
+
+
+def test_teacher_forcing_reaches_the_environment_and_evaluation_never_uses_it(tmp_path):
+    made = []
+
+    def factory(*arguments, **options):
+        made.append(options["teacher_forcing"])
+        return ConversationVectorEnv(*arguments, **options)
+
+    trainer_in(tmp_path, [{"steps": 2, "iterations": 2, "teacher_forcing": True}], env=factory).train()
+    assert made == [True, False]
+
+
+def test_one_seed_gives_the_same_bytes_whatever_the_global_generator_did(tmp_path):
+    stages = [{"steps": 2, "iterations": 2, "reset_ratio": 0.5}, {"steps": 3, "iterations": 2, "earlier_share": 0.5}]
+    options = {"algorithm": {"name": "impo", "minibatches": 2}, "evaluation": {"every": 1, "conversations": 2}}
+    runs = []
+    for disturbance, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(disturbance)
+        runs.append(trainer_in(tmp_path / str(len(runs)), stages, seed=seed, **options))
+        runs[-1].train()
+    one, two, other = runs
+    assert metrics(one) == metrics(two)
+    assert same(weights(one.model), weights(two.model))
+    assert metrics(other) != metrics(one)
+
+
+class Stop(Exception):
+    """Ends a run from outside."""
+
+
+@pytest.mark.parametrize("interrupted_at", [3, 4])
+def test_a_resumed_run_is_bit_for_bit_the_one_that_was_never_stopped(interrupted_at, tmp_path):
+    stages = [{"steps": 2, "iterations": 3, "reset_ratio": 0.3}, {"steps": 3, "iterations": 3, "earlier_share": 0.5, "reset_ratio": 0.3}]
+    options = {
+        "algorithm": {"name": "impo", "minibatches": 2, "epochs": 2},
+        "evaluation": {"every": 3, "conversations": 2},
+        "checkpoint_every": 2,
+        "optimizer": {"learning_rate": 0.02, "learning_rates": {"encoder": 0.01}},
+    }
+    whole = trainer_in(tmp_path / "whole", stages, **options)
+    whole.train()
+
+    def stop(progress):
+        if progress.iteration == interrupted_at:
+            raise Stop
+
+    cut = trainer_in(tmp_path / "cut", stages, observers=[stop], **options)
+    with pytest.raises(Stop):
+        cut.train()
+    # Nothing of the first process is left; a model that has been trained otherwise must not leak into the reference.
+    resumed = trainer_in(tmp_path / "cut", stages, model=tiny_model(seed=5), **options)
+    assert resumed.resume()
+    assert resumed.state.iteration == 2
+    assert metrics(resumed).count("\n") == 2
+    resumed.train()
+    assert metrics(resumed) == metrics(whole)
+    assert same(weights(resumed.model), weights(whole.model))
+    assert same(weights(resumed.critic), weights(whole.critic))
+    assert same(weights(resumed.reference), weights(whole.reference))
+    assert resumed.state.stages == whole.state.stages
+
+
+def test_resuming_needs_the_same_configuration_and_curriculum(tmp_path):
+    assert not trainer_in(tmp_path).resume()
+    trainer_in(tmp_path).train()
+    with pytest.raises(CheckpointError, match="another configuration"):
+        trainer_in(tmp_path, episodes=5).resume()
+    with pytest.raises(CheckpointError, match="another curriculum"):
+        trainer_in(tmp_path, [{"steps": 2, "iterations": 3}]).resume()
+
+
+def test_only_the_last_checkpoints_are_kept_and_they_are_whole(tmp_path):
+    trainer = trainer_in(tmp_path, [{"steps": 1, "iterations": 5}], checkpoint_every=1, keep_checkpoints=2)
+    trainer.train()
+    found = numbered(tmp_path / "checkpoints")
+    assert [path.name for path in found] == ["step-000004", "step-000005"]
+    assert same(weights(ReactiveTransformer.from_pretrained(found[-1])), weights(trainer.model))
+
+
+def test_carried_memory_is_that_of_the_last_rollout_and_ends_with_the_stage(tmp_path):
+    first = {"steps": 2, "iterations": 4, "reset_ratio": 0.0, "reset_from_iteration": 2}
+    stages = [first, {"steps": 3, "iterations": 1, "reset_ratio": 0.0}]
+    trainer = trainer_in(tmp_path, stages, evaluation={"every": 4, "conversations": 2})
+    seen, inner = [], trainer.collect
+
+    def collecting(stage, algorithm):
+        left = trainer.left
+        rollout = inner(stage, algorithm)
+        seen.append((left, rollout))
+        return rollout
+
+    trainer.collect = collecting
+    trainer.train()
+    carried = [bool((rollout.carried >= 0).all()) for _, rollout in seen]
+    assert carried == [False, False, True, True, False]
+    for (_, before), (left, rollout) in pairwise(seen[1:4]):
+        assert torch.equal(left, before.left)
+        assert torch.equal(rollout.stm0, before.left[:, rollout.carried])
+    assert seen[4][0] is None
+
+
+def test_conversations_of_earlier_stages_are_mixed_in(tmp_path):
+    stages = [{"steps": 1, "iterations": 1}, {"steps": 3, "iterations": 30, "earlier_share": 0.4}]
+    trainer = trainer_in(tmp_path, stages, episodes=8)
+    trainer.scheduler.stage_index = 1
+    stage, lengths = trainer.scheduler.stage, []
+    for iteration in range(30):
+        trainer.state.iteration = iteration
+        mixture = trainer._mixture(stage)
+        assert sum(count for _, count in mixture) == 8
+        lengths += [c.steps for each, count in mixture for c in trainer._next_conversations(each, count)]
+    assert lengths.count(1) / len(lengths) == pytest.approx(0.4, abs=0.03)
+    assert set(lengths) == {1, 3}
+    assert trainer.state.positions == {"1:multi-step": lengths.count(1), "3:multi-step": lengths.count(3)}
+
+
+def test_a_mix_of_strategies_plays_each_conversation_by_its_own(tmp_path):
+    trainer = trainer_in(tmp_path, [{"steps": 2, "iterations": 1, "strategy": {"multi-step": 1, "long-range": 1}}], episodes=6)
+    rollout = trainer.collect(trainer.scheduler.stage, trainer._algorithm(trainer.scheduler.stage))
+    played = [turn.strategy for turn in rollout.scored_turns if turn.index == 1]
+    assert sorted(played) == ["long-range"] * 3 + ["multi-step"] * 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64])
+def test_counts_are_split_in_proportion(count):
+    shares = [0.8, 0.05, 0.15]
+    parts = [split_count(count, shares, 0, "split", draw) for draw in range(400)]
+    assert all(sum(part) == count and min(part) >= 0 for part in parts)
+    for index, share in enumerate(shares):
+        assert sum(part[index] for part in parts) / 400 == pytest.approx(share * count, abs=0.1)
+    assert split_count(10, [1.0], 0, "alone") == [10]
+
+
+def test_all_conversations_are_used_and_none_twice(tmp_path):
+    trainer = trainer_in(tmp_path, [{"steps": 2, "iterations": 3}], episodes=5, algorithm={"minibatches": 2})
+    seen, inner = [], trainer.source.take
+
+    def taking(**given):
+        found = inner(**given)
+        seen.append((given["start"], given["count"]))
+        return found
+
+    trainer.source.take = taking
+    trainer.train()
+    taken = [start for start, count in seen if count == 5]
+    assert taken == [0, 5, 10]
+
+
+def test_the_critic_starts_from_the_mean_reward(tmp_path):
+    trainer = trainer_in(tmp_path, env=BonusEnv)
+    rollout = trainer.collect(trainer.scheduler.stage, trainer._algorithm(trainer.scheduler.stage))
+    trainer.estimate(rollout, trainer._algorithm(trainer.scheduler.stage))
+    assert float(trainer.critic.shift) == pytest.approx(7.0)
+
+
+def test_a_query_that_fills_the_length_limit_is_cut_and_answered(tmp_path):
+    class LongQueries(ToySource):
+        def take(self, **given):
+            long = " ".join(["and"] * 60)
+            return [replace(c, follow_ups=tuple(replace(i, query=long) for i in c.follow_ups)) for c in super().take(**given)]
+
+    trainer = trainer_in(tmp_path)
+    trainer.source = LongQueries()
+    rollout = trainer.collect(trainer.scheduler.stage, trainer._algorithm(trainer.scheduler.stage))
+    assert rollout.turns.ids.shape[2] <= trainer.model.config.max_length
+    assert rollout.answer.any(-1).equal(rollout.real)
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_with_a_sentence(tmp_path):
+    trainer = trainer_in(tmp_path, model=tiny_model())
+    with pytest.raises(TrainingError, match="iteration 1: lower the learning rate"):
+        trainer._step(torch.tensor(float("nan"), requires_grad=True), trainer.optimizer, [], 1.0)
+
+
+def test_wrong_algorithm_options_of_a_stage_name_the_stage(tmp_path):
+    trainer = trainer_in(tmp_path, [{"steps": 1, "name": "first", "algorithm": {"cliq": 0.1}}])
+    with pytest.raises(ConfigError, match=r"stage 'first'.*clip"):
+        trainer.train()
+
+
+def test_a_batch_of_one_trains(tmp_path):
+    trainer = trainer_in(tmp_path, [{"steps": 1, "iterations": 1}], episodes=1, algorithm={"minibatches": 4, "name": "impo"})
+    trainer.train()
+    assert lines(trainer)[0]["iteration"] == 1
+
+
+def test_evaluation_plays_the_steps_of_the_stage_and_every_conversation(tmp_path):
+    trainer = trainer_in(tmp_path, [{"steps": 5, "iterations": 1}], evaluation={"every": 1, "conversations": 7})
+    found = trainer.evaluate(trainer.scheduler.stage)
+    assert {record.turn for record in found.records} == {1, 2, 3, 4, 5}
+    assert {record.conversation_id for record in found.records} == {c.id for c in conversations(7, 5)}
