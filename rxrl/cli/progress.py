@@ -32,7 +32,8 @@ class Terminal:
 
     def stage(self, name: str, step: int, total: int, line: dict[str, Any]) -> None:
         """Observer of the supervised stages."""
-        wanted = {"loss": "loss", "val_asking_accuracy": "asked right", "val_ar_accuracy": "accuracy", "val_cosine": "cosine", "val_steps": "turns"}
+        wanted = {"loss": "loss", "val_ar_accuracy": "accuracy", "val_cosine": "cosine"}
+        wanted |= {"val_asking_accuracy": "asked right", "val_steps": "turns"}
         self._keep(name, {text: line[key] for key, text in wanted.items() if key in line})
         self._show(name, step, total)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from rxrl.cli.pipeline import Pipeline, PipelineConfig
 from rxrl.cli.progress import Terminal
-from rxrl.config import load_config
+from rxrl.config import dump_config, load_config
 from rxrl.errors import ConfigError, unknown_name
 
 BUDGETS = Path(__file__).parent / "budgets"
@@ -32,9 +33,25 @@ def quickstart(
     settings = load_config(config or budgets[budget], PipelineConfig, [f"seed={seed}", *files, *(override or [])])
     terminal = Terminal()
     if (out / "report.html").exists():
-        raise ConfigError(f"{out} holds a finished run: choose another folder with --out, or remove it.")
-    pipeline = Pipeline(
-        settings, out, say=terminal.say, observers=(terminal.stage,), mrl_observers=(terminal.mrl,), label=budget if config is None else config.stem
-    )
+        if _same_run(out, settings):
+            terminal.say(f"This run is finished already; remove {out} to train anew.\nReport: {out / 'report.html'}")
+            return
+        raise ConfigError(f"{out} holds a finished run with other settings: choose another folder with --out, or remove it.")
+    if moved := _set_aside(out):
+        terminal.say(f"An unfinished run was moved to {moved}.")
+    label = budget if config is None else config.stem
+    pipeline = Pipeline(settings, out, say=terminal.say, observers=(terminal.stage,), mrl_observers=(terminal.mrl,), label=label)
     report = pipeline.run()
     terminal.say(f"Report: {report}")
+
+
+def _same_run(out: Path, settings: PipelineConfig) -> bool:
+    return (out / "config.yaml").exists() and (out / "config.yaml").read_text() == dump_config(settings)
+
+
+def _set_aside(out: Path) -> Path | None:
+    """Moves what an interrupted run has left, so that nothing of it is lost or mixed with the new one."""
+    if not (out / "config.yaml").exists():
+        return None
+    number = next(number for number in count(1) if not out.with_name(f"{out.name}.unfinished-{number}").exists())
+    return out.rename(out.with_name(f"{out.name}.unfinished-{number}"))

@@ -100,7 +100,6 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, head_dim: int, config: AttentionConfig) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.kv_groups = config.kv_groups
         self.q_proj = nn.Linear(dim, config.query_groups * head_dim, bias=False)
         self.kv_proj = nn.Linear(dim, 2 * config.kv_groups * head_dim, bias=False)
         self.out_proj = nn.Linear(config.query_groups * head_dim, dim)

@@ -32,7 +32,6 @@ class StackedAttention(nn.Module):
     def __init__(self, layers: int, dim: int, head_dim: int, config: AttentionConfig) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.kv_groups = config.kv_groups
         self.q_proj = nn.Parameter(torch.empty(layers, dim, config.query_groups * head_dim))
         self.kv_proj = nn.Parameter(torch.empty(layers, dim, 2 * config.kv_groups * head_dim))
         self.out_proj = nn.Parameter(torch.empty(layers, config.query_groups * head_dim, dim))

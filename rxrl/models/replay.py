@@ -38,8 +38,9 @@ def memory_trajectory(model: ReactiveTransformer, stm0: Tensor, ids: Tensor, mas
 
 def _chain(model: ReactiveTransformer, stm: Tensor, encoded: Tensor, mask: Tensor) -> list[Tensor]:
     states = []
-    for turn in range(mask.shape[0]):
-        stm = model.update_memory(stm, encoded[:, turn], mask[turn])
+    # Unbound, because each slice would have a zeroed copy of the whole as its gradient.
+    for data, data_mask in zip(encoded.unbind(1), mask, strict=True):
+        stm = model.update_memory(stm, data, data_mask)
         states.append(stm)
     return states
 

@@ -60,9 +60,10 @@ class Encoder(nn.Module):
             `[layers, batch, time, dim]`.
         """
         angles = rope_angles(torch.arange(embedded.shape[1], device=embedded.device), self.head_dim, embedded.dtype)
+        memories = [None] * len(self.layers) if stm is None else stm.unbind()
         states, x = [], embedded
-        for index, layer in enumerate(self.layers):
-            x = layer(x, angles, mask[:, None, None, :], None if stm is None else stm[index])
+        for layer, memory in zip(self.layers, memories, strict=True):
+            x = layer(x, angles, mask[:, None, None, :], memory)
             states.append(x)
         return torch.stack(states)
 
@@ -143,7 +144,7 @@ class Decoder(nn.Module):
 
     def project_memory(self, stm: Tensor) -> list[MemoryKV]:
         """Keys and values of every layer's memory, projected once a turn; `stm` `[layers, batch, slots, dim]`."""
-        return [layer.project_memory(stm[index]) for index, layer in enumerate(self.layers)]
+        return [layer.project_memory(memory) for layer, memory in zip(self.layers, stm.unbind(), strict=True)]
 
     def hidden(
         self,

@@ -128,7 +128,8 @@ class StageRunner:
         set_learning_rates(self.optimizer, schedule_factor(self.config.optimizer, progress))
         result, tokens = self.actor(lambda model: self.task.loss(model.train(), self.step))
         if not bool(torch.isfinite(result.loss)):
-            raise TrainingError(f"The loss of stage {self.name} is {float(result.loss.detach())} at step {self.step + 1}: lower the learning rate.")
+            loss = float(result.loss.detach())
+            raise TrainingError(f"The loss of stage {self.name} is {loss} at step {self.step + 1}: lower the learning rate.")
         self.optimizer.zero_grad()
         self.accelerator.backward(result.loss)
         norm = self.accelerator.clip_grad_norm_(list(self.model.parameters()), self.config.optimizer.max_grad_norm)

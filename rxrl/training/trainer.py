@@ -375,7 +375,7 @@ class MRLTrainer:
     def _step(self, loss: Tensor, optimizer: Any, parameters: list[torch.nn.Parameter], max_norm: float) -> Tensor:
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
-                f"The loss is {float(loss.detach())} in iteration {self.state.iteration + 1}: lower the learning rate; checkpoints are kept."
+                f"The loss is {float(loss.detach())} in iteration {self.state.iteration + 1}: lower the learning rate; checkpoints stay."
             )
         optimizer.zero_grad()
         if loss.requires_grad:

@@ -284,6 +284,7 @@ def test_answers_are_right_where_every_token_is_the_likeliest():
     assert not asking[2].any()
 
 
+@torch.no_grad()
 def test_memory_health_does_not_count_conversations_that_have_ended():
     model, task = tiny_model(double=True), smat()
     one, _ = task.batch(task.held_out, 3, "multi-step", 0, 1)

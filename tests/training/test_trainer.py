@@ -12,6 +12,7 @@ from rxrl.curricula import Curriculum
 from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import CheckpointError, ConfigError, TrainingError
 from rxrl.models import ReactiveTransformer
+from rxrl.training import trainer as trainer_module
 from rxrl.training.checkpoints import numbered
 from rxrl.training.config import MRLConfig
 from rxrl.training.trainer import MRLTrainer, split_count
@@ -265,6 +266,23 @@ def test_carried_memory_is_that_of_the_last_rollout_and_ends_with_the_stage(tmp_
         assert torch.equal(left, before.left)
         assert torch.equal(rollout.stm0, before.left[:, rollout.carried])
     assert seen[4][0] is None
+
+
+def test_the_reference_carries_its_own_memory_from_rollout_to_rollout(tmp_path, monkeypatch):
+    given, ended, inner = [], [], trainer_module.reference_pass
+
+    def passing(reference, rollout, left=None):
+        given.append(left)
+        hidden, last = inner(reference, rollout, left)
+        ended.append(last)
+        return hidden, last
+
+    monkeypatch.setattr(trainer_module, "reference_pass", passing)
+    stages = [{"steps": 2, "iterations": 2, "reset_ratio": 0.0}, {"steps": 3, "iterations": 1, "reset_ratio": 0.0}]
+    trainer_in(tmp_path, stages).train()
+    assert given[0] is None
+    assert given[1] is ended[0]
+    assert given[2] is None
 
 
 def test_conversations_of_earlier_stages_are_mixed_in(tmp_path):
