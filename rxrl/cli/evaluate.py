@@ -34,7 +34,7 @@ _HEADLINE = {
 _CONTROL_NAMES = {"empty_memory": "empty memory", "swapped_memory": "swapped memory", "oracle": "oracle (reference answers)"}
 
 
-def evaluate(  # noqa: PLR0913, PLR0917
+def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint.", show_default=False)],
     data: Annotated[str | None, typer.Option(help="Held-out conversations, in place of the embedded world's.")] = None,
     level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the embedded world; 1 without it.")] = None,

@@ -97,7 +97,7 @@ class MRLTrainer:
         trackers: Where metrics go besides `metrics.jsonl`; None: as `config.tracking` says.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         model: ReactiveTransformer,
         tokenizer: Tokenizer,

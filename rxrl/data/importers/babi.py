@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
@@ -18,6 +18,7 @@ from rxrl.data.importers.babi_world import EXACT_TASKS, Carrying, question_key, 
 from rxrl.data.importers.common import ImportResult, existing, read_text
 from rxrl.data.rows import LengthLimit, RefusedRow
 from rxrl.errors import DataError
+from rxrl.facts import contains
 from rxrl.seeding import derive_seed
 from rxrl.types import Conversation, Interaction
 
@@ -69,6 +70,7 @@ def import_babi(
     rename: bool = False,
     copies: int = 1,
     own_names: bool = False,
+    sentences: bool = False,
     limit: LengthLimit | None = None,
     seed: int = 0,
     keep_valid: bool = False,
@@ -84,6 +86,7 @@ def import_babi(
         statements_per_turn: Most statements that are told together.
         rename: Add `copies` of each episode with people and places renamed at random, for training.
         copies: Renamed copies of each episode.
+        sentences: Answer with the statement that supports the answer, in place of the bare word.
         own_names: Rename among the people and places of the task itself, in place of a larger pool.
         limit: Longest interaction; longer ones do not fit.
         seed: Decides names and which statements move.
@@ -111,7 +114,8 @@ def import_babi(
                 rng = random.Random(derive_seed(seed, "babi", task[1], number, copy))
                 name = f"babi-{task[1]}-{number}" + (f"-renamed{copy}" if copy else "")
                 try:
-                    built = _build(_rename(episode, rng, own) if copy else episode, int(task[1]), name, max_turns, statements_per_turn, rng)
+                    played = _rename(episode, rng, own) if copy else episode
+                    built = _build(played, int(task[1]), name, max_turns, statements_per_turn, rng, sentences)
                     if limit is not None and (reason := limit.complaint(built)):
                         raise _RowError(episode.row, reason)
                 except _RowError as error:
@@ -175,7 +179,9 @@ def _rename(episode: Episode, rng: random.Random, only: Collection[str] | None) 
     return replace(episode, lines=[replace(line, text=next(changed), answer=next(changed) or None) for line in episode.lines])
 
 
-def _build(episode: Episode, task: int, name: str, max_turns: int | None, together: int, rng: random.Random) -> Conversation:
+def _build(
+    episode: Episode, task: int, name: str, max_turns: int | None, together: int, rng: random.Random, sentences: bool
+) -> Conversation:
     if episode.problem:
         raise _RowError(*episode.problem)
     if task == LISTS:
@@ -193,7 +199,8 @@ def _build(episode: Episode, task: int, name: str, max_turns: int | None, togeth
         blocks.pop()
     if not blocks:
         raise _RowError(episode.row, f"no question is left within {max_turns} turns")
-    interactions = [_interaction(block, task) for block in blocks]
+    said = {line.number: line.text for line in episode.lines if line.answer is None} if sentences else {}
+    interactions = [_interaction(block, task, said) for block in blocks]
     return Conversation(name, interactions[0], tuple(interactions[1:]), {"task": task, "episode": name.partition("-renamed")[0]})
 
 
@@ -259,11 +266,15 @@ def _shortened(blocks: list[Block], max_turns: int, together: int, rng: random.R
     return blocks[: max_turns + 1]
 
 
-def _interaction(block: Block, task: int) -> Interaction:
+def _interaction(block: Block, task: int, said: Mapping[int, str]) -> Interaction:
+    """One interaction; where `said` (statements by line number) holds what supports an answer, that sentence is the answer."""
     if block.key is None:
         facts = tuple(block.facts.items())
         return Interaction(" ".join(line.text for line in block.lines), TOLD, facts, (), kind="tell")
     answer = block.lines[0].answer or ""
     parts = answer.split(", ")
     orders = [", ".join(order) for order in permutations(parts)][1:] if task == LISTS else []
+    sentence = said.get(max(block.lines[0].supports, default=0), "")
+    if contains(sentence, answer):
+        answer = sentence
     return Interaction(block.lines[0].text, answer, (), (block.key,), {block.key: tuple(orders)} if orders else {}, kind="ask")
