@@ -34,7 +34,7 @@ from rxrl.training.trainer import MRLTrainer
 from rxrl.training.trainer import Observer as MRLObserver
 from rxrl.types import Conversation, RewardFunction
 
-TOKENIZER_CONVERSATIONS = 2000
+TOKENIZER_CONVERSATIONS = 1000
 STAGE_ORDER = ("pretrain", "sft", "memory-attention", "smat")
 
 

@@ -36,7 +36,7 @@ def test_every_builtin_is_named_described_and_reaches_16_steps(name: str) -> Non
     curriculum = load_curriculum(name)
     assert curriculum.name == name
     assert curriculum.description
-    assert steps(curriculum)[-1] == 16
+    assert steps(curriculum)[-1] == (8 if name == "short" else 16)
 
 
 def test_published_run_is_the_published_one() -> None:
@@ -125,8 +125,8 @@ def test_names_are_guessed_and_paths_are_paths(tmp_path: Path) -> None:
 
 
 def test_overrides_reach_single_stages() -> None:
-    curriculum = load_curriculum("quickstart", ["stages.0.iterations=3", "defaults.reset_ratio=0.5"])
-    assert curriculum.stages[0].iterations == 3
+    curriculum = load_curriculum("quickstart", ["stages.0.iterations=7", "defaults.reset_ratio=0.5"])
+    assert curriculum.stages[0].iterations == 7
     assert {stage.reset_ratio for stage in curriculum.stages} == {0.5}
 
 

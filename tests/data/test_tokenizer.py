@@ -18,12 +18,12 @@ def corpus():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.train(corpus(), 512)
+    return Tokenizer.train(corpus(), 768)
 
 
 def test_special_tokens_come_first(tokenizer):
     assert tokenizer.decode([*range(len(SPECIAL_TOKENS))]) == ""
-    assert tokenizer.vocab_size <= 512
+    assert tokenizer.vocab_size <= 768
 
 
 def test_words_are_the_same_token_at_the_start_and_inside(tokenizer):
@@ -63,7 +63,7 @@ def test_decoding_leaves_special_tokens_out(tokenizer):
 
 
 def test_training_is_deterministic(tokenizer):
-    assert Tokenizer.train(corpus(), 512).hash == tokenizer.hash
+    assert Tokenizer.train(corpus(), 768).hash == tokenizer.hash
     assert Tokenizer.train(corpus(), 300).hash != tokenizer.hash
 
 
