@@ -18,7 +18,7 @@ BUDGETS = Path(__file__).parent / "budgets"
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
-    budget: Annotated[str, typer.Option(help="Settings of the run: default, full, tiny, babi or fairytaleqa.")] = "default",
+    budget: Annotated[str, typer.Option(help="Settings of the run: default, tiny, babi or fairytaleqa.")] = "default",
     config: Annotated[Path | None, typer.Option(help="YAML file of the run, in place of a budget.")] = None,
     seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
     data: Annotated[str | None, typer.Option(help="Conversations to train on, in place of the embedded world.")] = None,

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -91,7 +91,7 @@ class WandbTracker(Tracker):
             import wandb  # noqa: PLC0415
         except ImportError:
             raise MissingExtraError("Tracking with wandb", "wandb") from None
-        self._run = wandb.init(project=project, dir=str(folder), config=dict(config), mode=mode)  # type: ignore[arg-type]
+        self._run = wandb.init(project=project, dir=str(folder), config=dict(config), mode=cast(Any, mode))
         self._run.define_metric("*", step_metric="line")
         self._line = 0
 
