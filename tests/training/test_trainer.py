@@ -336,7 +336,7 @@ def test_the_critic_starts_from_the_mean_reward(tmp_path):
     trainer = trainer_in(tmp_path, env=BonusEnv)
     rollout = trainer.collect(trainer.scheduler.stage, trainer._algorithm(trainer.scheduler.stage))
     trainer.estimate(rollout, trainer._algorithm(trainer.scheduler.stage))
-    assert float(trainer.critic.shift) == pytest.approx(7.0)
+    assert trainer.critic.shift.item() == pytest.approx(7.0)
 
 
 def test_a_query_that_fills_the_length_limit_is_cut_and_answered(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rxrl.algorithms import AlgorithmConfig
-from rxrl.models.replay import memory_trajectory
+from rxrl.algorithms.losses import exact_kl
+from rxrl.models.replay import answer_hidden, memory_trajectory
 from rxrl.training import update
 from rxrl.training.rollout import Rollout
 from rxrl.training.update import (
@@ -389,6 +390,31 @@ def test_consistency_compares_with_the_memory_of_the_turn_before():
     alone, _, _ = loss_and_gradients(model, single, targets_for(model, single, config, toy_critic(model)), config, model)
     assert "consistency" not in alone.metrics
     assert alone.metrics["memory_change"] == 0
+
+
+def test_consistency_is_a_mean_over_the_tokens_from_the_second_turn_on():
+    model = tiny_model(double=True)
+    rollout = play(model, conversations(4, (3, 1)), reward=unscored_tells)
+    config = AlgorithmConfig(name="impo", **ALL_ON)
+    result, _, _ = loss_and_gradients(model, rollout, targets_for(model, rollout, config, toy_critic(model)), config, model)
+    stms = trajectory(model, rollout, None)
+    before = torch.cat([stms[:, :1], stms[:, :-1]], dim=1)
+    now, then = (
+        update.distribution(model, answer_hidden(model, memory, rollout.turns.ids, rollout.turns.mask, rollout.answer), 1.0)
+        for memory in (stms, before)
+    )
+    counted = (rollout.answer & (rollout.scored & (rollout.turn > 1)).unsqueeze(-1))[rollout.answer]
+    assert 0 < int(counted.sum()) < len(counted)
+    assert torch.allclose(result.metrics["consistency"], exact_kl(now, then)[counted].mean())
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.4])
+def test_policy_and_reference_are_compared_at_one_temperature(temperature):
+    model = tiny_model(double=True)
+    rollout = play(model, conversations(3, 3), temperature=temperature)
+    config = AlgorithmConfig(kl=0.1, temperature=temperature)
+    result, _, _ = loss_and_gradients(model, rollout, targets_for(model, rollout, config, toy_critic(model)), config, model)
+    assert result.metrics["kl"].abs() < 1e-10
 
 
 def test_rollout_metrics_keep_asking_turns_apart():
