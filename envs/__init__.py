@@ -1,11 +1,13 @@
 """Gymnasium environments for conversations whose hidden state is a memory.
 
-`import rxrl` registers `rxrl/Conversation-v0`; a factory above this package resolves names and paths.
+`import rxrl` registers `rxrl/Conversation-v0` and `rxrl/ConversationTokens-v0`; a factory above this package resolves names and paths.
 """
 
-from rxrl.envs.backends import Live, NoMemory, TranscriptMemory, Transcripts
+from rxrl.envs.backends import NoMemory, SwappedMemory, TranscriptMemory, Transcripts
 from rxrl.envs.batch import token_batch
-from rxrl.envs.conversation import ConversationEnv, ConversationTokensEnv, UnicodeText
+from rxrl.envs.conversation import ConversationEnv, ConversationTokensEnv
+from rxrl.envs.live import Live, unwrap
+from rxrl.envs.spaces import UnicodeText
 from rxrl.envs.vector import ConversationVectorEnv
 
 __all__ = [
@@ -14,8 +16,10 @@ __all__ = [
     "ConversationVectorEnv",
     "Live",
     "NoMemory",
+    "SwappedMemory",
     "TranscriptMemory",
     "Transcripts",
     "UnicodeText",
     "token_batch",
+    "unwrap",
 ]

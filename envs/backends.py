@@ -1,23 +1,22 @@
-"""Memory backends that need no model: none at all, and a transcript of what was said.
+"""Memory backends that need no model: none at all, a transcript of what was said, and one that hands rows each other's memory.
 
-A backend is three functions over an opaque value that goes in and comes out (`rxrl.types.MemoryBackend`); this page is
-an example of how little one takes. Evaluation with controls wants a fourth, `select_rows`, which picks rows in any order.
+A backend is four functions over an opaque value that goes in and comes out (`rxrl.types.MemoryBackend`); this page is
+an example of how little one takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rxrl.errors import ConfigError
-from rxrl.types import TokenBatch
-
-T = TypeVar("T")
+from rxrl.types import MemoryBackend, TokenBatch
 
 
 class NoMemory:
@@ -85,31 +84,45 @@ class TranscriptMemory:
         return Transcripts(tuple(memory.rows[index] for index in indices))
 
 
-class Live(Generic[T]):
-    """A handle that carries a live object (a model, a backend) through deep copies as itself.
+@dataclass(frozen=True, slots=True)
+class SwappedMemory:
+    """A control: row i of the memory is that of the conversation in row `(i + shift) % batch`, never its own.
 
-    Gymnasium deep-copies the keyword arguments of an environment into its spec and again when it makes it; a model
-    must stay the one that is being trained.
+    A policy that does as well with it as with its own memory does not use memory. Rows that were never begun lend an empty one.
 
     Attributes:
-        value: The object.
+        backend: What holds the conversations.
+        shift: How many rows away the memory comes from, at least 1; no multiple of the batch.
     """
 
-    __slots__ = ("value",)
+    backend: MemoryBackend
+    shift: int = 1
 
-    def __init__(self, value: T) -> None:
-        self.value = value
+    def __post_init__(self) -> None:
+        if self.shift < 1:
+            raise ConfigError(f"Memories are swapped with a row at least 1 away, got shift={self.shift}.")
 
-    def __copy__(self) -> Live[T]:
-        return self
+    def init(self, seeds: Sequence[int]) -> Any:
+        """Fresh memory of the rows' partners."""
+        return self.backend.init([seeds[partner] for partner in self._partners(len(seeds))])
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Live[T]:
-        return self
+    def write(self, memory: Any, interactions: TokenBatch, rows: Tensor) -> Any:
+        """Memory after each row's partner was written."""
+        order = self._partners(len(rows))
+        return self.backend.write(memory, TokenBatch(interactions.ids[order], interactions.mask[order]), rows[order])
 
-    def __repr__(self) -> str:
-        return f"Live({type(self.value).__name__})"
+    def reset_rows(self, memory: Any, rows: Tensor, fresh: Any) -> Any:
+        """Memory with the rows taken from `fresh` whose partners are reset."""
+        return self.backend.reset_rows(memory, rows[self._partners(len(rows))], fresh)
 
+    def select_rows(self, memory: Any, indices: Sequence[int]) -> Any:
+        """Memory of some rows, swapped as they are."""
+        return self.backend.select_rows(memory, indices)
 
-def unwrap(value: Any) -> Any:
-    """Returns what a `Live` handle carries; any other value as it is."""
-    return value.value if isinstance(value, Live) else value
+    def _partners(self, batch: int) -> list[int]:
+        if self.shift % batch == 0:
+            raise ConfigError(
+                f"Swapped memory needs another row to swap with, but of {batch} rows the one {self.shift} away is the row itself: "
+                "use more rows, or another shift."
+            )
+        return torch.arange(batch).roll(-self.shift).tolist()

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rxrl.envs.episode import Episode
@@ -55,9 +54,11 @@ def info_arrays(
     }
 
 
-def ids_space(size: int, top: int) -> spaces.Dict:
-    """Up to `size` ids, each at most `top`, with their number."""
-    return spaces.Dict({"ids": spaces.Box(0, top, (size,), np.int64), "length": spaces.Discrete(size + 1)})
+def restarted_info(ended: NDArray[np.bool_], started: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, Any]:
+    """The `info` of a step after which the rows of `ended` have begun anew: theirs from `started`, the others' from `final`."""
+    info = {key: np.where(ended, started[key], value) for key, value in final.items() if key != "reward_terms"}
+    info["reward_terms"] = {name: np.where(ended, np.nan, term) for name, term in final["reward_terms"].items()}
+    return info | {key: started[key] for key in ("stm_seeds", "stm0_carried") if key in started}
 
 
 def answer_rows(actions: Any, num_envs: int) -> list[Ids]:

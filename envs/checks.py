@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rxrl.errors import ConfigError, EpisodeError, unknown_name
-from rxrl.types import STRATEGIES, Conversation
+from rxrl.types import STRATEGIES, Conversation, MemoryBackend
+
+_BACKEND = ("init", "write", "reset_rows", "select_rows")
 
 
 def playable(conversations: Sequence[Conversation]) -> Sequence[Conversation]:
@@ -24,6 +26,14 @@ def playable(conversations: Sequence[Conversation]) -> Sequence[Conversation]:
         if not conversation.steps:
             raise ConfigError(f"Conversation {conversation.id!r} has no follow-up interaction, so there is nothing to play.")
     return conversations
+
+
+def memory_backend(given: Any) -> MemoryBackend:
+    """What holds conversations: an object with the four functions of a `MemoryBackend`."""
+    if missing := [name for name in _BACKEND if not callable(getattr(given, name, None))]:
+        raise ConfigError(f"A memory backend has {', '.join(_BACKEND)}; a {type(given).__name__} is none, it lacks {', '.join(missing)}.")
+    backend: MemoryBackend = given
+    return backend
 
 
 def known_strategy(strategy: str) -> str:

@@ -5,64 +5,48 @@ They are the batched environment with a single row, so all play, score and remem
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
 from rxrl.envs.batch import PROMPT_MARKERS, Observation
 from rxrl.envs.checks import known_render_mode
+from rxrl.envs.live import LiveSpec
+from rxrl.envs.render import print_lines, text_of
+from rxrl.envs.spaces import UnicodeText, is_unicode, padded_ids
 from rxrl.envs.vector import ConversationVectorEnv
 from rxrl.errors import EpisodeError, unknown_name
-from rxrl.types import Action, Conversation, MemoryBackend, RewardFunction, TextCodec, TokenBatch
+from rxrl.types import Conversation
 
 _OPTIONS = {"conversation": "conversations", "stm_seed": "stm_seeds", "strategy": "strategies", "stm": "stm", "carry": "carry"}
-_SAMPLE_LENGTH = 32
 _ROW = 0
 
 
-class UnicodeText(spaces.Text):
-    """All texts that people write, up to a number of characters; prints short and samples printable ASCII.
+class OneRowEnv(LiveSpec, gymnasium.Env[Any, Any]):
+    """The batched environment with a single row; what an observation and an action look like is up to its subclasses.
+
+    `info` holds for the turn just scored: `turn`, `steps`, `distance` (-1 = not defined), `asking`, `scored`,
+    `conversation_id`, `strategy`, `reference`, `reward_terms` (by name, those that apply), `written` (ids that went
+    into memory, or None) and `turn_data` (the `Turn`, or None after a reset). A reset adds `stm_seed`, and `stm0_carried`
+    (the memory before the first write) where the episode starts from a memory that was left.
 
     Args:
-        max_length: Most characters.
-        seed: Seed of the samples.
+        conversations: Where episodes are drawn from, at least one.
+        render_mode: None, "ansi" (render returns the transcript) or "human" (what is new is printed after each step).
+        options: Everything else that `ConversationVectorEnv` takes; `memory`, `reward` and `codec` must be given.
+
+    Raises:
+        ConfigError: An argument makes no sense.
     """
-
-    def __init__(self, max_length: int = 2**16, seed: int | np.random.Generator | None = None) -> None:
-        super().__init__(max_length, min_length=0, charset=frozenset(string.ascii_letters + string.digits + " .,?!'"), seed=seed)
-
-    def sample(self, mask: Any = None, probability: Any = None) -> str:
-        """A random text of at most 32 characters, or of the length that `mask` asks for."""
-        if mask is None and probability is None:
-            mask = (int(self.np_random.integers(1, min(_SAMPLE_LENGTH, self.max_length) + 1)), None)
-        return super().sample(mask, probability)
-
-    def contains(self, x: Any) -> bool:
-        """Whether `x` is a text that is not too long."""
-        return isinstance(x, str) and len(x) <= self.max_length
-
-    def __repr__(self) -> str:
-        return f"UnicodeText({self.max_length})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, UnicodeText) and self.max_length == other.max_length
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.max_length))
-
-
-class _OneRow(gymnasium.Env[Any, Any]):
-    """The batched environment with a single row; what an observation and an action look like is up to its subclasses."""
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012
 
-    def __init__(self, batch: ConversationVectorEnv, render_mode: str | None) -> None:
+    def __init__(self, conversations: Sequence[Conversation], *, render_mode: str | None = None, **options: Any) -> None:
         self.render_mode = known_render_mode(render_mode, (None, *self.metadata["render_modes"]))
-        self.batch = batch
+        self.batch = ConversationVectorEnv(conversations, num_envs=1, **options)
+        self._lines_printed = 0
 
     def _observation(self, observation: Observation) -> Any:
         raise NotImplementedError
@@ -97,6 +81,7 @@ class _OneRow(gymnasium.Env[Any, Any]):
         if seed is not None:
             self.batch.forget()
         self.batch.use_generators([self.np_random])
+        self._lines_printed = 0
         observation, info = self.batch.reset(options=_batch_options(options or {}))
         return self._after(observation, info)
 
@@ -116,20 +101,17 @@ class _OneRow(gymnasium.Env[Any, Any]):
         ids = self._answer_ids(action)
         if not self.batch.active[_ROW]:
             raise EpisodeError("There is no query to answer (not begun, or over): call reset() first.")
-        tokens = TokenBatch.pad([ids])
-        observation, reward, terminated, truncated, info = self.batch.step(Action(tokens.ids, tokens.mask))
+        observation, reward, terminated, truncated, info = self.batch.step({"ids": [ids], "length": [len(ids)]})
         query, row = self._after(observation, info)
         return query, float(reward[_ROW]), bool(terminated[_ROW]), bool(truncated[_ROW]), row
 
     def render(self) -> str | None:
-        """The transcript so far in mode "ansi"; printed in mode "human"."""
-        if self.render_mode is None:
-            return None
-        text = (self.batch.render() or ("",))[_ROW]
-        if self.render_mode == "ansi":
-            return text
-        _print_transcript(text)
-        return None
+        """The transcript so far in mode "ansi"; what is new of it is printed in mode "human"."""
+        lines = self.batch.transcripts[_ROW] or []
+        if self.render_mode == "human":
+            print_lines(lines[self._lines_printed :])
+            self._lines_printed = len(lines)
+        return text_of(lines) if self.render_mode == "ansi" else None
 
     def _after(self, observation: Observation, info: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if self.render_mode == "human":
@@ -137,71 +119,47 @@ class _OneRow(gymnasium.Env[Any, Any]):
         return self._observation(observation), _row_info(info)
 
 
-class ConversationEnv(_OneRow):
+class ConversationEnv(OneRowEnv):
     """Plays one conversation: an observation is the text of a query, an action the text of an answer.
 
-    `info` holds for the turn just scored: `turn`, `steps`, `distance` (None = not defined), `asking`, `scored`,
-    `conversation_id`, `strategy`, `reference`, `reward_terms` (by name, None = does not apply), `written` (ids that went
-    into memory, or None) and `turn_data` (the `Turn`, or None after a reset).
+    `info` is that of `OneRowEnv`.
 
     Args:
         conversations: Where episodes are drawn from, at least one.
-        memory: What holds the conversation, or None for nothing. May be a `Live` handle.
-        reward: Scores the turns. May be a `Live` handle.
-        codec: Text to ids and back. May be a `Live` handle.
         max_characters: Most characters of a query or an answer.
-        render_mode: None, "ansi" (render returns the transcript) or "human" (it is printed after each step).
-        options: Everything else that `ConversationVectorEnv` takes.
+        options: Everything else that `OneRowEnv` takes.
 
     Raises:
         ConfigError: An argument makes no sense.
     """
 
-    def __init__(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        memory: MemoryBackend | None,
-        reward: RewardFunction,
-        codec: TextCodec,
-        max_characters: int = 2**16,
-        render_mode: str | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(_single(conversations, memory, reward, codec, options), render_mode)
-        self.max_characters = max_characters
+    def __init__(self, conversations: Sequence[Conversation], *, max_characters: int = 2**16, **options: Any) -> None:
+        super().__init__(conversations, **options)
         self.observation_space = UnicodeText(max_characters)
         self.action_space = UnicodeText(max_characters)
 
     def _observation(self, observation: Observation) -> str:
-        return self.batch.next_queries[_ROW][: self.max_characters]
+        return self.batch.next_queries[_ROW][: self.observation_space.max_length]  # type: ignore[attr-defined]
 
     def _answer_ids(self, action: Any) -> list[int]:
         if not isinstance(action, str):
             raise EpisodeError(f"An answer is a text, got {type(action).__name__}; use ConversationTokensEnv to answer with token ids.")
+        if not is_unicode(action):
+            raise EpisodeError("An answer holds half of a surrogate pair, which is no text: decode it with errors='replace'.")
         return self.batch.codec.encode(action)
 
 
-class ConversationTokensEnv(_OneRow):
+class ConversationTokensEnv(OneRowEnv):
     """Plays one conversation on token ids: an observation is a padded prompt `[BOS] [Q] query [A]`, an action a padded answer.
 
-    Both are `{"ids": int64 [time], "length": int}`. `info` and arguments are those of `ConversationEnv`, without `max_characters`.
+    Both are `{"ids": int64 [time], "length": int}`. `info` and arguments are those of `OneRowEnv`.
     """
 
-    def __init__(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        memory: MemoryBackend | None,
-        reward: RewardFunction,
-        codec: TextCodec,
-        render_mode: str | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(_single(conversations, memory, reward, codec, options), render_mode)
-        top = int(self.batch.single_action_space["ids"].high.max()) + 1  # type: ignore[index]
-        self.observation_space = _tokens_space(self.batch.limits.query + PROMPT_MARKERS, top)
-        self.action_space = _tokens_space(self.batch.limits.answer + 1, top)
+    def __init__(self, conversations: Sequence[Conversation], **options: Any) -> None:
+        super().__init__(conversations, **options)
+        top = int(self.batch.single_action_space["ids"].high.max())  # type: ignore[index]
+        self.observation_space = padded_ids(self.batch.limits.query + PROMPT_MARKERS, top)
+        self.action_space = padded_ids(self.batch.limits.answer + 1, top)
 
     def _observation(self, observation: Observation) -> dict[str, Any]:
         return {"ids": observation["ids"][_ROW], "length": observation["length"][_ROW]}
@@ -212,37 +170,14 @@ class ConversationTokensEnv(_OneRow):
         return [int(token) for token in action["ids"][: int(action["length"])]]
 
 
-def _single(
-    conversations: Sequence[Conversation],
-    memory: MemoryBackend | None,
-    reward: RewardFunction,
-    codec: TextCodec,
-    options: Mapping[str, Any],
-) -> ConversationVectorEnv:
-    return ConversationVectorEnv(conversations, memory=memory, reward=reward, codec=codec, num_envs=1, render_mode="ansi", **options)
-
-
-def _tokens_space(size: int, vocabulary: int) -> spaces.Dict:
-    # Not a Box: Gymnasium would advise to scale it to [-1, 1].
-    return spaces.Dict({"ids": spaces.MultiDiscrete([vocabulary] * size), "length": spaces.Discrete(size + 1)})
-
-
 def _row_info(info: Mapping[str, Any]) -> dict[str, Any]:
-    """The info of the only row, as plain values."""
+    """The info of the only row as plain values: each key has one type and no NaN, as Gymnasium's checks and vector environments want it."""
     turn = info["turns"][_ROW]
-    distance = int(info["distance"][_ROW])
-    terms = {name: float(values[_ROW]) for name, values in info["reward_terms"].items()}
-    row = {
-        "turn": int(info["turn"][_ROW]),
-        "steps": int(info["steps"][_ROW]),
-        "distance": None if distance < 0 else distance,
-        "asking": bool(info["asking"][_ROW]),
-        "scored": bool(info["scored"][_ROW]),
-        "conversation_id": info["conversation_id"][_ROW],
-        "strategy": info["strategy"][_ROW],
+    row = {name: info[name][_ROW].item() for name in ("turn", "steps", "distance", "asking", "scored")}
+    row |= {name: info[name][_ROW] for name in ("conversation_id", "strategy", "written")}
+    row |= {
         "reference": None if turn is None else turn.reference,
-        "reward_terms": {name: None if np.isnan(value) else value for name, value in terms.items()},
-        "written": info["written"][_ROW],
+        "reward_terms": {name: float(values[_ROW]) for name, values in info["reward_terms"].items() if not np.isnan(values[_ROW])},
         "turn_data": turn,
     }
     if "stm_seeds" in info:
@@ -261,15 +196,3 @@ def _batch_options(options: Mapping[str, Any]) -> dict[str, Any]:
     carry = {"carry": np.array([bool(options["carry"])])} if options.get("carry") is not None else {}
     each = {_OPTIONS[name]: [options[name]] for name in ("conversation", "stm_seed", "strategy") if options.get(name) is not None}
     return {**each, **whole, **carry}
-
-
-def _print_transcript(text: str) -> None:
-    # Imported late: only people who watch need it.
-    from rich.console import Console  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    lines = Text()
-    for line in text.splitlines():
-        style = "bold" if line.lstrip().startswith("Q:") else "cyan" if line.lstrip().startswith("A:") else "dim"
-        lines.append(line + "\n", style=style)
-    Console().print(lines)

@@ -1,17 +1,17 @@
-"""Which conversations are played from which seeds: what the options of a reset name, or what is drawn."""
+"""How episodes begin: which conversation from which seed with which strategy, as the options of a reset say, or as drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.utils import seeding
 
-from rxrl.envs.checks import per_conversation
-from rxrl.envs.episode import SEED_RANGE
+from rxrl.envs.checks import known_strategy, per_conversation
+from rxrl.envs.episode import SEED_RANGE, keyed_share
 from rxrl.errors import EpisodeError, unknown_name
-from rxrl.types import Conversation
+from rxrl.types import STRATEGIES, Conversation
 
 _SHOWN = 20
 
@@ -22,11 +22,15 @@ class Drawing:
     Args:
         conversations: Where episodes are drawn from, at least one.
         rows: Rows of the environment.
+        strategies: Shares of the strategies, which sum to 1.
+        reset_ratio: Probability that an episode starts from fresh memory.
     """
 
-    def __init__(self, conversations: Sequence[Conversation], rows: int) -> None:
+    def __init__(self, conversations: Sequence[Conversation], rows: int, strategies: Mapping[str, float], reset_ratio: float) -> None:
         self.conversations = conversations
         self.rows = rows
+        self.strategies = strategies
+        self.reset_ratio = reset_ratio
         self.generators: list[np.random.Generator] | None = None
         self._index = {conversation.id: i for i, conversation in enumerate(conversations)}
 
@@ -86,3 +90,21 @@ class Drawing:
         for row, seed in zip(rows, given, strict=False):
             seeds[row] = int(seed)
         return seeds
+
+    def strategy(self, conversation: Conversation, wanted: str | None, seed: int) -> str:
+        """The wanted strategy, or the conversation's own, or one drawn from the mix by the seed of the episode."""
+        if wanted:
+            return known_strategy(wanted)
+        own = conversation.extra.get("strategy")
+        if own in STRATEGIES:
+            return str(own)
+        left = keyed_share(seed, "strategy") if len(self.strategies) > 1 else 0.0
+        for name, share in self.strategies.items():
+            if left < share:
+                return name
+            left -= share
+        return next(reversed(list(self.strategies)))
+
+    def keeps_memory(self, seed: int) -> bool:
+        """Whether the episode of this seed starts from what another conversation left, as `reset_ratio` says."""
+        return keyed_share(seed, "random reset") >= self.reset_ratio

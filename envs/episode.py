@@ -9,7 +9,7 @@ from typing import Any
 
 from rxrl.facts import Asked, FactTracker
 from rxrl.seeding import derive_seed
-from rxrl.types import ANSWER, BOS, EOS, MASK, PAD, QUERY, Conversation, SavedInteraction, TextCodec, Turn
+from rxrl.types import ANSWER, BOS, EOS, MASK, PAD, QUERY, Conversation, SavedInteraction, Score, TextCodec, Turn
 
 _MARKERS = frozenset((PAD, BOS, EOS, MASK, QUERY, ANSWER))
 _FRAME = 4
@@ -81,6 +81,25 @@ class Script:
         return cls(conversation, tuple(queries), tuple(references), extras)
 
 
+@dataclass(frozen=True, slots=True)
+class Forcing:
+    """When the reference is written in place of the answer.
+
+    Attributes:
+        probability: Of each turn, from 0 (never) to 1 (always).
+        turns: Turns up to which it holds; None = all.
+    """
+
+    probability: float
+    turns: int | None = None
+
+    def holds(self, episode: Episode) -> bool:
+        """Whether the turn that `episode` stands at is forced; depends on the seed of its row and the turn alone."""
+        if self.turns is not None and episode.turn >= self.turns:
+            return False
+        return keyed_share(episode.seed, "teacher forcing", episode.turn) < self.probability
+
+
 class Episode:
     """One row of the environment: where a conversation stands.
 
@@ -103,6 +122,7 @@ class Episode:
         self.terminated = False
         self.truncated = False
         self.saved: list[SavedInteraction] = []
+        self.played: list[tuple[Turn, Score]] = []
         self.asked: Asked | None = None
         self._tracker = FactTracker(script.conversation, values)
 
@@ -110,6 +130,11 @@ class Episode:
     def done(self) -> bool:
         """Whether the episode is over."""
         return self.terminated or self.truncated
+
+    @property
+    def reference(self) -> str:
+        """The data set's answer to the query that waits; empty when the episode is over."""
+        return "" if self.done else self.script.conversation.interactions[self.turn + 1].answer
 
     @property
     def next_query_ids(self) -> tuple[int, ...]:
@@ -181,16 +206,6 @@ class Episode:
         over = self.limits.episode is not None and tokens >= self.limits.episode
         late = self.limits.turns is not None and turn >= self.limits.turns
         self.truncated = not self.terminated and (over or late)
-
-
-def transcript(episode: Episode) -> str:
-    """The episode so far, as people read it."""
-    lines = [f"[{episode.script.conversation.id}] {episode.strategy}, turn {episode.turn} of {episode.steps}"]
-    for saved in episode.saved:
-        lines += [f"  Q: {saved.query}", f"  A: {saved.answer}"]
-    if not episode.done:
-        lines.append(f"  Q: {episode.next_query}")
-    return "\n".join(lines)
 
 
 def keyed_share(*key: int | str) -> float:

@@ -15,13 +15,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from rxrl.envs.backends import Live, NoMemory, unwrap
-from rxrl.envs.batch import PROMPT_MARKERS, Ids, Observation, answer_rows, ids_space, info_arrays, observe
+from rxrl.envs.backends import NoMemory
+from rxrl.envs.batch import PROMPT_MARKERS, Ids, Observation, answer_rows, info_arrays, observe, restarted_info
 from rxrl.envs.checks import (
     at_least_one,
     known_autoreset,
     known_render_mode,
-    known_strategy,
+    memory_backend,
     per_conversation,
     playable,
     probability,
@@ -29,18 +29,21 @@ from rxrl.envs.checks import (
     strategy_weights,
 )
 from rxrl.envs.drawing import Drawing
-from rxrl.envs.episode import Episode, Limits, Script, keyed_share, transcript
-from rxrl.errors import EpisodeError, unknown_name
+from rxrl.envs.episode import Episode, Forcing, Limits, Script
+from rxrl.envs.live import Live, LiveSpec, unwrap
+from rxrl.envs.render import Line, text_of, transcript_lines
+from rxrl.envs.spaces import box_of_ids
+from rxrl.errors import EpisodeError, RewardError, unknown_name
 from rxrl.facts import Asked, attribute_values
 from rxrl.scoring import score_turns
-from rxrl.types import STRATEGIES, Conversation, MemoryBackend, RewardFunction, Score, TextCodec, TokenBatch, Turn
+from rxrl.types import Conversation, MemoryBackend, RewardFunction, Score, TextCodec, TokenBatch, Turn
 
 _OPTIONS = ("conversations", "stm_seeds", "stm", "stm_rows", "carry", "reset_mask", "strategies")
 _FALLBACK_VOCABULARY = 2**16
 _KEPT_SCRIPTS = 2**14
 
 
-class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
+class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]]):
     """Plays up to `num_envs` conversations at once.
 
     An observation is `{"ids": int64 [num_envs, max_query_tokens + 3], "length": int64 [num_envs]}`, the prompts
@@ -109,10 +112,9 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
     ) -> None:
         self.conversations = playable(conversations)
         self._live: Live[tuple[MemoryBackend, RewardFunction, TextCodec]] = Live(
-            (NoMemory() if memory is None else unwrap(memory), unwrap(reward), unwrap(codec))
+            (memory_backend(NoMemory() if memory is None else unwrap(memory)), unwrap(reward), unwrap(codec))
         )
         self.num_envs = at_least_one("num_envs", num_envs)
-        self.strategies = strategy_weights(strategy)
         self.limits = Limits(
             at_least_one("max_query_tokens", max_query_tokens),
             at_least_one("max_answer_tokens", max_answer_tokens),
@@ -120,9 +122,7 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
             max_episode_tokens,
             max_turns,
         )
-        self.teacher_forcing = probability("teacher_forcing", teacher_forcing)
-        self.forced_turns = forced_turns
-        self.reset_ratio = probability("reset_ratio", reset_ratio)
+        self.forcing = Forcing(probability("teacher_forcing", teacher_forcing), forced_turns)
         self.write_last = write_last
         self.warm_up = warm_up
         self.values = dict(values) if values is not None else attribute_values(self.conversations)
@@ -130,7 +130,7 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
         self.autoreset_mode = known_autoreset(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self._make_spaces(vocab_size)
-        self._drawing = Drawing(self.conversations, self.num_envs)
+        self._drawing = Drawing(self.conversations, self.num_envs, strategy_weights(strategy), probability("reset_ratio", reset_ratio))
         self._scripts: dict[str, Script] = {}
         self._episodes: list[Episode | None] = [None] * self.num_envs
         self._memory: Any = None
@@ -139,10 +139,8 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
     def _make_spaces(self, vocab_size: int | None) -> None:
         size = vocab_size if vocab_size is not None else getattr(self.codec, "vocab_size", None)
         top = (size if isinstance(size, int) else _FALLBACK_VOCABULARY) - 1
-        prompt = self.limits.query + PROMPT_MARKERS
-        answer = self.limits.answer + 1
-        self.single_observation_space = ids_space(prompt, top)
-        self.single_action_space = ids_space(answer, top)
+        self.single_observation_space = box_of_ids(self.limits.query + PROMPT_MARKERS, top)
+        self.single_action_space = box_of_ids(self.limits.answer + 1, top)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
@@ -186,6 +184,16 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
     def asked(self) -> tuple[Asked | None, ...]:
         """For each row what its next query asks for (None where it waits for none): for controls, never for policies."""
         return tuple(None if episode is None or episode.done else episode.asked for episode in self._episodes)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """For each row the reference of the query that waits (empty where none does): for controls, never for policies."""
+        return tuple("" if episode is None else episode.reference for episode in self._episodes)
+
+    @property
+    def transcripts(self) -> tuple[list[Line] | None, ...]:
+        """For each row the lines of its episode so far; None where none was begun."""
+        return tuple(None if episode is None else transcript_lines(episode) for episode in self._episodes)
 
     # What a subclass may change
 
@@ -246,15 +254,16 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
         rewards = np.array([0.0 if score is None or score.value is None else score.value for score in scores])
         ended = np.array([turn is not None for turn in turns]) & (terminated | truncated)
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
+            # Only rows of `final_obs` and `final_info` that have ended mean something: the others go on.
             final = {"final_obs": self._observe(), "_final_obs": ended, "final_info": info, "_final_info": ended.copy()}
-            return self._restarted(ended, final, rewards, terminated, truncated)
+            info = restarted_info(ended, self._begin(ended, {}, may_carry=True), info) | final
         return self._observe(), rewards, terminated, truncated, info
 
     def render(self) -> tuple[str, ...] | None:
         """One transcript for each row in mode "ansi", None otherwise."""
         if self.render_mode != "ansi":
             return None
-        return tuple("" if episode is None else transcript(episode) for episode in self._episodes)
+        return tuple("" if lines is None else text_of(lines) for lines in self.transcripts)
 
     def use_generators(self, generators: Sequence[np.random.Generator]) -> None:
         """Draws for row i come from `generators[i]` from now on."""
@@ -307,17 +316,7 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
             # Conversations may come from an endless source: the oldest give way.
             if len(self._scripts) > _KEPT_SCRIPTS:
                 del self._scripts[next(iter(self._scripts))]
-        own = conversation.extra.get("strategy")
-        named = known_strategy(strategy) if strategy else own if own in STRATEGIES else self._drawn_strategy(seed)
-        return Episode(script, named, self.values, seed, self.limits)
-
-    def _drawn_strategy(self, seed: int) -> str:
-        left = keyed_share(seed, "strategy") if len(self.strategies) > 1 else 0.0
-        for name, share in self.strategies.items():
-            if left < share:
-                return name
-            left -= share
-        return next(reversed(self.strategies))
+        return Episode(script, self._drawing.strategy(conversation, strategy, seed), self.values, seed, self.limits)
 
     def _carried(self, mask: NDArray[np.bool_], before: Sequence[Episode | None], wanted: Any) -> NDArray[np.bool_]:
         """Rows that start from the memory that another conversation left in them."""
@@ -326,7 +325,7 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
         for row, (old, new) in enumerate(zip(before, self._episodes, strict=True)):
             if not mask[row] or old is None or new is None or old.script.conversation.id == new.script.conversation.id:
                 continue
-            carried[row] = asked[row] if asked is not None else keyed_share(new.seed, "random reset") >= self.reset_ratio
+            carried[row] = asked[row] if asked is not None else self._drawing.keeps_memory(new.seed)
         return carried
 
     def _start_memory(
@@ -353,35 +352,25 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
             self._write(written)
         return written
 
-    def _restarted(
-        self,
-        ended: NDArray[np.bool_],
-        final: dict[str, Any],
-        rewards: NDArray[Any],
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-    ) -> tuple[Observation, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        """The result of a step whose ended rows begin a new episode at once; what they ended with is in `final`."""
-        started = self._begin(ended, {}, may_carry=True)
-        info = {key: value for key, value in final["final_info"].items() if key != "reward_terms"}
-        for key, value in info.items():
-            info[key] = np.where(ended, started[key], value)
-        info["reward_terms"] = {name: np.where(ended, np.nan, term) for name, term in final["final_info"]["reward_terms"].items()}
-        extra = {key: started[key] for key in ("stm_seeds", "stm0_carried") if key in started}
-        return self._observe(), rewards, terminated, truncated, {**info, **extra, **final}
-
     # Step
 
     def _turns(self, answers: list[Ids]) -> list[Turn | None]:
-        turns: list[Turn | None] = []
-        for episode, ids in zip(self._episodes, answers, strict=True):
-            waits = episode is not None and not episode.done
-            turns.append(episode.scored_turn(ids, self.codec.decode(ids)) if waits and episode is not None else None)
-        return turns
+        return [
+            None if episode is None or episode.done else episode.scored_turn(ids, self.codec.decode(ids))
+            for episode, ids in zip(self._episodes, answers, strict=True)
+        ]
 
     def _scores(self, turns: list[Turn | None]) -> list[Score | None]:
-        scores = iter(self.score([turn for turn in turns if turn is not None]))
-        return [None if turn is None else next(scores) for turn in turns]
+        played = [turn for turn in turns if turn is not None]
+        scores = self.score(played)
+        if len(scores) != len(played):
+            raise RewardError(f"{type(self).__name__}.score must return one score for each of {len(played)} turns, but gave {len(scores)}.")
+        given = iter(scores)
+        scored = [None if turn is None else next(given) for turn in turns]
+        for episode, turn, score in zip(self._episodes, turns, scored, strict=True):
+            if episode is not None and turn is not None and score is not None:
+                episode.played.append((turn, score))
+        return scored
 
     def _advance(self, answers: list[Ids], turns: list[Turn | None]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], list[Ids | None]]:
         """Writes the interactions of all rows and moves each to its next query."""
@@ -389,7 +378,7 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
         for row, (episode, turn) in enumerate(zip(self._episodes, turns, strict=True)):
             if episode is None or turn is None:
                 continue
-            forced = self._forces(episode)
+            forced = self.forcing.holds(episode)
             ids: Sequence[int] = turn.reference_ids if forced else answers[row]
             episode.end(len(ids))
             if not episode.done or self.write_last:
@@ -399,14 +388,6 @@ class ConversationVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
         terminated = np.array([episode is None or episode.terminated for episode in self._episodes])
         truncated = np.array([episode is not None and episode.truncated for episode in self._episodes])
         return terminated, truncated, written
-
-    def _forces(self, episode: Episode) -> bool:
-        probability = float(self.teacher_forcing)
-        if self.forced_turns is not None and episode.turn >= self.forced_turns:
-            return False
-        if probability in (0.0, 1.0):
-            return probability == 1.0
-        return keyed_share(episode.seed, "teacher forcing", episode.turn) < probability
 
     def _write(self, written: Sequence[Ids | None]) -> None:
         """One memory write for all rows that have something to write."""

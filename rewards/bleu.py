@@ -2,7 +2,7 @@
 
 Sentence BLEU (Papineni et al. 2002) with smoothing 4 of Chen and Cherry (2014) and the standard brevity penalty: the
 same numbers as NLTK's `sentence_bleu` with `method4`. Clipped n-gram matches are counted by sorting: all n-grams of all
-rows become integers, one sort puts equal ones side by side, and a run holds `min(in answer, in reference)` matches.
+rows become integers, one sort puts equal ones side by side, and each has `min(in answer, in reference)` matches.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def _matches(
         [_ngrams(answers, answer_lengths, base, orders, 0), _ngrams(references, reference_lengths, base, orders, 1)], axis=-1
     ).reshape(orders * len(answers), -1)
     keys.sort(axis=-1)
-    grams = keys >> 1
-    starts = np.ones(keys.shape, dtype=np.bool_)
-    np.not_equal(grams[:, 1:], grams[:, :-1], out=starts[:, 1:])
-    at = np.flatnonzero(starts)
-    runs = np.diff(at, append=keys.size)
-    from_reference = np.add.reduceat(((keys & 1) & (grams != _NOTHING >> 1)).reshape(-1), at)
-    shared = np.minimum(from_reference, runs - from_reference)
-    return np.bincount(at // keys.shape[1], weights=shared, minlength=len(keys)).astype(np.int64).reshape(orders, len(answers))
+    last = np.ones(keys.shape, dtype=np.bool_)
+    np.not_equal(keys[:, 1:], keys[:, :-1], out=last[:, :-1])
+    ends = np.flatnonzero(last)
+    sizes, values, rows = np.diff(ends, prepend=-1), keys.reshape(-1)[ends], ends // keys.shape[1]
+    # The run of an n-gram in the reference follows that in the answer: their keys differ in the lowest bit alone.
+    met = np.flatnonzero(((values[1:] ^ values[:-1]) == 1) & (rows[1:] == rows[:-1]))
+    shared = np.minimum(sizes[met], sizes[met + 1])
+    return np.bincount(rows[met], weights=shared, minlength=len(keys)).astype(np.int64).reshape(orders, len(answers))
 
 
 def _renumbered(answers: NDArray[np.int64], references: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:

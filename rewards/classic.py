@@ -11,42 +11,54 @@ It measures resemblance: an answer that names the wrong entity in the right sent
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from rxrl.rewards.bleu import WEIGHTS, bleu
-from rxrl.rewards.embedding import Embed, HashedEmbedding
-from rxrl.types import SavedInteraction, Score, Turn
+from rxrl.rewards.embedding import Embed, HashedEmbedding, cosines
+from rxrl.rewards.options import Options, saved_ids, ten
+from rxrl.types import Score, Turn
 
 Mode = Literal["multi-step", "topic-change", "long-range"]
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-
-class Parts(_Options):
+class Parts(Options):
     """Weights of the three parts of the score."""
 
     bleu: float = Field(0.4, ge=0, description="Weight of BLEU.")
     cosine: float = Field(0.5, ge=0, description="Weight of the cosine of mean token embeddings.")
     length: float = Field(0.1, ge=0, description="Weight of the length ratio.")
 
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Normalised weights; empty where all are 0."""
+        total = self.bleu + self.cosine + self.length
+        return {name: weight / total for name, weight in self.model_dump().items() if weight}
 
-class Against(_Options):
+
+class Against(Options):
     """Weights of what an answer is compared with."""
 
     reference: float = Field(ge=0, description="Weight of the reference.")
     saved: float = Field(ge=0, description="Weight of the saved data.")
     mean: float = Field(0.0, ge=0, description="Weight of the running mean of the earlier turns.")
 
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Normalised weights of what is compared with; empty where all are 0."""
+        total = self.reference + self.saved + self.mean
+        return {name: weight / total for name, weight in self.model_dump().items() if weight}
 
-class Classic(_Options):
-    """The published reward. Terms: `bleu`, `cosine` and `length`, each from 0 to 10."""
+
+class Classic(Options):
+    """The published reward: 10 * (0.4 BLEU + 0.5 cosine + 0.1 length), likeness to the reference and to what was saved.
+
+    Terms: `bleu`, `cosine` and `length`, each from 0 to 10.
+    """
 
     name: ClassVar[str] = "classic"
 
@@ -71,7 +83,7 @@ class Classic(_Options):
         """One score for each turn."""
         answers = [turn.answer_ids for turn in turns]
         references = [turn.reference_ids for turn in turns]
-        saved = [_ids(turn.saved) for turn in turns]
+        saved = [saved_ids(turn.saved) for turn in turns]
         bleus = bleu([*answers, *answers], [*references, *saved], weights=self.ngram_weights).tolist()
         cosines = self._cosines(turns, answers, references, saved)
         scores = []
@@ -95,26 +107,24 @@ class Classic(_Options):
             "cosine": _weighted(by_cosine, cosines, flipped),
             "length": length_ratio(len(turn.answer_ids), len(turn.reference_ids)),
         }
-        weights = parts.model_dump()
-        total = sum(weights.values())
-        value = sum(weights[name] * term for name, term in terms.items()) / total if total else 0.0
-        return Score(_ten(value), {name: _ten(term) for name, term in terms.items()})
+        value = sum(share * terms[name] for name, share in parts.shares.items())
+        return Score(ten(value), {name: ten(term) for name, term in terms.items()})
 
     def _cosines(
         self, turns: Sequence[Turn], answers: list[tuple[int, ...]], references: list[tuple[int, ...]], saved: list[tuple[int, ...]]
     ) -> dict[str, list[float]]:
         """Cosine of each answer with its reference, its saved data and the running mean of the earlier turns."""
         earlier = [turn.history if turn.index > 1 else () for turn in turns]
-        rows = [*answers, *references, *saved, *(_ids([each]) for history in earlier for each in history)]
+        rows = [*answers, *references, *saved, *(saved_ids([each]) for history in earlier for each in history)]
         vectors = self._embedded(rows)
         count = len(turns)
         own, by_reference, by_saved = vectors[: 3 * count].view(3, count, -1)
         rest = vectors[3 * count :]
         means = self._running_means(rest, [len(history) for history in earlier], own)
         return {
-            "reference": _cosine(own, by_reference),
-            "saved": _cosine(own, by_saved),
-            "mean": _cosine(own, means),
+            "reference": cosines(own, by_reference),
+            "saved": cosines(own, by_saved),
+            "mean": cosines(own, means),
         }
 
     def _embedded(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
@@ -151,19 +161,4 @@ def length_ratio(answer: int, reference: int) -> float:
 
 def _weighted(against: Against, similar: dict[str, float], flipped: frozenset[str]) -> float:
     """Weighted mean of similarities; those in `flipped` count as 1 - x."""
-    weights = {name: weight for name, weight in against.model_dump().items() if weight}
-    total = sum(weights.values())
-    likeness = {name: 1.0 - similar[name] if name in flipped else similar[name] for name in weights}
-    return sum(weights[name] * likeness[name] for name in weights) / total if total else 0.0
-
-
-def _cosine(first: Tensor, second: Tensor) -> list[float]:
-    return [float(value) for value in F.cosine_similarity(first, second, dim=-1).clamp(0.0, 1.0).tolist()]
-
-
-def _ids(saved: Sequence[SavedInteraction]) -> tuple[int, ...]:
-    return sum((each.query_ids + each.answer_ids for each in saved), ())
-
-
-def _ten(value: float) -> float:
-    return 10.0 * min(1.0, max(0.0, value))
+    return sum(share * (1.0 - similar[name] if name in flipped else similar[name]) for name, share in against.shares.items())

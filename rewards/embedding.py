@@ -1,7 +1,8 @@
-"""Mean token embeddings for cosine terms, and a default table that needs no model."""
+"""Mean token embeddings for cosine terms, a default table that needs no model, and token ids where there is no tokenizer."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from itertools import chain
 
@@ -11,12 +12,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rxrl.facts import words
 from rxrl.seeding import derive_seed
+from rxrl.types import SPECIAL_TOKENS
 
 Embed = Callable[[Sequence[Sequence[int]]], Tensor]
 """Rows of token ids -> their mean embeddings `[batch, dim]`."""
 
 _BUCKETS = 1 << 14
+_WORD_IDS = 1 << 20
 
 
 def mean_embeddings(table: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -30,6 +34,16 @@ def mean_embeddings(table: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
         `[batch, dim]`; zeros for an empty row.
     """
     return _means(table.detach(), *_flat(rows))
+
+
+def cosines(first: Tensor, second: Tensor) -> list[float]:
+    """Cosine of each row of `first` with that of `second` (`[batch, dim]`), negative ones cut to 0, in [0, 1]."""
+    return [float(value) for value in F.cosine_similarity(first, second, dim=-1).clamp(0.0, 1.0).tolist()]
+
+
+def word_ids(text: str) -> tuple[int, ...]:
+    """Ids of the words of `text`, the same everywhere: stand-ins where token rewards run without a tokenizer."""
+    return tuple(len(SPECIAL_TOKENS) + zlib.crc32(word.encode()) % _WORD_IDS for word in words(text))
 
 
 def _flat(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -3,62 +3,97 @@
 - `"retention"`: a built-in reward, or one that an installed package registers
 - `"package.module:function"`: anything that can be imported
 - `"path/to/file.py:function"`: a function of a file
-- `{"use": "classic", "decay": 0.3}`: one of these with options
+- `{"use": "classic", "decay": 0.3}`: one of these with options; `time_limit` (seconds for a batch) goes with any
 - `{"retention": 0.8, "length": 0.2}`: a weighted sum by name
 - `{"mine": {"use": "file.py:fn", "weight": 1}}`: the same with other functions and options
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from rxrl.errors import ConfigError, RewardError, unknown_name
+from rxrl.plugins import absolute, installed, resolve
 from rxrl.rewards.classic import Classic
+from rxrl.rewards.judge import Judge
+from rxrl.rewards.limits import TimeLimited
 from rxrl.rewards.retention import Retention
-from rxrl.rewards.simple import Bleu, Exact, Length, Repetition, TokenF1
+from rxrl.rewards.similarity import Cosine, Semantic
+from rxrl.rewards.simple import Bleu, Exact, Format, Length, Repetition, TokenF1
+from rxrl.rewards.trl import FromTRL
 from rxrl.rewards.weighted import Weighted
 from rxrl.types import RewardFunction
 
 ENTRY_POINT_GROUP = "rxrl.rewards"
 BUILT_IN: Mapping[str, Callable[..., RewardFunction]] = {
-    reward.name: reward for reward in (Retention, Classic, Bleu, Exact, TokenF1, Length, Repetition)
+    reward.name: reward
+    for reward in (Retention, Classic, Bleu, Cosine, Semantic, Exact, TokenF1, Length, Repetition, Format, Judge, FromTRL)
 }
 RewardSpec = str | Mapping[str, Any] | Callable[..., Any]
 
 
 def reward_names() -> list[str]:
     """Names that `load_reward` knows: the built-in ones and those of installed packages."""
-    return sorted({*BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))})
+    return sorted({*BUILT_IN, *installed(ENTRY_POINT_GROUP)})
 
 
-def load_reward(spec: RewardSpec, **handed_in: Any) -> RewardFunction:
+def find_reward(name: str) -> Any:
+    """The class, function or object behind a name, before options are bound to it.
+
+    Raises:
+        ConfigError: The name is unknown, or what has it cannot be imported.
+    """
+    return resolve("reward", name, group=ENTRY_POINT_GROUP, built_in=BUILT_IN)
+
+
+def read_spec(text: str) -> RewardSpec:
+    """What a command line names as a reward: a YAML file (or its key `reward`), a mapping such as `{retention: 1, length: 0}`, or a name.
+
+    Raises:
+        ConfigError: The file is missing, or it or the mapping is no reward.
+    """
+    if not text.endswith((".yaml", ".yml")) and not text.lstrip().startswith("{"):
+        return text
+    try:
+        given = yaml.safe_load(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"The reward {text} cannot be read: {' '.join(str(error).split())}.") from error
+    spec = given["reward"] if isinstance(given, dict) and "reward" in given else given
+    if not isinstance(spec, str | dict):
+        raise ConfigError(f"{text} must hold a reward, a name or a mapping, got {type(spec).__name__}.")
+    return spec
+
+
+def load_reward(spec: RewardSpec, time_limit: float | None = None, **handed_in: Any) -> RewardFunction:
     """Makes the reward that `spec` describes.
 
     Args:
         spec: A name, `package.module:function`, `path/file.py:function`, a mapping (see the page's beginning) or a callable.
+        time_limit: Most seconds for one batch of turns; None: no limit.
         handed_in: What the surroundings can supply, for example `embed` (rows of ids -> mean embeddings
-            `[batch, dim]`); each reward takes what it has a parameter for.
+            `[batch, dim]`) or `notify` (takes one sentence); each reward takes what it has a parameter for.
 
     Returns:
         A reward function.
 
     Raises:
-        ConfigError: The name is unknown, or an option or weight is wrong.
-        RewardError: A plug-in cannot be imported or is no function.
+        ConfigError: The name is unknown or cannot be imported, or an option or weight is wrong.
+        RewardError: What is named is no function.
     """
+    reward = _loaded(spec, handed_in)
+    return reward if time_limit is None else TimeLimited(reward, time_limit)
+
+
+def _loaded(spec: RewardSpec, handed_in: Mapping[str, Any]) -> RewardFunction:
     if isinstance(spec, str):
-        return _made(spec, _resolved(spec), {}, handed_in)
+        return _made(spec, find_reward(spec), {}, handed_in)
     if isinstance(spec, Mapping):
         return _from_mapping(spec, handed_in)
     if isinstance(spec, type):
@@ -86,81 +121,44 @@ def _from_mapping(spec: Mapping[str, Any], handed_in: Mapping[str, Any]) -> Rewa
 
 def _with_options(spec: Mapping[str, Any], handed_in: Mapping[str, Any]) -> RewardFunction:
     options = dict(spec)
-    use = options.pop("use")
+    use, time_limit = options.pop("use"), options.pop("time_limit", None)
     if isinstance(use, str):
-        return _made(use, _resolved(use), options, handed_in)
-    if isinstance(use, Mapping) and not options:
-        return load_reward(use, **handed_in)
-    if callable(use):
-        return _made(getattr(use, "__qualname__", repr(use)), use, options, handed_in)
-    raise ConfigError(f"`use` is the name of a reward, got {use!r}; names: {', '.join(reward_names())}.")
-
-
-def _resolved(name: str) -> Any:
-    """The built-in class, the registered object, or the imported function behind a name."""
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name == name:
-            return _guarded(name, entry.load)
-    place, colon, attribute = name.rpartition(":")
-    if not colon:
-        own = "A function of your own is named 'package.module:function' or 'path/file.py:function'."
-        raise ConfigError(f"{unknown_name('reward', name, reward_names())} {own}")
-    module = _guarded(name, lambda: _file_module(place) if place.endswith(".py") else importlib.import_module(place))
-    if not hasattr(module, attribute):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ConfigError(f"{place!r} has no such reward. {unknown_name('function', attribute, functions)}")
-    return getattr(module, attribute)
-
-
-def _file_module(place: str) -> Any:
-    path = Path(place).expanduser().resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {place}")
-    name = f"rxrl_reward_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise ImportError(f"{place} is no Python file")
-    module = importlib.util.module_from_spec(found)
-    # Registered under its name so that its functions can be pickled and dataclasses in it work.
-    sys.modules[name] = module
-    found.loader.exec_module(module)
-    return module
-
-
-def _guarded(name: str, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except Exception as error:
-        raise RewardError(f"Reward {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+        reward = _made(use, find_reward(use), options, handed_in)
+    elif isinstance(use, Mapping) and not options:
+        reward = load_reward(use, **handed_in)
+    elif callable(use):
+        reward = _made(getattr(use, "__qualname__", repr(use)), use, options, handed_in)
+    else:
+        raise ConfigError(f"`use` is the name of a reward, got {use!r}; names: {', '.join(reward_names())}.")
+    return reward if time_limit is None else TimeLimited(reward, time_limit)
 
 
 def _made(name: str, target: Any, options: Mapping[str, Any], handed_in: Mapping[str, Any]) -> RewardFunction:
     """The reward function of a target: a class is made with options and what it can use, a function gets them bound."""
     if not callable(target):
         raise RewardError(f"Reward {name!r} must be a function or a class, but is {type(target).__name__}.")
-    accepted = _parameters(target)
+    accepted = parameters(target)
+    takes_any = None in accepted and isinstance(target, type)
+    usable = {key: value for key, value in handed_in.items() if key in accepted or takes_any}
     if isinstance(target, type):
-        usable = {key: value for key, value in handed_in.items() if key in accepted or None in accepted}
-        return _built(name, target, {**usable, **options})
-    usable = {key: value for key, value in handed_in.items() if key in accepted}
+        built = _built(name, target, {**usable, **options})
+        return built if name in BUILT_IN or target.__module__ in ("__main__", "builtins") else _Named(name, built, options, usable)
     for option in options:
         if option not in accepted and None not in accepted:
             raise ConfigError(f"Reward {name!r}: {unknown_name('option', option, [key for key in list(accepted)[1:] if key])}")
     bound = {**usable, **options}
-    return _Bound(name, partial(target, **bound) if bound else target)
+    return _Named(name, partial(target, **bound) if bound else target, options, usable)
 
 
-def _parameters(target: Any) -> dict[str | None, None]:
-    """Names of the parameters that `target` accepts; None among them where it accepts any name."""
+def parameters(target: Any) -> dict[str | None, None]:
+    """Names of the parameters that a reward's class or function accepts; None among them where it accepts any name."""
     if isinstance(target, type) and issubclass(target, BaseModel):
         return dict.fromkeys(target.model_fields)
     try:
-        parameters = inspect.signature(target).parameters.values()
+        found = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):
         return {}
-    named = [each for each in parameters if each.kind is not each.VAR_POSITIONAL]
+    named = [each for each in found if each.kind is not each.VAR_POSITIONAL]
     return dict.fromkeys(None if each.kind is each.VAR_KEYWORD else each.name for each in named)
 
 
@@ -171,7 +169,10 @@ def _built(name: str, target: type[Any], options: Mapping[str, Any]) -> RewardFu
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "options"
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"Reward {name!r}: {unknown_name('option', where, _described(target))}") from None
+            known = [str(key) for key in parameters(target) if key]
+            raise ConfigError(f"Reward {name!r}: {unknown_name('option', where, known)}") from None
+        if first["type"] == "missing":
+            raise ConfigError(f"Reward {name!r} needs the option {where!r}: {{use: {name}, {where}: ...}}.") from None
         raise ConfigError(f"Reward {name!r}, option {where!r}: {first['msg']} (got {first['input']!r}).") from None
     except TypeError as error:
         raise ConfigError(f"Reward {name!r} cannot be made with {sorted(options)}: {error}.") from error
@@ -180,19 +181,24 @@ def _built(name: str, target: type[Any], options: Mapping[str, Any]) -> RewardFu
     return built
 
 
-def _described(target: type[Any]) -> list[str]:
-    return [str(key) for key in _parameters(target) if key]
+class _Named:
+    """A plug-in under the name by which the user asked for it: errors name it so, and other processes load it anew."""
 
-
-class _Bound:
-    """A plug-in function under the name by which the user asked for it, so that errors name it."""
-
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        self.name = name
-        self.function = function
+    def __init__(self, name: str, reward: Callable[..., Any], options: Mapping[str, Any], handed_in: Mapping[str, Any]) -> None:
+        self.name, self.reward = name, reward
+        self._options, self._handed_in = dict(options), dict(handed_in)
 
     def __call__(self, turns: Any) -> Any:
-        return self.function(turns)
+        return self.reward(turns)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if ":" not in self.name and self.name not in installed(ENTRY_POINT_GROUP):
+            return _Named, (self.name, self.reward, self._options, self._handed_in)
+        return _again, (self.name, absolute(self.name), self._options, self._handed_in)
 
     def __repr__(self) -> str:
         return f"reward {self.name!r}"
+
+
+def _again(name: str, found: str, options: Mapping[str, Any], handed_in: Mapping[str, Any]) -> RewardFunction:
+    return _made(name, find_reward(found), options, handed_in)

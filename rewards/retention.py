@@ -28,7 +28,7 @@ _LIST = 3
 
 
 class Retention(BaseModel):
-    """The default reward.
+    """The default reward: 10 * the F1 of the asked facts, shaped a little by form; 10 * form where nothing is asked.
 
     Terms: `held` (10 * F1 of the asked facts, None where nothing is asked), `form` (10 * form), `gate` (10, or 2 where
     the answer is none; None where nothing is asked).

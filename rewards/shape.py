@@ -76,6 +76,11 @@ def copies_query(turn: Turn) -> bool:
     return len(words(turn.query)) >= _QUERY_WORDS and contains(turn.answer, turn.query) and not contains(turn.reference, turn.query)
 
 
+def has_markup(answer: str) -> bool:
+    """Whether an answer holds markup of the prompt, such as `[Q]`."""
+    return _MARKUP.search(answer) is not None
+
+
 def form(turn: Turn) -> float:
     """The form of an answer: length and repetition, without looking at what it says.
 
@@ -86,7 +91,7 @@ def form(turn: Turn) -> float:
         In [0, 1]. A right short answer has 1; an empty one, a loop, a very long one and one with prompt markup 0.
     """
     answer, reference = words(turn.answer), words(turn.reference)
-    if _MARKUP.search(turn.answer):
+    if has_markup(turn.answer):
         return 0.0
     shape = length_shape(answer, reference, at_least=not turn.asking) * repetition_shape(answer, reference)
     return shape * _COPIED_QUERY_FORM if copies_query(turn) else shape
@@ -110,6 +115,6 @@ def _runs(parts: Sequence[str]) -> set[tuple[str, ...]]:
 def is_answer(turn: Turn) -> bool:
     """Whether the answer is one at all: neither a loop, nor far too long, nor a copy of what was written before, nor prompt markup."""
     answer, reference = words(turn.answer), words(turn.reference)
-    if _MARKUP.search(turn.answer) or len(answer) > longest(reference):
+    if has_markup(turn.answer) or len(answer) > longest(reference):
         return False
     return repetition_shape(answer, reference) > 0.0 and not copies_saved(answer, turn)

@@ -1,22 +1,22 @@
-"""Small rewards to shape with: exact match, token overlap, length and repetition."""
+"""Small rewards to shape with: exact match, overlap of words and tokens, length, repetition and format."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
 
+from rxrl.errors import MissingExtraError
 from rxrl.facts import value_words, words
 from rxrl.rewards.bleu import WEIGHTS, Smoothing, bleu
 from rxrl.rewards.classic import length_ratio
-from rxrl.rewards.shape import repetition_shape
+from rxrl.rewards.options import Options, ten
+from rxrl.rewards.shape import has_markup, repetition_shape
 from rxrl.types import Score, Turn
-
-
-class _Reward(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def references_of(turn: Turn) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def references_of(turn: Turn) -> tuple[str, ...]:
     return (*whole, value, *turn.aliases.get(key, ()))
 
 
-class Exact(_Reward):
+class Exact(Options):
     """10 where the answer is, word by word, a right answer (reference, alias, or the one value asked for), else 0."""
 
     name: ClassVar[str] = "exact"
@@ -38,7 +38,7 @@ class Exact(_Reward):
         return [Score(10.0 * any(value_words(turn.answer) == value_words(right) for right in references_of(turn))) for turn in turns]
 
 
-class TokenF1(_Reward):
+class TokenF1(Options):
     """10 * F1 between the words of the answer and those of the reference, repetitions counted; the best alias counts."""
 
     name: ClassVar[str] = "token_f1"
@@ -53,24 +53,46 @@ class TokenF1(_Reward):
         return max(_f1(answer, Counter(words(right))) for right in (turn.reference, *turn.aliases.get("*", ())))
 
 
-class Bleu(_Reward):
-    """10 * BLEU on tokens against the reference; None where the turn has no reference."""
+class Bleu(Options):
+    """10 * BLEU against the reference; None where the turn has no reference."""
 
     name: ClassVar[str] = "bleu"
 
-    ngram_weights: tuple[float, ...] = Field(WEIGHTS, min_length=1, max_length=4, description="Weights of 1-grams to 4-grams.")
-    smoothing: Smoothing = Field("method4", description="How orders without a match are smoothed.")
-    brevity: bool = Field(True, description="Whether short answers are penalised.")
+    level: Literal["tokens", "text"] = Field("tokens", description="Token ids, or text through sacrebleu (extra `bleu`).")
+    ngram_weights: tuple[float, ...] = Field(WEIGHTS, min_length=1, max_length=4, description="Tokens: weights of 1-grams to 4-grams.")
+    smoothing: Smoothing = Field("method4", description="Tokens: how orders without a match are smoothed.")
+    brevity: bool = Field(True, description="Tokens: whether short answers are penalised.")
+    lowercase: bool = Field(False, description="Text: whether case is ignored.")
+    tokenize: str = Field("13a", description="Text: sacrebleu's tokenizer.")
 
     def __call__(self, turns: Sequence[Turn]) -> list[Score]:
         """One score for each turn."""
+        shares, there = self._of_text(turns) if self.level == "text" else self._of_tokens(turns)
+        return [Score(ten(share) if known else None) for share, known in zip(shares, there, strict=True)]
+
+    def _of_tokens(self, turns: Sequence[Turn]) -> tuple[list[float], list[bool]]:
         answers, references = [turn.answer_ids for turn in turns], [turn.reference_ids for turn in turns]
         scores = bleu(answers, references, weights=self.ngram_weights, smoothing=self.smoothing, brevity=self.brevity)
-        pairs = zip(references, scores.tolist(), strict=True)
-        return [Score(min(10.0, 10.0 * score) if reference else None) for reference, score in pairs]
+        return scores.tolist(), [bool(reference) for reference in references]
+
+    def _of_text(self, turns: Sequence[Turn]) -> tuple[list[float], list[bool]]:
+        score = _text_bleu(self.lowercase, self.tokenize)
+        return [score(turn.answer, turn.reference) for turn in turns], [bool(turn.reference.strip()) for turn in turns]
 
 
-class Length(_Reward):
+@cache
+def _text_bleu(lowercase: bool, tokenize: str) -> Callable[[str, str], float]:
+    """Sentence BLEU of an answer against a reference, in [0, 1]."""
+    try:
+        from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415
+    except ImportError:
+        raise MissingExtraError("BLEU on text", "bleu") from None
+    # Without effective_order an exact answer of one word scores 0.
+    metric: Any = BLEU(effective_order=True, lowercase=lowercase, tokenize=tokenize)
+    return lambda answer, reference: float(metric.sentence_score(answer, [reference]).score) / 100
+
+
+class Length(Options):
     """10 * the length of the answer over that of the reference (or the other way round where it is longer), in tokens."""
 
     name: ClassVar[str] = "length"
@@ -80,7 +102,7 @@ class Length(_Reward):
         return [Score(10.0 * length_ratio(len(turn.answer_ids), len(turn.reference_ids))) for turn in turns]
 
 
-class Repetition(_Reward):
+class Repetition(Options):
     """10 where the answer repeats itself no more than the reference does, falling to 0 for a loop; 0 when empty."""
 
     name: ClassVar[str] = "repetition"
@@ -89,6 +111,48 @@ class Repetition(_Reward):
         """One score for each turn."""
         pairs = [(words(turn.answer), words(turn.reference)) for turn in turns]
         return [Score(10.0 * repetition_shape(answer, reference) if answer else 0.0) for answer, reference in pairs]
+
+
+class Format(Options):
+    """10 * the share of its rules that an answer keeps; 0 where it is empty or holds prompt markup.
+
+    Terms: one for each rule that is on, 10 or 0.
+    """
+
+    name: ClassVar[str] = "format"
+
+    one_line: bool = Field(True, description="Rule: no line break.")
+    max_words: int | None = Field(None, ge=1, description="Rule: at most so many words.")
+    pattern: str | None = Field(None, description="Rule: a regular expression that the whole answer matches.")
+    ends_with: tuple[str, ...] = Field((), description="Rule: the answer ends with one of these.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_pattern(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"no regular expression: {error}") from None
+        return pattern
+
+    def __call__(self, turns: Sequence[Turn]) -> list[Score]:
+        """One score for each turn."""
+        return [self._score(turn.answer) for turn in turns]
+
+    def _score(self, answer: str) -> Score:
+        text = answer.strip()
+        rules = {"answer": bool(text) and not has_markup(answer)}
+        if self.one_line:
+            rules["one_line"] = "\n" not in text
+        if self.max_words is not None:
+            rules["max_words"] = len(words(text)) <= self.max_words
+        if self.pattern is not None:
+            rules["pattern"] = re.fullmatch(self.pattern, text, re.DOTALL) is not None
+        if self.ends_with:
+            rules["ends_with"] = text.endswith(self.ends_with)
+        share = sum(rules.values()) / len(rules) if rules["answer"] else 0.0
+        return Score(ten(share), {rule: 10.0 * kept for rule, kept in rules.items()})
 
 
 def _f1(answer: Counter[str], reference: Counter[str]) -> float:

@@ -1,6 +1,7 @@
 """Memory Reinforcement Learning for the Reactive Transformer: environment, rewards, curricula and trainers.
 
-Importing this package registers `rxrl/Conversation-v0` with Gymnasium. Everything heavy is imported when it is first used.
+Importing this package registers `rxrl/Conversation-v0` and `rxrl/ConversationTokens-v0` with Gymnasium.
+Everything heavy is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 ENV_ID = "rxrl/Conversation-v0"
+TOKENS_ENV_ID = "rxrl/ConversationTokens-v0"
 
 _PUBLIC = {
     "Curriculum": "rxrl.curricula",
@@ -25,7 +27,7 @@ _PUBLIC = {
     "load_curriculum": "rxrl.curricula",
 }
 
-__all__ = ["ENV_ID", "Curriculum", "ReactiveSession", "ReactiveTransformer", "__version__", "load_curriculum"]
+__all__ = ["ENV_ID", "TOKENS_ENV_ID", "Curriculum", "ReactiveSession", "ReactiveTransformer", "__version__", "load_curriculum"]
 
 
 def __getattr__(name: str) -> Any:
@@ -39,9 +41,6 @@ def __dir__() -> list[str]:
 
 
 # Entry points as strings: gymnasium imports the factory, and with it torch, only when an environment is made.
-if ENV_ID not in gymnasium.registry:
-    gymnasium.register(
-        id=ENV_ID,
-        entry_point="rxrl.factory:make_env",
-        vector_entry_point="rxrl.factory:make_vector_env",
-    )
+for _id, _maker in ((ENV_ID, "make_env"), (TOKENS_ENV_ID, "make_tokens_env")):
+    if _id not in gymnasium.registry:
+        gymnasium.register(id=_id, entry_point=f"rxrl.factory:{_maker}", vector_entry_point="rxrl.factory:make_vector_env")

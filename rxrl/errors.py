@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class RxrlError(Exception):
@@ -31,11 +32,34 @@ class EpisodeError(RxrlError):
 
 
 class RewardError(RxrlError):
-    """A reward function failed or returned something that is not a score; the message names the function."""
+    """A reward function failed or returned something that is not a score; the message names the function.
+
+    Attributes:
+        turns: The turns that were to be scored, so that nothing that was said is lost.
+    """
+
+    turns: Sequence[Any] = ()
+
+
+class EndpointError(RxrlError):
+    """A chat endpoint cannot be reached, refuses, or returns something that is no answer."""
 
 
 class TrainingError(RxrlError):
     """Training cannot go on (for example a loss that is not finite)."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was ended by a signal, in good order.
+
+    Args:
+        message: What was done and how to go on.
+        number: Number of the signal.
+    """
+
+    def __init__(self, message: str, number: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
 
 
 class MissingExtraError(RxrlError):

@@ -1,40 +1,50 @@
-"""Puts environments together from names, paths and live objects: the entry point of Gymnasium's registry, and of everything above."""
+"""Puts environments and their players together from names, paths and live objects: the entry point of Gymnasium's registry."""
 
 from __future__ import annotations
 
-import copy
+import json
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from rxrl.data.rows import read_conversations, to_conversation
-from rxrl.data.tokenizer import Tokenizer
-from rxrl.envs import ConversationEnv, ConversationVectorEnv, Live
-from rxrl.envs.backends import unwrap
-from rxrl.errors import CheckpointError, ConfigError, DataError
-from rxrl.models import ReactiveTransformer, StmBackend
+from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
+from rxrl.endpoint import ChatEndpoint
+from rxrl.envs import ConversationEnv, ConversationTokensEnv, ConversationVectorEnv, TranscriptMemory, unwrap
+from rxrl.errors import CheckpointError, ConfigError, DataError, unknown_name
+from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend
+from rxrl.models.hub import local_folder
 from rxrl.models.model import CONFIG_FILE
+from rxrl.plugins import load_object, resolve
+from rxrl.policies import EndpointPolicy, HuggingFacePolicy, Oracle, Parrot, Person
 from rxrl.rewards import load_reward, mean_embeddings
-from rxrl.types import Conversation, MemoryBackend, RewardFunction, TextCodec
+from rxrl.types import Conversation, MemoryBackend, Policy, TextCodec
 
 DEFAULT_VOCABULARY = 512
 """Tokens of a tokenizer that is trained here because nobody gave one."""
+ENVIRONMENT_GROUP = "rxrl.envs"
+"""Entry-point group in which packages register environments."""
+KEY_VARIABLE = "OPENAI_API_KEY"
+"""Environment variable with the key of chat endpoints."""
 _LONGEST = 128
 _MARKERS = 4
 
 _logger = logging.getLogger(__name__)
+
+E = TypeVar("E")
 
 
 def load_checkpoint(path: str | Path) -> tuple[ReactiveTransformer, Tokenizer]:
     """Reads a checkpoint.
 
     Args:
-        path: Directory of `config.json`, `model.safetensors` and `tokenizer.json`, or one that holds such a directory as `model`.
+        path: Directory of `config.json`, `model.safetensors` and `tokenizer.json`, or one that holds such a directory as `model`;
+            or the name `owner/name` of one on the Hub.
 
     Returns:
         The model on the CPU, and its tokenizer.
@@ -42,11 +52,9 @@ def load_checkpoint(path: str | Path) -> tuple[ReactiveTransformer, Tokenizer]:
     Raises:
         CheckpointError: Something is missing, broken, or does not fit together.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise CheckpointError(f"There is no checkpoint {folder}: give the directory that a stage, a training or `save_pretrained` wrote.")
-    if not (folder / CONFIG_FILE).exists() and (folder / "model" / CONFIG_FILE).exists():
-        folder = folder / "model"
+    folder = model_folder(path)
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise CheckpointError(f"No {TOKENIZER_FILE} in {folder}, and text needs one: put the model's own beside {CONFIG_FILE}.")
     model, tokenizer = ReactiveTransformer.from_pretrained(folder), Tokenizer.load(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise CheckpointError(
@@ -56,45 +64,108 @@ def load_checkpoint(path: str | Path) -> tuple[ReactiveTransformer, Tokenizer]:
     return model, tokenizer
 
 
-def make_env(
-    conversations: Any, *, memory: Any = None, reward: Any = "retention", tokenizer: Any = None, **options: Any
-) -> ConversationEnv:
-    """Makes the environment that `gymnasium.make("rxrl/Conversation-v0", ...)` gives.
+def model_folder(path: str | Path) -> Path:
+    """The folder of a checkpoint's `config.json`: `path`, its folder `model`, or where a Hub id is fetched to.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    folder = local_folder(path)
+    inner = folder / "model"
+    return inner if not (folder / CONFIG_FILE).exists() and (inner / CONFIG_FILE).exists() else folder
+
+
+def make_env(conversations: Any, **options: Any) -> ConversationEnv:
+    """Makes the environment that `gymnasium.make("rxrl/Conversation-v0", ...)` gives: queries and answers are texts.
 
     Args:
         conversations: A path or Hub name, or a list of rows or `Conversation`s.
-        memory: What holds the conversation: None, a `MemoryBackend`, a `ReactiveTransformer`, or the path of a checkpoint.
-        reward: A name, a mapping, `"package.module:function"`, `"path/file.py:function"` or a function (`rxrl.rewards.load_reward`).
-        tokenizer: A `TextCodec` or the path of a trained one. None takes the checkpoint's; where there is none, one is
-            trained on the conversations.
-        options: Everything else that `ConversationEnv` takes. Token limits follow the model where there is one.
+        options: `memory`: what holds the conversation: None or "none", "transcript", "transcript:4" (the last four interactions),
+            the path of a checkpoint, "package.module:name" or "path/file.py:name", a `MemoryBackend` or a `ReactiveTransformer`.
+            `reward`: a name, a mapping, "package.module:function", "path/file.py:function" or a function
+            (`rxrl.rewards.load_reward`); "retention" where it is left out.
+            `tokenizer`: a `TextCodec` or the path of a trained one; without it the checkpoint's, and where there is none, one
+            that is trained on the conversations.
+            Everything else that `ConversationEnv` takes; token limits follow the model where there is one.
 
     Raises:
         RxrlError: An argument is wrong; the message says which, and what to do.
     """
-    parts = _resolve(conversations, memory, reward, tokenizer)
-    given = parts.limits | options
-    return _RegisteredEnv(parts.conversations, memory=parts.memory, reward=parts.reward, codec=parts.codec, **given)
+    return _made(ConversationEnv, conversations, **options)
 
 
-def make_vector_env(
-    num_envs: int = 1, *, conversations: Any, memory: Any = None, reward: Any = "retention", tokenizer: Any = None, **options: Any
-) -> ConversationVectorEnv:
+def make_tokens_env(conversations: Any, **options: Any) -> ConversationTokensEnv:
+    """Makes the environment that `gymnasium.make("rxrl/ConversationTokens-v0", ...)` gives: padded token ids.
+
+    Args:
+        conversations: As in `make_env`.
+        options: As in `make_env`.
+    """
+    return _made(ConversationTokensEnv, conversations, **options)
+
+
+def make_vector_env(num_envs: int = 1, *, conversations: Any, **options: Any) -> ConversationVectorEnv:
     """Makes the batched environment: `gymnasium.make_vec("rxrl/Conversation-v0", num_envs, vectorization_mode="vector_entry_point", ...)`.
 
     Args:
         num_envs: Rows.
-        conversations: As in `make_env`, and so are `memory`, `reward` and `tokenizer`.
-        memory: See there.
-        reward: See there.
-        tokenizer: See there.
-        options: Everything else that `ConversationVectorEnv` takes.
+        conversations: As in `make_env`.
+        options: As in `make_env`, and everything else that `ConversationVectorEnv` takes.
     """
-    parts = _resolve(conversations, memory, reward, tokenizer)
-    given = parts.limits | options
-    return _RegisteredVectorEnv(
-        parts.conversations, memory=parts.memory, reward=parts.reward, codec=parts.codec, num_envs=num_envs, **given
-    )
+    return _made(ConversationVectorEnv, conversations, num_envs=num_envs, **options)
+
+
+def load_environment(name: str) -> Callable[..., ConversationVectorEnv]:
+    """The batched environment that a name stands for.
+
+    Args:
+        name: "conversation", a name that an installed package registers in `rxrl.envs`, or `package.module:name` or
+            `path/file.py:name` of a class or factory that takes the arguments of `ConversationVectorEnv`.
+
+    Raises:
+        ConfigError: Nothing has that name, or it cannot be imported, or it is no class or function.
+    """
+    found = resolve("environment", name, group=ENVIRONMENT_GROUP, built_in={"conversation": ConversationVectorEnv})
+    if not callable(found):
+        raise ConfigError(f"The environment {name!r} must be a class or a function, but is {type(found).__name__}.")
+    made: Callable[..., ConversationVectorEnv] = found
+    return made
+
+
+def make_play(policy: str, conversations: Any, *, memory: Any = None, num_envs: int = 1, **options: Any) -> Play:
+    """Brings a player and the environment that suits it together.
+
+    Args:
+        policy: "oracle", "parrot", "person", the path of a checkpoint, the folder of a Hugging Face causal model (or "hf:NAME"),
+            the address of a chat endpoint, or "package.module:name" or "path/file.py:name", called with the codec of the environment.
+        conversations: As in `make_env`.
+        memory: As in `make_env`; None is what the player needs: its own STM for a checkpoint, a transcript for a language
+            model or an endpoint, nothing for the others.
+        num_envs: Rows.
+        options: As in `make_vector_env`; also `temperature` for players that sample, `system` for those that take a system prompt,
+            and `model` for endpoints.
+
+    Raises:
+        RxrlError: Something is missing or does not fit together.
+    """
+    given = {name: options.pop(name, None) for name in ("temperature", "system", "model")}
+    own = {name: value for name, value in given.items() if value is not None}
+    if policy in _SIMPLE_PLAYERS:
+        _check_player_options(policy, own, ())
+        envs = make_vector_env(num_envs, conversations=conversations, memory=memory, **options)
+        return Play(envs, _SIMPLE_PLAYERS[policy](envs))
+    if _is_reactive(policy):
+        return _reactive_play(policy, conversations, memory, num_envs, own, options)
+    make = _text_player(policy, own)
+    envs = make_vector_env(num_envs, conversations=conversations, memory="transcript" if memory is None else memory, **options)
+    return Play(envs, make(envs))
+
+
+class Play(NamedTuple):
+    """An environment, and who plays it."""
+
+    envs: ConversationVectorEnv
+    policy: Policy
 
 
 class TokenEmbeddings:
@@ -111,22 +182,16 @@ class TokenEmbeddings:
         return self
 
 
-class _Parts(NamedTuple):
-    conversations: list[Conversation]
-    memory: MemoryBackend | None
-    reward: RewardFunction
-    codec: TextCodec
-    limits: dict[str, int]
-
-
-def _resolve(conversations: Any, memory: Any, reward: Any, tokenizer: Any) -> _Parts:
+def _made(
+    kind: Callable[..., E], conversations: Any, *, memory: Any = None, reward: Any = "retention", tokenizer: Any = None, **options: Any
+) -> E:
     rows = _conversations(unwrap(conversations))
     backend, model, own_tokenizer = _memory(unwrap(memory))
     codec = _codec(unwrap(tokenizer), own_tokenizer, model, rows)
-    handed_in = {} if model is None else {"embed": TokenEmbeddings(model)}
+    handed_in: dict[str, Any] = {} if model is None else {"embed": TokenEmbeddings(model)}
     function = load_reward(unwrap(reward), **handed_in)
     limits = {} if model is None else _limits(model.config.max_length)
-    return _Parts(rows, backend, function, codec, limits)
+    return kind(rows, memory=backend, reward=function, codec=codec, **(limits | options))
 
 
 def _conversations(given: Any) -> list[Conversation]:
@@ -153,21 +218,29 @@ def _conversation(row: Any, number: int) -> Conversation:
 
 def _memory(given: Any) -> tuple[MemoryBackend | None, ReactiveTransformer | None, Tokenizer | None]:
     """The backend, with its model and tokenizer where it has them."""
-    if given is None:
-        return None, None, None
+    tokenizer = None
     if isinstance(given, (str, Path)):
-        model, tokenizer = load_checkpoint(given)
-        return StmBackend(model), model, tokenizer
+        given, tokenizer = _named_memory(given)
     if isinstance(given, ReactiveTransformer):
-        return StmBackend(given), given, None
-    missing = [name for name in ("init", "write", "reset_rows") if not callable(getattr(given, name, None))]
-    if missing:
-        raise ConfigError(
-            f"memory is None, a memory backend, a ReactiveTransformer or the path of a checkpoint; a {type(given).__name__} "
-            f"is no backend, it lacks {', '.join(missing)}."
-        )
+        return StmBackend(given), given, tokenizer
     behind = getattr(given, "model", None)
-    return given, behind if isinstance(behind, ReactiveTransformer) else None, None
+    return given, behind if isinstance(behind, ReactiveTransformer) else None, tokenizer
+
+
+def _named_memory(name: str | Path) -> tuple[Any, Tokenizer | None]:
+    """What a name stands for: a backend, a model with its tokenizer, or None."""
+    text = str(name)
+    kind, _, last = text.partition(":")
+    if text == "none":
+        return None, None
+    if kind == "transcript":
+        if last and not last.isdigit():
+            raise ConfigError(f"A transcript of the last interactions is named like 'transcript:4', got {text!r}.")
+        return TranscriptMemory(int(last) if last else None), None
+    if last and not Path(text).exists():
+        found = load_object(text, "memory")
+        return found() if isinstance(found, type) else found, None
+    return load_checkpoint(text)
 
 
 def _codec(given: Any, own: Tokenizer | None, model: ReactiveTransformer | None, conversations: Sequence[Conversation]) -> TextCodec:
@@ -207,41 +280,62 @@ def _limits(max_length: int) -> dict[str, int]:
     }
 
 
-def _copyable(spec: EnvSpec | None) -> EnvSpec | None:
-    """The spec with live arguments as handles: Gymnasium deep-copies it, and a model must stay the one that is trained."""
-    if spec is None:
-        return None
-    handled = copy.copy(spec)
-    handled.kwargs = {name: value if _is_plain(value) else Live(value) for name, value in spec.kwargs.items()}
-    return handled
+# Players
+
+_SIMPLE_PLAYERS: dict[str, Callable[[ConversationVectorEnv], Policy]] = {
+    "oracle": Oracle,
+    "parrot": lambda envs: Parrot(),
+    "person": lambda envs: Person(envs.codec),
+}
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether `value` is plain data, which may be copied and printed."""
-    if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (str, int, float, Path, Live))
+def _is_reactive(name: str) -> bool:
+    """Whether a player's name is that of a Reactive Transformer; folders of Hugging Face models name their type."""
+    folder = Path(name)
+    return (folder.is_dir() or ("/" in name and ":" not in name)) and not _is_hugging_face(folder)
 
 
-class _RegisteredEnv(ConversationEnv):
-    @property
-    def spec(self) -> EnvSpec | None:
-        """How the registry made this environment; live arguments as handles."""
-        return self.__dict__.get("_spec")
-
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
-        self.__dict__["_spec"] = _copyable(spec)
+def _is_hugging_face(folder: Path) -> bool:
+    try:
+        return "model_type" in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
-class _RegisteredVectorEnv(ConversationVectorEnv):
-    @property
-    def spec(self) -> EnvSpec | None:
-        """How the registry made this environment; live arguments as handles."""
-        return self.__dict__.get("_spec")
+def _reactive_play(name: str, conversations: Any, memory: Any, num_envs: int, own: dict[str, Any], options: dict[str, Any]) -> Play:
+    _check_player_options(name, own, ("temperature",))
+    if memory is not None and not (isinstance(memory, (str, Path)) and Path(memory).resolve() == Path(name).resolve()):
+        raise ConfigError(f"The player {name} reads a Short-Term Memory of its own, not {memory!r}: leave the memory out.")
+    model, tokenizer = load_checkpoint(name)
+    envs = make_vector_env(num_envs, conversations=conversations, memory=model.eval(), **{"tokenizer": tokenizer, **options})
+    return Play(envs, ModelPolicy(model, envs.limits.answer + 1, **own))
 
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
-        self.__dict__["_spec"] = _copyable(spec)
+
+def _text_player(name: str, own: dict[str, Any]) -> Callable[[ConversationVectorEnv], Policy]:
+    """What makes a player that answers with text, once the environment is there."""
+    if name.startswith(("http://", "https://")):
+        endpoint = ChatEndpoint(name, own.pop("model", None), os.environ.get(KEY_VARIABLE))
+        return lambda envs: EndpointPolicy(endpoint, envs.codec, max_tokens=envs.limits.answer, **own)
+    _check_player_options(name, own, ("temperature", "system"))
+    if name.startswith("hf:") or _is_hugging_face(Path(name)):
+        source = name.removeprefix("hf:")
+        return lambda envs: HuggingFacePolicy.load(source, envs.codec, max_new_tokens=envs.limits.answer, **own)
+    if ":" not in name:
+        kinds = "a checkpoint, the folder of a Hugging Face model, hf:NAME, http://..., package.module:name or path/file.py:name"
+        raise ConfigError(f"{unknown_name('policy', name, _SIMPLE_PLAYERS)} Others are {kinds}.")
+    _check_player_options(name, own, ())
+    made = load_object(name, "policy")
+    return lambda envs: _checked_policy(name, made(envs.codec))
+
+
+def _checked_policy(name: str, policy: Any) -> Policy:
+    if not callable(getattr(policy, "act", None)):
+        raise ConfigError(f"{name} must give a policy (it has `act(observation, memory, generators)`), but gave a {type(policy).__name__}.")
+    found: Policy = policy
+    return found
+
+
+def _check_player_options(name: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    for option in given:
+        if option not in known:
+            raise ConfigError(f"The player {name} takes no {option}: leave it out.")

@@ -6,10 +6,11 @@ import asyncio
 import inspect
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 from typing import Any
 
-from rxrl.errors import RewardError
+from rxrl.errors import RewardError, RxrlError
 from rxrl.types import RewardFunction, Score, Turn
 
 HIGHEST = 10.0
@@ -39,14 +40,20 @@ def score_turns(reward: RewardFunction, turns: Sequence[Turn]) -> list[Score]:
 
     Raises:
         RewardError: The function raised, or returned a wrong number of scores, something that is no score, NaN or a
-            value outside [0, 10]. The message names the function.
+            value outside [0, 10]. The message names the function; `turns` of the error holds what was to be scored.
     """
-    if not turns:
-        return []
+    try:
+        return _scored(reward, turns) if turns else []
+    except RewardError as error:
+        error.turns = tuple(turns)
+        raise
+
+
+def _scored(reward: RewardFunction, turns: Sequence[Turn]) -> list[Score]:
     name = reward_name(reward)
     try:
         results = _awaited(reward(turns))
-    except RewardError:
+    except RxrlError:
         raise
     except Exception as error:
         raise RewardError(f"Reward {name!r} failed on a batch of {len(turns)} turns: {type(error).__name__}: {error}") from error
@@ -67,7 +74,13 @@ def _awaited(results: Any) -> Any:
     async def wait() -> Any:
         return await results
 
-    return asyncio.run(wait())
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(wait())
+    # A loop runs already (a notebook): it must not be entered twice, so a thread has one of its own.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, wait()).result()
 
 
 def _checked(name: str, score: Score | float | None, turn: Turn) -> Score:

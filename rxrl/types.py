@@ -5,7 +5,7 @@ Axes are always named layers, batch, slots, dim, turns, time, vocab and appear i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -171,9 +171,13 @@ class Score:
 
 @runtime_checkable
 class RewardFunction(Protocol):
-    """Maps a batch of turns to scores. Must not keep state between calls, print or log."""
+    """Maps a batch of turns to scores; may be asynchronous.
 
-    def __call__(self, turns: Sequence[Turn]) -> Sequence[Score | float | None]:
+    Keeps no state between calls: what a conversation has said so far stands in `history` of each turn, so rows never share
+    anything, and the order and size of batches change nothing. Can be pickled where it is to be sent to other processes.
+    """
+
+    def __call__(self, turns: Sequence[Turn]) -> Sequence[Score | float | None] | Awaitable[Sequence[Score | float | None]]:
         """Returns one score (a `Score`, a number in [0, 10] or None) for each turn."""
         ...
 
@@ -206,6 +210,10 @@ class MemoryBackend(Protocol):
 
     def reset_rows(self, memory: Any, rows: Tensor, fresh: Any) -> Any:
         """Memory with the rows where `rows` (bool `[batch]`) is true taken from `fresh`."""
+        ...
+
+    def select_rows(self, memory: Any, indices: Sequence[int]) -> Any:
+        """Memory of `len(indices)` rows, whose row i is row `indices[i]` of `memory`."""
         ...
 
 

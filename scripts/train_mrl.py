@@ -12,8 +12,9 @@ from rxrl.curricula import load_curriculum
 from rxrl.data.world import GeneratedSource
 from rxrl.factory import load_checkpoint
 from rxrl.rewards import held
+from rxrl.training.callbacks import Callback, Progress
 from rxrl.training.config import MRLConfig
-from rxrl.training.trainer import MRLTrainer, Progress
+from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Turn
 
 
@@ -22,9 +23,12 @@ def short_and_right(turns: Sequence[Turn]) -> list[float | None]:
     return [None if (share := held(turn)) is None else 10 * share / max(1, len(turn.answer.split()) / 8) for turn in turns]
 
 
-def show(progress: Progress) -> None:
+class Show(Callback):
     """Prints one line an iteration."""
-    print(f"{progress.stage.name} {progress.iteration}/{progress.total}: reward {progress.metrics['reward']:.2f}")
+
+    def on_iteration(self, progress: Progress) -> None:
+        """Called after each iteration."""
+        print(f"{progress.stage.name} {progress.iteration}/{progress.total}: reward {progress.metrics['reward']:.2f}")
 
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -46,7 +50,7 @@ trainer = MRLTrainer(
     config=MRLConfig(seed=arguments.seed, episodes=arguments.episodes, max_iterations=arguments.iterations),
     folder=arguments.out,
     reward=short_and_right,
-    observers=[show],
+    callbacks=[Show()],
 )
 trainer.train()
 print(f"Checkpoint: {trainer.save()}")

@@ -14,9 +14,9 @@ from gymnasium.utils.env_checker import check_env
 import rxrl
 from rxrl.data import GeneratedSource, Tokenizer
 from rxrl.data.rows import to_row, write_conversations
-from rxrl.envs import Live, TranscriptMemory, token_batch
-from rxrl.errors import CheckpointError, ConfigError, DataError, RewardError
-from rxrl.factory import TokenEmbeddings, load_checkpoint, make_env, make_vector_env
+from rxrl.envs import ConversationVectorEnv, Live, TranscriptMemory, token_batch
+from rxrl.errors import CheckpointError, ConfigError, DataError
+from rxrl.factory import TokenEmbeddings, load_checkpoint, make_env, make_play, make_vector_env
 from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend
 
 CONVERSATIONS = GeneratedSource(level=1, seed=0, split="train").take(steps=3, strategy="multi-step", start=0, count=6)
@@ -89,8 +89,22 @@ def test_memory_comes_from_nothing_a_backend_a_model_or_a_path(model, tokenizer,
     assert make_env(CONVERSATIONS, memory=nested).batch.codec.hash == tokenizer.hash
 
 
+def test_memories_have_names(tmp_path: Path):
+    file = tmp_path / "mine.py"
+    file.write_text("from rxrl.envs import TranscriptMemory\nclass Mine(TranscriptMemory): pass\nkept = Mine(last=3)\n")
+    for name, last in (("transcript", None), ("transcript:2", 2), (f"{file}:Mine", None), (f"{file}:kept", 3)):
+        assert make_env(CONVERSATIONS, memory=name).batch.backend.last == last
+    env = make_env(CONVERSATIONS, memory="none")
+    env.reset()
+    assert env.memory is None
+    with pytest.raises(ConfigError, match=r"'transcript:4', got 'transcript:x'"):
+        make_env(CONVERSATIONS, memory="transcript:x")
+    with pytest.raises(ConfigError, match="Did you mean 'Mine'"):
+        make_env(CONVERSATIONS, memory=f"{file}:Mime")
+
+
 def test_wrong_memories_get_one_clear_sentence(model):
-    with pytest.raises(ConfigError, match="a dict is no backend, it lacks init, write, reset_rows"):
+    with pytest.raises(ConfigError, match="a dict is none, it lacks init, write, reset_rows, select_rows"):
         make_env(CONVERSATIONS, memory={})
     with pytest.raises(CheckpointError, match="There is no checkpoint nowhere"):
         make_env(CONVERSATIONS, memory="nowhere")
@@ -129,7 +143,7 @@ def test_rewards_come_by_name_mapping_file_or_function_and_see_the_models_embedd
     assert 0 <= score("classic", memory=model, tokenizer=tokenizer) <= 10
     with pytest.raises(ConfigError, match="Did you mean 'retention'"):
         make_env(CONVERSATIONS, reward="retenton")
-    with pytest.raises(RewardError):
+    with pytest.raises(ConfigError, match=r"no file nowhere\.py"):
         make_env(CONVERSATIONS, reward="nowhere.py:f")
 
 
@@ -140,23 +154,52 @@ def test_embeddings_are_means_of_the_models_rows_and_follow_it(model):
     assert copy.deepcopy(embed) is embed
 
 
-@pytest.mark.parametrize("kind", ["none", "model", "backend", "checkpoint"])
+@pytest.mark.parametrize("kind", ["none", "model", "backend", "checkpoint", "transcript"])
+@pytest.mark.parametrize("env_id", [rxrl.ENV_ID, rxrl.TOKENS_ENV_ID])
 @pytest.mark.filterwarnings("error")
-def test_check_env_passes_and_copies_keep_the_model(kind: str, model, tokenizer, checkpoint, caplog):
-    memory = {"none": None, "model": model, "backend": StmBackend(model), "checkpoint": checkpoint}[kind]
-    env = gymnasium.make(rxrl.ENV_ID, conversations=CONVERSATIONS, memory=memory, reward="retention", tokenizer=tokenizer)
+def test_check_env_passes_and_copies_keep_the_model(kind: str, env_id: str, model, tokenizer, checkpoint, caplog, capsys):
+    memory = {"none": None, "model": model, "backend": StmBackend(model), "checkpoint": checkpoint, "transcript": "transcript:2"}[kind]
+    options = {"conversations": CONVERSATIONS, "memory": memory, "reward": "retention", "tokenizer": tokenizer}
+    env = gymnasium.make(env_id, render_mode="human" if kind == "none" else "ansi", **options)
     check_env(env.unwrapped, skip_render_check=False)
     assert not caplog.records
     again = env.spec.make()
     twin = copy.deepcopy(env)
-    for each in (env, again, twin):
-        each.reset(seed=5)
-    answers = [each.step("Rex.") for each in (env, again, twin)]
-    assert answers[0][:2] == answers[1][:2] == answers[2][:2]
+    played = [episode(each) for each in (env, again, twin)]
+    assert played[0] == played[1] == played[2]
+    assert str(CONVERSATIONS) not in str(env.spec)
     if kind in ("model", "backend"):
         assert again.unwrapped.batch.backend.model is model
         assert twin.unwrapped.batch.backend.model is model
         assert torch.equal(again.unwrapped.memory, env.unwrapped.memory)
+
+
+def episode(env: gymnasium.Env) -> str:
+    """What is seen and earned in an episode; the wrappers that `make` adds look at every step."""
+    observation, info = env.reset(seed=5)
+    seen = [observation, info["written"]]
+    for _ in range(info["steps"]):
+        ids = np.zeros_like(env.action_space["ids"].nvec) + 300 if isinstance(observation, dict) else None
+        observation, reward, *ended, info = env.step("Rex." if ids is None else {"ids": ids, "length": np.int64(3)})
+        seen += [observation, reward, ended, info["written"], info["reward_terms"]]
+    assert ended == [True, False]
+    return str(seen)
+
+
+@pytest.mark.parametrize("env_id", [rxrl.ENV_ID, rxrl.TOKENS_ENV_ID])
+@pytest.mark.filterwarnings("error")
+def test_make_vec_gives_the_batched_environment_or_gymnasiums_own(env_id: str, model, tokenizer):
+    options = {"conversations": CONVERSATIONS, "memory": model, "tokenizer": tokenizer}
+    batched = gymnasium.make_vec(env_id, 3, vectorization_mode="vector_entry_point", **options)
+    sync = gymnasium.make_vec(env_id, 3, vectorization_mode="sync", vector_kwargs={"autoreset_mode": "Disabled"}, **options)
+    assert isinstance(batched.unwrapped, ConversationVectorEnv)
+    for envs in (batched, sync):
+        envs.reset(seed=7)
+    answer = tokenizer.encode("Rex.")
+    ids = np.tile(np.array(answer + [0] * (batched.single_action_space["ids"].shape[0] - len(answer))), (3, 1))
+    given = {"ids": ids, "length": np.full(3, len(answer))}
+    rewards = [envs.step(each)[1].tolist() for envs, each in ((batched, given), (sync, ("Rex.",) * 3 if env_id == rxrl.ENV_ID else given))]
+    assert rewards[0] == rewards[1]
 
 
 def test_a_spec_of_plain_values_can_be_written_down(checkpoint):
@@ -224,3 +267,43 @@ def test_a_broken_checkpoint_gets_one_clear_sentence(model, tokenizer, tmp_path:
         load_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="There is no checkpoint"):
         load_checkpoint(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("policy", ["oracle", "parrot", "checkpoint", "hf", "own"])
+def test_players_come_by_name_with_the_environment_that_suits_them(policy: str, checkpoint, tokenizer, tmp_path: Path):
+    own = tmp_path / "mine.py"
+    own.write_text(
+        "from rxrl.policies import TextPolicy\n"
+        "class Rex(TextPolicy):\n"
+        "    def answer(self, dialogues, generators):\n"
+        "        return [f'Rex {len(each.history)}' for each in dialogues]\n"
+    )
+    name = {"checkpoint": str(checkpoint), "own": f"{own}:Rex", "hf": "hf:nowhere"}.get(policy, policy)
+    if policy == "hf":
+        with pytest.raises(CheckpointError, match="No causal language model can be loaded from nowhere"):
+            make_play(name, CONVERSATIONS)
+        return
+    envs, player = make_play(name, CONVERSATIONS, num_envs=2, max_answer_tokens=8)
+    observation, _ = envs.reset(seed=0)
+    for turn in range(1, 4):
+        observation, rewards, _, _, info = envs.step(player.act(token_batch(observation), envs.memory, None))
+        assert ((rewards >= 0) & (rewards <= 10)).all()
+        if policy == "own":
+            assert info["turns"][0].answer == f"Rex {turn}"
+    assert isinstance(player, ModelPolicy) == (policy == "checkpoint")
+    if policy == "checkpoint":
+        assert player.model is envs.backend.model
+
+
+def test_wrong_players_get_one_clear_sentence(checkpoint, tmp_path: Path):
+    with pytest.raises(ConfigError, match="Did you mean 'oracle'"):
+        make_play("orakel", CONVERSATIONS)
+    with pytest.raises(ConfigError, match="reads a Short-Term Memory of its own, not 'transcript'"):
+        make_play(str(checkpoint), CONVERSATIONS, memory="transcript")
+    with pytest.raises(ConfigError, match="The player parrot takes no system"):
+        make_play("parrot", CONVERSATIONS, system="Be brief.")
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        make_play(str(tmp_path / "nowhere"), CONVERSATIONS)
+    (tmp_path / "mine.py").write_text("def nothing(codec): return codec\n")
+    with pytest.raises(ConfigError, match="must give a policy"):
+        make_play(f"{tmp_path / 'mine.py'}:nothing", CONVERSATIONS)

@@ -57,6 +57,10 @@ class Block(NamedTuple):
         return found and found[1]
 
 
+TESTED_APART = ("environment.md", "rewards.md")
+"""Pages whose snippets tests/test_docs.py runs."""
+
+
 def _blocks() -> Iterator[Block]:
     for page in PAGES:
         for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S):
@@ -167,7 +171,7 @@ def test_dry_runs_and_data_commands_run_as_written(chain: dict[str, str], folder
 
 
 def test_python_snippets_run_as_written(quickstart: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    snippets = [block for block in BLOCKS if block.language == "python"]
+    snippets = [block for block in BLOCKS if block.language == "python" and block.page not in TESTED_APART]
     assert len(snippets) >= 4
     for block in snippets:
         exec(compile(block.text, block.page, "exec"), {"__name__": "snippet"})
@@ -193,7 +197,7 @@ def test_the_environment_of_the_readme_trains(quickstart: str, folder: Path) -> 
 def test_yaml_blocks_are_valid(folder: Path) -> None:
     curriculum = load_curriculum("my_curriculum.yaml")
     assert [stage.steps for stage in curriculum.stages] == [2, 4, 8]
-    assert {block.file for block in BLOCKS if block.language == "yaml"} == {"my_curriculum.yaml", "mrl.yaml"}
+    assert {block.file for block in BLOCKS if block.language == "yaml" and block.page not in TESTED_APART} == {"my_curriculum.yaml", "mrl.yaml"}
 
 
 def test_the_example_row_is_valid() -> None:
@@ -231,7 +235,7 @@ def test_every_metric_is_explained(quickstart: str, folder: Path) -> None:
     lines = [json.loads(line) for line in (folder / "runs/quickstart/metrics.jsonl").read_text().splitlines()]
     assert {line["phase"] for line in lines} <= explained
     for key in {key for line in lines for key in line}:
-        assert explained & {key, key.removeprefix("val_"), re.sub("^reward/.*", "reward/NAME", key)}, key
+        assert explained & {key, key.removeprefix("val_"), re.sub(r"^(reward\w*)/.*", r"\1/NAME", key)}, key
     report = json.loads((folder / "runs/quickstart/report.json").read_text())
     parts = {f"{part}.{key}" for part in ("comparisons", "controls") for key in report[part]} - {"controls.chance"}
     assert parts | {"after_supervised", "after_mrl", "after_smat_continued", "stages", "cost"} <= explained
@@ -240,12 +244,12 @@ def test_every_metric_is_explained(quickstart: str, folder: Path) -> None:
 def test_links_lead_to_files() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
-            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+            assert target.startswith("https://") or (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
 
 
 def test_scripts_and_extras_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = set(re.findall(r"\.\[(\w+)\]", README)) | set(re.findall(r"`(trl|semantic|flash)`", README))
+    named = set(re.findall(r"\.\[(\w+)\]", README)) | set(re.findall(r"`(trl|semantic|bleu|flash)`", README))
     assert named == set(extras)
     for script in re.findall(r"scripts/\w+\.(?:sh|py)", README):
         assert (ROOT / script).is_file()

@@ -1,13 +1,18 @@
-"""Algorithms: advantages and losses as pure tensor functions, composed to PPO and IMPO."""
+"""Algorithms: advantages and losses as pure tensor functions, composed to PPO, IMPO, A2C, GRPO, RLOO and REINFORCE."""
 
-from collections.abc import Callable
-
+from rxrl.algorithms.algorithm import Algorithm
 from rxrl.algorithms.config import AlgorithmConfig
-from rxrl.algorithms.impo import impo_loss
-from rxrl.algorithms.losses import LossResult, PolicyInputs
-from rxrl.algorithms.ppo import ppo_loss
+from rxrl.algorithms.losses import LossResult, PolicyInputs, Totals, sum_results
+from rxrl.algorithms.registry import BUILT_IN, algorithm_names, find_algorithm
 
-POLICY_LOSSES: dict[str, Callable[[PolicyInputs, AlgorithmConfig], LossResult]] = {"ppo": ppo_loss, "impo": impo_loss}
-"""Policy loss by the name of its algorithm."""
-
-__all__ = ["POLICY_LOSSES", "AlgorithmConfig", "LossResult", "PolicyInputs", "impo_loss", "ppo_loss"]
+__all__ = [
+    "BUILT_IN",
+    "Algorithm",
+    "AlgorithmConfig",
+    "LossResult",
+    "PolicyInputs",
+    "Totals",
+    "algorithm_names",
+    "find_algorithm",
+    "sum_results",
+]

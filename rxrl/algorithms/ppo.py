@@ -1,26 +1,27 @@
-"""PPO over turns: clipped ratios per token, entropy bonus, exact KL to a frozen reference."""
+"""PPO over turns: clipped ratios per token, with entropy bonus and KL to a frozen reference."""
 
 from __future__ import annotations
 
-from rxrl.algorithms.config import AlgorithmConfig
-from rxrl.algorithms.losses import LossResult, PolicyInputs, clipped_policy_loss, entropy, exact_kl, weighted_mean
+from typing import TYPE_CHECKING
+
+from rxrl.algorithms.algorithm import Algorithm
+from rxrl.algorithms.losses import LossResult, PolicyInputs, clipped_policy_loss
+from rxrl.algorithms.terms import with_shared_terms
+
+if TYPE_CHECKING:
+    from rxrl.algorithms.config import AlgorithmConfig
 
 
 def ppo_loss(inputs: PolicyInputs, config: AlgorithmConfig) -> LossResult:
     """Policy loss of PPO; the value loss stands apart, because the critic has its own optimizer.
 
     Args:
-        inputs: One minibatch.
+        inputs: One minibatch, or a part of one.
         config: Coefficients.
 
-    Source: Schulman et al. 2017, with the KL penalty of Ziegler et al. 2019 in the loss.
+    Source: Schulman et al. 2017; lower bound for negative advantages (dual clip) of Ye et al. 2020.
     """
-    policy = clipped_policy_loss(inputs, config.clip)
-    spread = weighted_mean(entropy(inputs.distribution), inputs.weights)
-    loss = policy.loss - config.entropy * spread
-    metrics = {"policy_loss": policy.loss.detach(), "entropy": spread.detach(), **policy.metrics}
-    if inputs.reference is not None:
-        kl = weighted_mean(exact_kl(inputs.distribution, inputs.reference), inputs.weights)
-        loss = loss + config.kl * kl
-        metrics["kl"] = kl.detach()
-    return LossResult(loss, metrics)
+    return with_shared_terms(clipped_policy_loss(inputs, *config.clip_range, config.dual_clip), inputs, config)
+
+
+PPO = Algorithm("ppo", ppo_loss, advantage="gae")

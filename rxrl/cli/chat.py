@@ -11,14 +11,15 @@ import typer
 
 from rxrl.errors import CheckpointError, ConfigError, ModelError, unknown_name
 from rxrl.factory import load_checkpoint
-from rxrl.models import MemoryUpdated, ReactiveSession, Sampling, Token
+from rxrl.models import AnswerEnd, MemoryUpdated, ReactiveSession, Sampling, Token
 from rxrl.seeding import generator
+from rxrl.types import TokenBatch, prompt_ids
 
 _COMMANDS = ("/reset", "/save", "/quit")
 
 
 def chat(
-    checkpoint: Annotated[Path, typer.Argument(help="Directory of a checkpoint.")],
+    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id of a checkpoint.")],
     system: Annotated[str | None, typer.Option(help="System prompt, written into memory first.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time (the default).")] = False,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="Sample with this temperature; 0 is greedy.")] = None,
@@ -29,28 +30,41 @@ def chat(
     save_memory: Annotated[Path | None, typer.Option(help="Where /save writes the memory; written at the end, too.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first memory and of samples.")] = 0,
 ) -> None:
-    """Talk to a checkpoint; its memory is updated after each answer.
+    """Talk to a checkpoint; its memory is updated after each answer, at a terminal while you read and type.
 
     Lines that begin with a slash are commands: /reset forgets the conversation, /save [FILE] writes the memory, /quit ends.
     """
     sampling = _sampling(greedy, temperature, top_k, top_p) | {"max_new_tokens": max_new_tokens}
     model, tokenizer = load_checkpoint(checkpoint)
-    session = ReactiveSession(model, tokenizer, generator=generator(seed, "chat"), system=system)
+    session = ReactiveSession(model, tokenizer, generator=generator(seed, "chat"), system=system, background=_at_terminal())
     if load_memory is not None:
         session.load(load_memory)
         if system is not None:
             session.write(system, "")
+    _warm_up(session)
     c = model.config
     typer.echo(f"{c.name}, memory of {c.layers} x {c.slots} slots, up to {c.max_length} tokens a turn. Commands: {', '.join(_COMMANDS)}.")
     for line in _lines():
+        _report(session.wait())
         if line == "/quit":
             break
         if line.startswith("/"):
             _command(session, line, save_memory)
         elif line:
             _answer(session, line, sampling)
+    _report(session.wait())
     if save_memory is not None:
         _save(session, save_memory)
+
+
+def _warm_up(session: ReactiveSession) -> None:
+    """Computes a token that nobody sees: the first one of a process costs several times what the others do."""
+    session.model.generate(TokenBatch.pad([prompt_ids([])]), session.stm, max_new_tokens=2)
+
+
+def _report(updated: MemoryUpdated | None) -> None:
+    if updated is not None:
+        typer.secho(f"[memory updated] drift {updated.drift:.4f}, {1000 * updated.seconds:.0f} ms", dim=True)
 
 
 def _sampling(greedy: bool, temperature: float | None, top_k: int | None, top_p: float | None) -> dict[str, Any]:
@@ -63,9 +77,13 @@ def _sampling(greedy: bool, temperature: float | None, top_k: int | None, top_p:
     return {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
 
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
 def _lines() -> Iterator[str]:
     """Lines of a person at a terminal, who sees a prompt, or of a pipe, whose lines are shown so that the output reads as a dialogue."""
-    interactive = sys.stdin.isatty()
+    interactive = _at_terminal()
     while True:
         try:
             line = input("you> " if interactive else "").strip()
@@ -92,8 +110,10 @@ def _answer(session: ReactiveSession, text: str, sampling: dict[str, Any]) -> No
             if isinstance(event, Token):
                 typer.echo(event.text, nl=False)
                 sys.stdout.flush()
+            elif isinstance(event, AnswerEnd):
+                typer.secho(f"\n[first token] {1000 * event.first_token_seconds:.0f} ms", dim=True)
             elif isinstance(event, MemoryUpdated):
-                typer.secho(f"\n[memory updated] drift {event.drift:.4f}, {1000 * event.seconds:.0f} ms", dim=True)
+                _report(event)
     except KeyboardInterrupt:
         typer.secho("\n[answer abandoned, memory as it was]", dim=True)
 

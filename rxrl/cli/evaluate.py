@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,10 @@ from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError
 from rxrl.evaluation import CONTROLS, Evaluation
 from rxrl.evaluation import evaluate as evaluate_policy
+from rxrl.evaluation.records import keeping_transcripts
 from rxrl.factory import TokenEmbeddings, load_checkpoint
 from rxrl.models import ModelPolicy
-from rxrl.rewards import load_reward
+from rxrl.rewards import load_reward, read_spec
 from rxrl.types import Conversation
 
 DEFAULT_STEPS = 16
@@ -51,15 +53,16 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
 ) -> None:
     """Measure retention by distance, with its controls."""
-    load_reward(reward)
+    load_reward(read_spec(reward))
     model, tokenizer = load_checkpoint(checkpoint)
     chosen, known = held_out_conversations(data, level, steps, strategy.value, conversations, seed)
-    function = load_reward(reward, embed=TokenEmbeddings(model))
+    function = load_reward(read_spec(reward), embed=TokenEmbeddings(model))
     env = evaluation_env(model, tokenizer, chosen, known=known, reward=function, max_answer_tokens=max_answer_tokens)
     policy = ModelPolicy(model, max_answer_tokens + 1)
     console = Console()
     console.print(f"Playing {len(chosen)} conversations.", highlight=False)
-    found = evaluate_policy(env, policy, chosen, seed=seed, greedy=greedy, controls=CONTROLS if controls else ())
+    with nullcontext() if out is None else keeping_transcripts(out / "transcripts.unscored.jsonl"):
+        found = evaluate_policy(env, policy, chosen, seed=seed, greedy=greedy, controls=CONTROLS if controls else ())
     console.print(*tables(found), sep="\n")
     if out is not None:
         console.print(f"Wrote {found.save(out)} and the transcripts.", highlight=False)

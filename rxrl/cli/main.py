@@ -41,6 +41,14 @@ COMMANDS = {
     "evaluate": LazyCommand("rxrl.cli.evaluate", "evaluate", "Measure retention by distance, with its controls."),
     "report": LazyCommand("rxrl.cli.report", "report", "Write the HTML and JSON report of a run."),
     "chat": LazyCommand("rxrl.cli.chat", "chat", "Talk to a checkpoint; its memory is updated after each answer."),
+    "complete": LazyCommand("rxrl.cli.complete", "complete", "Continue a text with a checkpoint's decoder."),
+    "fill-mask": LazyCommand("rxrl.cli.fill_mask", "fill_mask", "Guess masked tokens with a checkpoint's encoder."),
+    "import-rxlm": LazyCommand("rxrl.cli.import_rxlm", "import_rxlm_command", "Read a checkpoint in the published layout."),
+    "export-rxlm": LazyCommand("rxrl.cli.export_rxlm", "export_rxlm_command", "Write a checkpoint in the published layout."),
+    "push": LazyCommand("rxrl.cli.push", "push", "Upload a checkpoint with a model card to the Hub."),
+    "play": LazyCommand("rxrl.cli.play", "play", "Play conversations and see every term of the reward."),
+    "rewards": LazyCommand("rxrl.cli.rewards", "app", "List, show and try reward functions."),
+    "rescore": LazyCommand("rxrl.cli.rescore", "rescore_transcripts", "Compute other rewards for stored transcripts, without a model."),
     "presets": LazyCommand("rxrl.cli.presets", "presets", "List the model presets and their parameter counts."),
 }
 
@@ -65,7 +73,7 @@ class LazyGroup(TyperGroup):
         return name, load_command(COMMANDS[name], name) if name in COMMANDS else placeholder, rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command; an `RxrlError` ends it with exit code 2, an interrupt with 130."""
+        """Runs the command; an `RxrlError` ends it with exit code 2, an interrupt with 128 + the signal (130, 143)."""
         try:
             return super().invoke(ctx)
         except RxrlError as error:
@@ -73,9 +81,9 @@ class LazyGroup(TyperGroup):
                 raise
             typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
             raise typer.Exit(EXIT_BAD_INPUT) from None
-        except KeyboardInterrupt:
-            typer.echo("Interrupted.", err=True)
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except KeyboardInterrupt as stop:
+            typer.echo(str(stop) or "Interrupted.", err=True)
+            raise typer.Exit(getattr(stop, "exit_code", EXIT_INTERRUPTED)) from None
 
 
 app = typer.Typer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,14 +29,18 @@ from rxrl.rewards import load_reward
 from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, SmatConfig, SmatPhase, StageConfig
 from rxrl.stages.runner import Observer, StageRunner
 from rxrl.stages.tasks import JointTask, MemoryAttentionTask, SmatTask, StageTask
+from rxrl.training.callbacks import Callback
+from rxrl.training.checkpoints import STATE_FILE, Saved, numbered, recover
 from rxrl.training.config import MRLConfig
 from rxrl.training.tracking import read_metrics
 from rxrl.training.trainer import MRLTrainer
-from rxrl.training.trainer import Observer as MRLObserver
 from rxrl.types import Conversation, RewardFunction
 
 TOKENIZER_CONVERSATIONS = 1000
 STAGE_ORDER = ("pretrain", "sft", "memory-attention", "smat")
+CONTINUED = "smat-continued"
+CHECKPOINT_EVERY = 200
+"""Steps of a supervised stage between two checkpoints to go on from."""
 
 
 class DataConfig(BaseConfig):
@@ -142,16 +147,18 @@ class Pipeline:
         *,
         say: Callable[[str], None] = lambda text: None,
         observers: tuple[Observer, ...] = (),
-        mrl_observers: tuple[MRLObserver, ...] = (),
+        callbacks: tuple[Callback, ...] = (),
         label: str = "",
     ) -> None:
         self.config, self.folder, self.say = config, Path(folder), say
-        self.observers, self.mrl_observers, self.label = observers, mrl_observers, label
+        self.observers, self.callbacks, self.label = observers, callbacks, label
         self.curriculum: Curriculum = load_curriculum(config.curriculum)
         self.started = time.perf_counter()
+        self.resumes = False
 
-    def run(self) -> Path:
-        """From nothing to the report; returns its path."""
+    def run(self, resume: bool = False) -> Path:
+        """From nothing, or from what the folder holds of this run, to the report; returns its path."""
+        self.resumes = resume
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -179,10 +186,34 @@ class Pipeline:
                 continue
             seeded = config.model_copy(update={"seed": self.config.seed})
             task = make_task(name, seeded, sources, tokenizer, model.config.max_length)
-            runner = StageRunner(name, model, tokenizer, task, seeded, self.folder, self.observers)
+            runner = StageRunner(name, model, tokenizer, task, seeded, self.folder, self.observers, CHECKPOINT_EVERY)
             self.say(f"Stage {name}: at most {runner.total} steps.")
-            runner.run()
-            runner.save(self.folder / "checkpoints" / name)
+            self._finish_stage(runner)
+
+    def _finish_stage(self, runner: StageRunner) -> None:
+        """Runs a stage, or the rest of it, or loads what it ended with."""
+        later = self._parts()[self._parts().index(runner.name) + 1 :]
+        newest = not any(self._begun(name) for name in later)
+        path = runner.checkpoints
+        recover(path.parent)
+        if self.resumes and (path / STATE_FILE).exists():
+            state = Saved(json.loads((path / STATE_FILE).read_text()), path / STATE_FILE)
+            runner.model.load_state_dict(ReactiveTransformer.from_pretrained(path).state_dict())
+            if newest:
+                runner.log.rewind(state["log"])
+            return
+        if self.resumes and not runner.resume() and not any(self._begun(name) for name in self._parts()):
+            runner.log.rewind()
+        runner.run(self.say)
+        runner.save(path)
+
+    def _parts(self) -> tuple[str, ...]:
+        return (*STAGE_ORDER, "mrl", CONTINUED)
+
+    def _begun(self, name: str) -> bool:
+        """Whether a part of the job has left a checkpoint."""
+        folder = self.folder / "checkpoints" / ("" if name == "mrl" else name)
+        return bool(numbered(folder)) or (folder / STATE_FILE).exists()
 
     def reinforce(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources) -> MRLTrainer:
         """Memory Reinforcement Learning through the curriculum."""
@@ -197,9 +228,11 @@ class Pipeline:
             held_out=sources.validation,
             config=config,
             folder=self.folder,
-            observers=self.mrl_observers,
+            callbacks=self.callbacks,
         )
-        trainer.train()
+        if self.resumes:
+            trainer.resume(rewind=not self._begun(CONTINUED))
+        trainer.train(self.say)
         return trainer
 
     def continue_smat(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources, tokens: int) -> Evaluation:
@@ -216,11 +249,10 @@ class Pipeline:
             }
         )
         task = make_task("smat", config, sources, tokenizer, model.config.max_length)
-        runner = StageRunner("smat-continued", model, tokenizer, task, config, self.folder, self.observers)
+        runner = StageRunner(CONTINUED, model, tokenizer, task, config, self.folder, self.observers, CHECKPOINT_EVERY)
         self.say(f"For comparison, SMAT continued for the same {tokens:,} tokens.")
-        runner.run()
-        runner.save(self.folder / "checkpoints" / "smat-continued")
-        evaluation = self.measure(model, tokenizer, sources, "smat-continued", ())
+        self._finish_stage(runner)
+        evaluation = self.measure(model, tokenizer, sources, CONTINUED, ())
         self.say(headline("after SMAT continued", evaluation))
         return evaluation
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rxrl.models import PRESETS, ModelConfig, ReactiveTransformer, count_parameters
+from rxrl.models.presets import count_bytes
 
 _SIZES: Mapping[str, Callable[[ModelConfig], str]] = {
     "dim": lambda config: str(config.dim),
@@ -29,11 +30,13 @@ _PARTS = {
     "memory_attention": "memory attention",
     "mlm_head": "MLM head",
     "total": "total",
+    "total_active": "total, used by a token",
 }
+_BYTES = {"bytes": "megabytes", "memory_values": "memory values", "memory_bytes": "memory, megabytes"}
 
 
-def presets(as_json: Annotated[bool, typer.Option("--json", help="Print the parameter counts as JSON.")] = False) -> None:
-    """List the model presets and their parameter counts."""
+def presets(as_json: Annotated[bool, typer.Option("--json", help="Print parameter counts and bytes as JSON.")] = False) -> None:
+    """List the model presets with parameters, bytes and memory of each."""
     counts = {name: _counts(config) for name, config in PRESETS.items()}
     if as_json:
         typer.echo(json.dumps(counts, indent=2))
@@ -46,11 +49,20 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print the para
     table.add_section()
     for part, heading in _PARTS.items():
         table.add_row(heading, *(f"{counts[name][part]:,}" for name in PRESETS))
+    table.add_section()
+    for key, heading in _BYTES.items():
+        table.add_row(heading, *(_shown(key, counts[name][key]) for name in PRESETS))
     Console().print(table)
     typer.echo("Parameters. Encoder and decoder each count the embedding they share; total counts it once, without the MLM head.")
+    typer.echo("Megabytes (1,000,000 bytes) in float32; memory is that of one conversation.")
 
 
 def _counts(config: ModelConfig) -> dict[str, int]:
     # Nothing is allocated on the meta device.
     with torch.device("meta"):
-        return count_parameters(ReactiveTransformer(config))
+        model = ReactiveTransformer(config)
+        return count_parameters(model) | count_bytes(model)
+
+
+def _shown(key: str, count: int) -> str:
+    return f"{count / 1e6:,.3f}" if key.endswith("bytes") else f"{count:,}"

@@ -8,14 +8,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rxrl.training.trainer import Progress as MRLProgress
+from rxrl.training.alarms import Alarm
+from rxrl.training.callbacks import Callback
+from rxrl.training.callbacks import Progress as MRLProgress
 
 PLAIN_SECONDS = 20.0
 """Seconds between two lines where the output is no terminal."""
 
 
-class Terminal:
-    """Shows stage, step, reward, retention and time left of stages and of MRL."""
+class Terminal(Callback):
+    """Shows stage, step, reward, retention and time left of stages and of MRL, and alarms."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
@@ -37,8 +39,12 @@ class Terminal:
         self._keep(name, {text: line[key] for key, text in wanted.items() if key in line})
         self._show(name, step, total)
 
-    def mrl(self, progress: MRLProgress) -> None:
-        """Observer of the MRL trainer."""
+    def on_alarm(self, alarm: Alarm) -> None:
+        """Shows the alarm."""
+        self.say(f"Alarm {alarm.name}: {alarm.message}")
+
+    def on_iteration(self, progress: MRLProgress) -> None:
+        """Shows where MRL stands."""
         metrics = progress.metrics
         wanted = {"reward": "reward", "retention": "retention", "kl": "KL"}
         self._keep("mrl", {text: metrics[key] for key, text in wanted.items() if key in metrics})

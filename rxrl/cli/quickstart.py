@@ -21,6 +21,7 @@ def quickstart(
     budget: Annotated[str, typer.Option(help="Settings of the run: default, tiny, babi or fairytaleqa.")] = "default",
     config: Annotated[Path | None, typer.Option(help="YAML file of the run, in place of a budget.")] = None,
     seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out, with the same settings.")] = False,
     data: Annotated[str | None, typer.Option(help="Conversations to train on, in place of the embedded world.")] = None,
     held_out: Annotated[str | None, typer.Option(help="Held-out conversations; needed with --data.")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="Dotted override, such as mrl.episodes=32; may be repeated.")] = None,
@@ -37,11 +38,13 @@ def quickstart(
             terminal.say(f"This run is finished already; remove {out} to train anew.\nReport: {out / 'report.html'}")
             return
         raise ConfigError(f"{out} holds a finished run with other settings: choose another folder with --out, or remove it.")
-    if moved := _set_aside(out):
-        terminal.say(f"An unfinished run was moved to {moved}.")
+    if resume and (out / "config.yaml").exists() and not _same_run(out, settings):
+        raise ConfigError(f"{out} holds an unfinished run with other settings: give the same ones, or choose another folder with --out.")
+    if not resume and (moved := _set_aside(out)):
+        terminal.say(f"An unfinished run was moved to {moved}; --resume would have gone on with it.")
     label = budget if config is None else config.stem
-    pipeline = Pipeline(settings, out, say=terminal.say, observers=(terminal.stage,), mrl_observers=(terminal.mrl,), label=label)
-    report = pipeline.run()
+    pipeline = Pipeline(settings, out, say=terminal.say, observers=(terminal.stage,), callbacks=(terminal,), label=label)
+    report = pipeline.run(resume)
     terminal.say(f"Report: {report}")
 
 

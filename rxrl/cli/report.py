@@ -27,12 +27,17 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.", show_def
 
 def take_in_evaluation(folder: Path) -> None:
     """Puts what `rxrl evaluate --out` left in the folder into its report.json."""
-    evaluation = _object(folder / EVALUATION_JSON)
+    evaluation = read_object(folder / EVALUATION_JSON)
     controls, cost = evaluation.pop("controls", {}), evaluation.pop("cost", [])
-    write_json(folder / REPORT_JSON, _object(folder / REPORT_JSON) | {"after_mrl": evaluation, "controls": controls, "cost": cost})
+    write_json(folder / REPORT_JSON, read_object(folder / REPORT_JSON) | {"after_mrl": evaluation, "controls": controls, "cost": cost})
 
 
-def _object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file.
+
+    Raises:
+        DataError: The file is missing or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

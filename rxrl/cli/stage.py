@@ -69,10 +69,10 @@ def stage(  # noqa: PLR0913, PLR0917
     task = make_task(name, settings, sources, codec, model.config.max_length)
     runner = StageRunner(name, model, codec, task, settings, out, (terminal.stage,), checkpoint_every)
     if resume and not runner.resume():
-        runner.log.rewind(0)
+        runner.log.rewind()
     dump_config(settings, out / "config.yaml")
     terminal.say(f"Stage {name}: step {runner.step} of at most {runner.total}.")
-    runner.run()
+    runner.run(terminal.say)
     path = runner.save(out / CHECKPOINT)
     terminal.say(f"Wrote {path}.")
 

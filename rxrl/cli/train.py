@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from rxrl.algorithms import AlgorithmConfig
@@ -33,20 +34,15 @@ from rxrl.config import dump_config, load_config, parse_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
 from rxrl.evaluation import write_report
-from rxrl.factory import load_checkpoint
+from rxrl.factory import load_checkpoint, load_environment
 from rxrl.models import ReactiveTransformer
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.training.checkpoints import save_checkpoint
 from rxrl.training.config import MRLConfig
+from rxrl.training.distributed import Processes
+from rxrl.training.rules import check_rules
 from rxrl.training.tracking import read_metrics
 from rxrl.training.trainer import MRLTrainer
-
-
-class Algorithm(StrEnum):
-    """Policy-gradient algorithms."""
-
-    ppo = "ppo"
-    impo = "impo"
 
 
 class Wandb(StrEnum):
@@ -64,23 +60,28 @@ def train(  # noqa: PLR0913, PLR0917
     config: ConfigFile = None,
     override: Overrides = None,
     reward: Annotated[str | None, typer.Option(help="Reward: a name, pkg.mod:function or path/file.py:function.")] = None,
-    algorithm: Annotated[Algorithm | None, typer.Option(help="Algorithm.")] = None,
+    env: Annotated[str | None, typer.Option(help="Environment: a package's name for it, pkg.mod:Class or path/file.py:Class.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="Algorithm: ppo, impo, a2c, grpo, rloo, reinforce, or a package's.")] = None,
     data: TrainFile = None,
     held_out: HeldOut = None,
     level: LevelOption = None,
     seed: Seed = None,
     resume: Resume = False,
     wandb: Annotated[Wandb | None, typer.Option(help="Weights & Biases; off without it.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="TensorBoard event files in --out.")] = False,
+    stop_on_alarm: Annotated[bool, typer.Option("--stop-on-alarm", help="End, after a checkpoint, when a metric sounds an alarm.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show what would be trained when, and end.")] = False,
 ) -> None:
     """Memory Reinforcement Learning through a curriculum."""
     stages = load_curriculum(curriculum)
-    named = {"reward": reward, "algorithm.name": algorithm, "tracking.wandb": wandb}
+    named = {"reward": reward, "env": env, "algorithm.name": algorithm, "tracking.wandb": wandb}
     chosen = [f"{key}={value}" for key, value in named.items() if value is not None]
+    chosen += ["tracking.tensorboard=true"] * tensorboard + ["alarms.stop=true"] * stop_on_alarm
     settings = load_config(config, MRLConfig, [*seed_override(seed), *chosen, *(override or [])])
     if not dry_run:
         check_unused(out, resume)
-    terminal = Terminal()
+    processes = Processes(settings.precision)
+    terminal = Terminal(Console(quiet=not processes.first))
     if (out / CHECKPOINT).exists() and not dry_run:
         terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
         return
@@ -98,22 +99,27 @@ def train(  # noqa: PLR0913, PLR0917
         held_out=sources.validation,
         config=settings,
         folder=out,
-        observers=(terminal.mrl,),
+        callbacks=(terminal,),
         start=start,
     )
     if resume and not trainer.resume():
-        trainer.log.rewind(0)
-    dump_config(settings, out / "config.yaml")
-    dump_config(stages, out / "curriculum.yaml")
+        trainer.log.rewind()
+    if processes.first:
+        dump_config(settings, out / "config.yaml")
+        dump_config(stages, out / "curriculum.yaml")
     terminal.say(f"Memory Reinforcement Learning ({settings.algorithm.name}): {', '.join(stage.name for stage in stages.stages)}.")
     started = time.perf_counter()
-    trainer.train()
-    finish(trainer, out, started)
+    trainer.train(terminal.say)
+    if processes.first:
+        finish(trainer, out, started)
+    processes.wait()
     terminal.say(f"Wrote {out / CHECKPOINT} and {out / 'report.html'}.")
 
 
 def check_run(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransformer, sources: Sources) -> None:
     """Looks at everything that a stage will need, so that a mistake in the last one shows before the first."""
+    load_environment(config.env)
+    check_rules(curriculum, sources.validation, config.evaluation.conversations)
     for stage in curriculum.stages:
         algorithm_of(stage, config)
         load_reward(stage.reward or config.reward, embed=lambda rows: mean_embeddings(model.embedding.weight, rows))
@@ -167,7 +173,6 @@ def _rates(stage: Stage, config: MRLConfig) -> str:
 def finish(trainer: MRLTrainer, out: Path, started: float) -> None:
     """Writes the last weights, to start from, and a report of the training."""
     state = {"kind": "mrl-result", "iteration": trainer.state.iteration, "tokens": trainer.state.tokens}
-    critic = trainer.accelerator.unwrap_model(trainer.critic)
     run = {
         "title": "Memory Reinforcement Learning",
         "seed": trainer.config.seed,
@@ -177,4 +182,4 @@ def finish(trainer: MRLTrainer, out: Path, started: float) -> None:
         "config": trainer.config.model_dump(mode="json") | {"curriculum": trainer.curriculum.model_dump(mode="json")},
     }
     write_report(run, read_metrics(out), None, out)
-    save_checkpoint(out / CHECKPOINT, trainer.model, trainer.tokenizer, state=state, critic=critic)
+    save_checkpoint(out / CHECKPOINT, trainer.model, trainer.tokenizer, state=state, critic=trainer.learner.critic)

@@ -1,7 +1,8 @@
 """The generated world: an endless, seeded supply of small conversations that cannot be answered without memory.
 
-Three levels. 1: people with six attributes, a few short phrasings. 2: more of everything - people, animals and things, questions for
-several facts and for facts that were never told, changes of topic. 3: the same with stories told on request and with aliases.
+Three levels. 1: people, each attribute once in a conversation, a few short phrasings. 2: more of everything - people, animals and
+things that share attributes, questions for several facts and for facts that were never told, changes of topic. 3: the same with stories
+told on request and with aliases.
 About a twelfth of all (entity, attribute, value) triples is reserved for the test split, and every test conversation holds one.
 """
 

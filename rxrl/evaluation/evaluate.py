@@ -33,6 +33,18 @@ class Evaluation:
     controls: dict[str, Any]
     cost: list[dict[str, Any]]
 
+    @classmethod
+    def of(cls, played: Mapping[str, Playthrough], *, seed: int, resamples: int = RESAMPLES) -> Evaluation:
+        """Summarises what `play_conditions` gives; `seed` keys the bootstrap."""
+        true, controls = played[TRUE], {name: records for name, records in played.items() if name != TRUE}
+        return cls(
+            records=true,
+            control_records=controls,
+            summary=summarise(true, seed=seed, resamples=resamples),
+            controls=summarise_controls(true, controls, seed=seed, resamples=resamples),
+            cost=cost_by_turn(true.costs),
+        )
+
     def save(self, folder: str | Path) -> Path:
         """Writes `evaluation.json`, `transcripts.jsonl` and `transcripts.<control>.jsonl`; returns the path of the first."""
         folder = Path(folder)
@@ -67,11 +79,4 @@ def evaluate(
         Records, summaries and cost.
     """
     played = play_conditions(env, policy, conversations, seed=seed, greedy=greedy, controls=controls)
-    true = played.pop(TRUE)
-    return Evaluation(
-        records=true,
-        control_records=played,
-        summary=summarise(true, seed=seed, resamples=resamples),
-        controls=summarise_controls(true, played, seed=seed, resamples=resamples),
-        cost=cost_by_turn(true.costs),
-    )
+    return Evaluation.of(played, seed=seed, resamples=resamples)

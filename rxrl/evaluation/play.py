@@ -20,9 +20,10 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from rxrl.envs import ConversationVectorEnv, token_batch
-from rxrl.errors import ConfigError, DataError, unknown_name
+from rxrl.errors import ConfigError, DataError, RewardError, unknown_name
 from rxrl.evaluation.partners import Knowledge, arrange, choose_partners
 from rxrl.evaluation.records import TurnRecord
+from rxrl.policies import Oracle
 from rxrl.rewards.retention import held
 from rxrl.seeding import derive_seed, generator
 from rxrl.types import EOS, SPECIAL_TOKENS, Action, Conversation, Policy, Score, TextCodec, TokenBatch, Turn
@@ -90,6 +91,7 @@ def play(
     Raises:
         ConfigError: The control is unknown, or environment or memory cannot play it.
         DataError: A conversation id occurs twice.
+        RewardError: The reward failed; `turns` of the error holds all turns so far.
     """
     return play_conditions(env, policy, conversations, seed=seed, greedy=greedy, controls=(control,) if control else ())[control or TRUE]
 
@@ -125,27 +127,31 @@ def play_conditions(
     inside = [control for control in controls if control != ORACLE]
     results = session.play(policy, conversations, inside)
     if ORACLE in controls:
-        results[ORACLE] = session.play(None, conversations, ())[TRUE]
+        results[ORACLE] = session.play(Oracle(env), conversations, ())[TRUE]
         results[ORACLE][:] = [replace(record, control=ORACLE) for record in results[ORACLE]]
     return results
 
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """One environment with the settings of an evaluation; `policy=None` stands for the reference answers."""
+    """One environment with the settings of an evaluation."""
 
     env: ConversationVectorEnv
     seed: int
     greedy: bool
 
-    def play(self, policy: Policy | None, conversations: Sequence[Conversation], controls: Sequence[str]) -> dict[str, Playthrough]:
+    def play(self, policy: Policy, conversations: Sequence[Conversation], controls: Sequence[str]) -> dict[str, Playthrough]:
         known = {conversation.id: Knowledge.of(conversation) for conversation in conversations} if SWAPPED in controls else {}
         found: dict[str, list[TurnRecord]] = {name: [] for name in (TRUE, *controls)}
         costs: list[TurnCost] = []
-        for batch in self._batches(conversations, known):
-            for control, records, cost in self._play_batch(policy, batch, controls, known):
-                found[control] += records
-                costs += [cost] if cost else []
+        try:
+            for batch in self._batches(conversations, known):
+                for control, records, cost in self._play_batch(policy, batch, controls, known):
+                    found[control] += records
+                    costs += [cost] if cost else []
+        except RewardError as error:
+            error.turns = (*(record.to_turn() for record in found[TRUE]), *error.turns)
+            raise
         asked = sum(record.retention is not None for record in found[TRUE])
         order = {conversation.id: place for place, conversation in enumerate(conversations)}
         return {
@@ -166,7 +172,7 @@ class _Session:
             yield from arrange(same, known, size) if known else (same[start : start + size] for start in range(0, len(same), size))
 
     def _play_batch(
-        self, policy: Policy | None, batch: list[Conversation], controls: Sequence[str], known: Mapping[str, Knowledge]
+        self, policy: Policy, batch: list[Conversation], controls: Sequence[str], known: Mapping[str, Knowledge]
     ) -> Iterator[tuple[str, list[TurnRecord], TurnCost | None]]:
         env = self.env
         seeds = [derive_seed(self.seed, "stm0", conversation.id) for conversation in batch]
@@ -201,7 +207,7 @@ class _Ask:
     """The queries of one turn, ready to be answered from any memory."""
 
     session: _Session
-    policy: Policy | None
+    policy: Policy
     batch: Sequence[Conversation]
     prompts: TokenBatch
     turn: int
@@ -211,39 +217,14 @@ class _Ask:
         rows = list(sources)
         if not rows:
             return {}
-        if self.policy is None:
-            codec = self.session.env.codec
-            return {row: [*codec.encode(self.batch[row].follow_ups[self.turn - 1].answer), EOS] for row in rows}
-        prompts = TokenBatch(self.prompts.ids[rows], self.prompts.mask[rows])
-        read = select_rows(self.session.env.backend, memory, [sources[row] for row in rows], self.session.env.num_envs)
+        prompts, read = TokenBatch(self.prompts.ids[rows], self.prompts.mask[rows]), memory
+        if list(sources.values()) != list(range(self.session.env.num_envs)):
+            read = self.session.env.backend.select_rows(memory, list(sources.values()))
         action = self.policy.act(prompts, read, None if self.session.greedy else self._generators(rows))
         return dict(zip(rows, TokenBatch(action.ids, action.mask).rows(), strict=True))
 
     def _generators(self, rows: Sequence[int]) -> list[torch.Generator]:
         return [generator(self.session.seed, "answer", self.batch[row].id, self.turn) for row in rows]
-
-
-def select_rows(backend: Any, memory: Any, indices: Sequence[int], batch: int) -> Any:
-    """Memory whose row i is row `indices[i]` of `memory`; the same value where that is all rows in order.
-
-    Args:
-        backend: A memory backend; unless memory is None it needs `select_rows(memory, indices)`.
-        memory: A memory value of `batch` rows.
-        indices: Rows, any number of them.
-        batch: Rows of `memory`.
-
-    Raises:
-        ConfigError: The backend has no `select_rows`.
-    """
-    if memory is None or list(indices) == list(range(batch)):
-        return memory
-    select = getattr(backend, "select_rows", None)
-    if select is None:
-        raise ConfigError(
-            f"Evaluation needs `select_rows(memory, indices)` of {type(backend).__name__}, for partial batches and swapped memory: "
-            "add that method."
-        )
-    return select(memory, indices)
 
 
 def _check(env: ConversationVectorEnv, conversations: Sequence[Conversation], controls: Sequence[str]) -> None:

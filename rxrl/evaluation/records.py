@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from rxrl.errors import DataError
+from rxrl.errors import DataError, RewardError
 from rxrl.evaluation.files import write_text
+from rxrl.rewards.retention import held
 from rxrl.scoring import score_turns
 from rxrl.types import RewardFunction, SavedInteraction, Score, Turn
 
@@ -156,6 +158,25 @@ def read_records(path: str | Path) -> list[TurnRecord]:
             shared = records[-1].history[:kept] if records else ()
             records.append(replace(record, history=(*shared, *record.history)))
     return records
+
+
+@contextmanager
+def keeping_transcripts(path: str | Path) -> Iterator[None]:
+    """Writes what was said so far to `path` where a reward fails inside; the error then says where.
+
+    Raises:
+        RewardError: The one that came, with the path in its message.
+    """
+    try:
+        yield
+    except RewardError as error:
+        if not error.turns:
+            raise
+        records = [TurnRecord.of(turn, retention=held(turn), score=Score(None)) for turn in error.turns]
+        written = write_records(path, records)
+        kept = RewardError(f"{error} The {len(records)} turns so far are in {written}: score them with `rxrl rescore {written}`.")
+        kept.turns = error.turns
+        raise kept from error
 
 
 def rescore(records: Sequence[TurnRecord], reward: RewardFunction) -> list[TurnRecord]:

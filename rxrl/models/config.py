@@ -8,18 +8,67 @@ from pydantic import Field, model_validator
 
 from rxrl.config import BaseConfig
 
+AttentionType = Literal["mha", "gqa", "mqa", "sqa"]
+AttentionBackend = Literal["sdpa", "flash"]
+Part = Literal["embedding", "encoder", "memory_attention", "decoder", "mlm_head"]
+MemoryVariant = Literal["simple", "self", "interlayer", "self-interlayer", "grouped-self-interlayer"]
+
 
 class AttentionConfig(BaseConfig):
-    """Groups of a Sparse Query Attention; `query_groups = heads` gives MHA, GQA or MQA."""
+    """Query, key and value heads of one attention; their numbers decide which type it is."""
 
     query_groups: int = Field(ge=1, description="Query heads that exist, of the model's `heads`.")
     kv_groups: int = Field(ge=1, description="Key and value heads; divides `query_groups`.")
+    type: AttentionType | None = Field(default=None, description="Name of what the groups make; checked against them where given.")
 
     @model_validator(mode="after")
     def _groups_divide(self) -> AttentionConfig:
         if self.query_groups % self.kv_groups:
             raise ValueError(f"query_groups ({self.query_groups}) must be a multiple of kv_groups ({self.kv_groups})")
         return self
+
+    @classmethod
+    def of_type(cls, type: AttentionType, heads: int, query_groups: int | None = None, kv_groups: int | None = None) -> AttentionConfig:
+        """The attention of a type, in a model of `heads` heads; groups need only be given where the type leaves them open.
+
+        Args:
+            type: mha: all heads; mqa: one key and value head; gqa: fewer key and value heads; sqa: fewer query heads
+                (symmetric unless `kv_groups` is given).
+            heads: Heads of the model.
+            query_groups: For sqa, the query heads that exist.
+            kv_groups: For gqa and sqa, the key and value heads.
+
+        Raises:
+            ValueError: The groups are missing, or make another type.
+        """
+        queries = query_groups or (heads if type != "sqa" else None)
+        if queries is None:
+            raise ValueError("attention of type sqa needs query_groups, the number of query heads that exist")
+        keys = kv_groups or {"mha": heads, "mqa": 1, "gqa": None, "sqa": queries}[type]
+        if keys is None:
+            raise ValueError("attention of type gqa needs kv_groups, the number of key and value heads")
+        config = cls(query_groups=queries, kv_groups=keys, type=type)
+        config.check_fits("attention", heads)
+        return config
+
+    def types(self, heads: int) -> tuple[AttentionType, ...]:
+        """Types that these groups are, in a model of `heads` heads; several only where a single head makes them the same."""
+        if self.query_groups < heads:
+            return ("sqa",)
+        full: tuple[AttentionType, ...] = ("mha",) if self.kv_groups == heads else ()
+        single: tuple[AttentionType, ...] = ("mqa",) if self.kv_groups == 1 else ()
+        return full + single or ("gqa",)
+
+    def check_fits(self, name: str, heads: int) -> None:
+        """Raises a ValueError where the groups do not fit a model of `heads` heads, or are not of the type that is named."""
+        if self.query_groups > heads:
+            raise ValueError(f"{name}.query_groups ({self.query_groups}) cannot exceed heads ({heads})")
+        found = self.types(heads)
+        if self.type is not None and self.type not in found:
+            raise ValueError(
+                f"{name}.type is {self.type}, but {self.query_groups} query and {self.kv_groups} key and value groups of {heads} heads "
+                f"are {found[0]}: change the groups or leave out the type"
+            )
 
 
 class EncoderConfig(BaseConfig):
@@ -28,6 +77,7 @@ class EncoderConfig(BaseConfig):
     self_attention: AttentionConfig
     cross_attention: AttentionConfig | None = Field(default=None, description="Set where the encoder reads memory (Micro, Mini).")
     ff_dim: int = Field(ge=1)
+    mlm_norm: bool = Field(default=False, description="Layer norm in the MLM head, before its projection to the vocabulary.")
 
 
 class DecoderConfig(BaseConfig):
@@ -38,19 +88,82 @@ class DecoderConfig(BaseConfig):
     ff_dim: int = Field(ge=1, description="Hidden size of one expert.")
     experts: int = Field(default=1, ge=1)
     active_experts: int = Field(default=1, ge=1)
+    shared_experts: int = Field(default=0, ge=0, description="Experts that every token passes besides the routed ones.")
+    expert_biases: Literal["each", "global"] = Field(
+        default="each", description="each: every routed expert has its own biases; global: one output bias for all of them."
+    )
+    head_norm: Literal["none", "rms", "layer"] = Field(default="none", description="Norm before the output head.")
 
     @model_validator(mode="after")
-    def _active_at_most_all(self) -> DecoderConfig:
+    def _experts_make_sense(self) -> DecoderConfig:
         if self.active_experts > self.experts:
             raise ValueError(f"active_experts ({self.active_experts}) cannot exceed experts ({self.experts})")
+        if self.experts == 1 and self.shared_experts:
+            raise ValueError(f"shared_experts ({self.shared_experts}) stand beside routed ones: set experts above 1, or ff_dim larger")
+        if self.experts == 1 and self.expert_biases == "global":
+            raise ValueError("expert_biases 'global' is a layout of routed experts: set experts above 1")
+        return self
+
+
+class GateConfig(BaseConfig):
+    """Residual gates of the memory attention: how much of what is new replaces what is old."""
+
+    type: Literal["none", "static", "elementwise", "linear"] = Field(
+        default="linear",
+        description="none: old + new; static: learned values; elementwise: learned weights times the slot's status; "
+        "linear: a learned map of all slots' statuses.",
+    )
+    activation: Literal["sigmoid", "tanh"] = Field(
+        default="sigmoid", description="sigmoid: g * new + (1 - g) * old; tanh: (1 + g) * new + (1 - g) * old."
+    )
+    per_slot: bool = Field(default=True, description="Parameters of their own for each slot; false: one set for a layer.")
+    slot_status: Literal["mean", "linear"] = Field(
+        default="mean", description="Status of a slot: the mean over dim of (old + new), or a learned linear map of it."
+    )
+
+    @model_validator(mode="after")
+    def _options_have_effect(self) -> GateConfig:
+        if self.type in ("none", "static") and self.slot_status == "linear":
+            raise ValueError(f"slot_status 'linear' has no effect: a gate of type {self.type!r} reads no slot status")
+        if self.type == "none" and (self.activation != "sigmoid" or not self.per_slot):
+            raise ValueError("a gate of type 'none' has no values: leave out activation and per_slot")
         return self
 
 
 class MemoryAttentionConfig(BaseConfig):
-    """Interlayer memory attention with linear sigmoid gates per slot."""
+    """How an interaction is written into memory: what each layer's memory attends to before it reads the encoded data, and the gates."""
 
-    attention: AttentionConfig
-    mean_attention: AttentionConfig = Field(description="Attention over the mean of all layers' memory.")
+    variant: MemoryVariant = Field(
+        default="interlayer",
+        description="simple: encoded data only; self: first its own slots; interlayer: first the mean of all layers' memory; "
+        "self-interlayer: first a gated mix of both; grouped-self-interlayer: the same with means over groups of layers.",
+    )
+    attention: AttentionConfig = Field(description="Attention over the encoded data.")
+    mean_attention: AttentionConfig | None = Field(default=None, description="First attention of the interlayer variants.")
+    self_attention: AttentionConfig | None = Field(default=None, description="First attention of the variant `self`.")
+    layer_groups: int | None = Field(
+        default=None, ge=1, description="Groups of consecutive layers, equal in size, over which `grouped-self-interlayer` takes its means."
+    )
+    gate: GateConfig = Field(default=GateConfig(), description="Form of all gates.")
+
+    @property
+    def first_attention(self) -> AttentionConfig | None:
+        """The attention before the one over encoded data, of whatever kind; None where there is none."""
+        return self.mean_attention or self.self_attention
+
+    @model_validator(mode="after")
+    def _parts_belong_to_the_variant(self) -> MemoryAttentionConfig:
+        belongs = {
+            "mean_attention": self.variant.endswith("interlayer"),
+            "self_attention": self.variant == "self",
+            "layer_groups": self.variant == "grouped-self-interlayer",
+        }
+        for name, needed in belongs.items():
+            if needed and getattr(self, name) is None:
+                raise ValueError(f"variant {self.variant!r} needs {name}")
+            if not needed and getattr(self, name) is not None:
+                raise ValueError(f"variant {self.variant!r} has no {name}: leave it out or choose another variant")
+        return self
 
 
 class ModelConfig(BaseConfig):
@@ -70,6 +183,11 @@ class ModelConfig(BaseConfig):
     initial_memory: Literal["normal", "small-normal", "uniform", "zeros", "ones", "learned"] = Field(
         default="normal", description="normal: std 1; small-normal: std 0.01; uniform: [-1, 1); learned: a trained state."
     )
+    absent: tuple[Part, ...] = Field(default=(), description="Parts that the model lacks, because it was imported without them.")
+    # A choice of the run and of its machine, so it is not written into checkpoints.
+    attention_backend: AttentionBackend = Field(
+        default="sdpa", exclude=True, description="sdpa: torch's own attention; flash: flash-attn on CUDA, in float16 or bfloat16."
+    )
 
     @property
     def head_dim(self) -> int:
@@ -87,8 +205,12 @@ class ModelConfig(BaseConfig):
             "decoder.cross_attention": self.decoder.cross_attention,
             "memory_attention.attention": self.memory_attention.attention,
             "memory_attention.mean_attention": self.memory_attention.mean_attention,
+            "memory_attention.self_attention": self.memory_attention.self_attention,
         }
         for name, attention in parts.items():
-            if attention is not None and attention.query_groups > self.heads:
-                raise ValueError(f"{name}.query_groups ({attention.query_groups}) cannot exceed heads ({self.heads})")
+            if attention is not None:
+                attention.check_fits(name, self.heads)
+        groups = self.memory_attention.layer_groups
+        if groups is not None and self.layers % groups:
+            raise ValueError(f"memory_attention.layer_groups ({groups}) must divide layers ({self.layers}) into equal groups")
         return self

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rxrl.errors import ModelError
 from rxrl.models.layers import wide
@@ -15,7 +16,7 @@ from rxrl.types import ANSWER, BOS, EOS, MASK, PAD, QUERY, UNK, Action, TokenBat
 
 if TYPE_CHECKING:
     from rxrl.models.model import ReactiveTransformer
-    from rxrl.models.transformer import LayerCache, MemoryKV
+    from rxrl.models.transformer import Decoder, LayerCache, MemoryKV
 
 FORBIDDEN = (PAD, BOS, UNK, MASK, QUERY, ANSWER)
 """Special tokens that cannot stand in an answer: all but `[EOS]`."""
@@ -158,17 +159,25 @@ def generate(
         generators=generators,
         sampling=Sampling(temperature, top_k, top_p),
     )
-    batch, limit = len(prompts.ids), _draws_per_row(model, max_new_tokens)
-    ids = torch.full((batch, limit), PAD, dtype=torch.int64, device=model.device)
+    return _gathered(list(steps), len(prompts.ids), stm)
+
+
+def _gathered(steps: Sequence[Step], batch: int, like: Tensor) -> Generation:
+    """Answers of a batch, put together from what each step brought."""
+    ids = torch.full((batch, max(1, len(steps))), PAD, device=like.device)
     mask = torch.zeros_like(ids, dtype=torch.bool)
-    log_probs, raw = stm.new_zeros(batch, limit), stm.new_zeros(batch, limit)
-    length, computed = 0, 0
-    for at, step in enumerate(steps):
-        ids[step.rows, at], mask[step.rows, at] = step.tokens, True
-        log_probs[step.rows, at], raw[step.rows, at] = step.log_probs, step.raw_log_probs
-        length, computed = at + 1, computed + step.computed_tokens
-    width = max(1, length)
-    return Generation(ids[:, :width], mask[:, :width], log_probs[:, :width], raw[:, :width], computed)
+    log_probs, raw = like.new_zeros(ids.shape), like.new_zeros(ids.shape)
+    if steps:
+        at = torch.cat([step.rows.new_full(step.rows.shape, index) for index, step in enumerate(steps)])
+        where = torch.cat([step.rows for step in steps]), at
+        mask[where] = True
+        for whole, parts in (
+            (ids, [step.tokens for step in steps]),
+            (log_probs, [step.log_probs for step in steps]),
+            (raw, [step.raw_log_probs for step in steps]),
+        ):
+            whole[where] = torch.cat(parts)
+    return Generation(ids, mask, log_probs, raw, sum(step.computed_tokens for step in steps))
 
 
 def generate_steps(
@@ -206,7 +215,8 @@ def _draws_per_row(model: ReactiveTransformer, max_new_tokens: int) -> int:
     return min(max_new_tokens, model.config.max_length)
 
 
-@torch.no_grad()
+# No autograd bookkeeping at all: a step is many small kernels, and what each costs besides its work is a good part of it.
+@torch.inference_mode()
 def _steps(
     model: ReactiveTransformer, prompts: TokenBatch, stm: Tensor, limits: Tensor, uniform: Tensor | None, sampling: Sampling
 ) -> Iterator[Step]:
@@ -215,21 +225,38 @@ def _steps(
     rows = prompts.mask.any(1).nonzero().squeeze(1)
     if not len(rows):
         return
-    state = _Prefix.compute(model, prompts, stm, rows, int(limits[rows].max()))
-    for step in range(int(limits[rows].max())):
-        logits = model.decoder.head(state.last)
-        raw = answer_logits(logits.to(wide(logits.dtype))).log_softmax(-1)
+    longest = int(limits[rows].max())
+    state, head = _Prefix.compute(model, prompts, stm, rows, longest), _AnswerHead.of(model.decoder)
+    for step in range(longest):
+        raw = head.log_probs(state.last)
         drawn_from = sampling.distribution(raw)
-        token = raw.argmax(-1) if uniform is None else _draw(drawn_from, uniform[state.rows, step : step + 1])
-        running = ~state.finished
+        token = raw.max(-1).indices if uniform is None else _draw(drawn_from, uniform[state.rows, step : step + 1])
+        running = (~state.finished).nonzero().squeeze(1)
         state.finished |= (token == EOS) | (limits[state.rows] == step + 1)
-        chosen = (each.gather(1, token.unsqueeze(1)).squeeze(1)[running].to(stm.dtype) for each in (drawn_from, raw))
+        chosen = (each.gather(1, token.unsqueeze(1))[running, 0].to(stm.dtype) for each in (drawn_from, raw))
         computed = len(token) if step else 0
         yield Step(state.rows[running], token[running], next(chosen), next(chosen), state.finished[running], computed)
         if bool(state.finished.all()):
             return
         token = state.compact(token)
         state.advance(model, token, step)
+
+
+@dataclass(frozen=True, slots=True)
+class _AnswerHead:
+    """The decoder's output head with the special tokens other than `[EOS]` made impossible by its bias."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, decoder: Decoder) -> _AnswerHead:
+        return cls(decoder.head.weight, answer_logits(decoder.head.bias))
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """`[batch, dim]` to log-probabilities `[batch, vocab]` under temperature 1, in float32 or wider."""
+        logits = F.linear(hidden, self.weight, self.bias)
+        return logits.log_softmax(-1, dtype=wide(logits.dtype))
 
 
 @dataclass(slots=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rxrl.models.config import AttentionConfig
+from rxrl.models.backends import attend, flash_attn
+from rxrl.models.config import AttentionBackend, AttentionConfig
 
 NORM_EPS = 1.1920929e-07
 ROPE_BASE = 10_000.0
@@ -15,6 +18,12 @@ ROPE_BASE = 10_000.0
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The type in which norms, rotations and probabilities are computed: float32, or float64 where that is given."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
+    """`x` `[..., dim]` divided by its root mean square and scaled by `weight`, computed in float32 or wider."""
+    dtype = wide(x.dtype)
+    return (F.rms_norm(x.to(dtype), x.shape[-1:], None, NORM_EPS) * weight.to(dtype)).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -26,8 +35,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises `x` `[..., dim]`."""
-        dtype = wide(x.dtype)
-        return F.rms_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), NORM_EPS).to(x.dtype)
+        return rms_norm(x, self.weight)
 
 
 def rope_angles(positions: Tensor, head_dim: int, dtype: torch.dtype) -> Tensor:
@@ -51,25 +59,26 @@ def split_heads(x: Tensor, head_dim: int) -> Tensor:
     return x.view(*x.shape[:-1], -1, head_dim)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """Scaled dot-product attention, heads merged.
+class Attention(nn.Module):
+    """What all attentions share: which backend computes them, a choice of the run."""
 
-    Args:
-        q: `[batch, query_groups, time, head_dim]`.
-        k: `[batch, kv_groups, keys, head_dim]`; kv_groups divides query_groups.
-        v: As `k`.
-        mask: bool, broadcastable to `[batch, 1, time, keys]`, true where a key may be read; a row that reads nothing gives 0.
-        causal: Position i reads keys up to i; only without `mask`.
+    backend: AttentionBackend = "sdpa"
 
-    Returns:
-        `[batch, time, query_groups * head_dim]`.
+
+def use_attention_backend(module: nn.Module, backend: AttentionBackend) -> None:
+    """Chooses what computes every attention inside `module`.
+
+    Raises:
+        ModelError: flash-attn is asked for and not installed.
     """
-    grouped = q.shape[-3] != k.shape[-3]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
-    return out.transpose(-2, -3).flatten(-2)
+    if backend == "flash":
+        flash_attn()
+    for each in module.modules():
+        if isinstance(each, Attention):
+            each.backend = backend
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Attention):
     """Sparse Query Attention over one sequence, with rotary embedding on queries and keys."""
 
     def __init__(self, dim: int, head_dim: int, config: AttentionConfig) -> None:
@@ -89,12 +98,15 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, angles: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Attends over `x` `[batch, time, dim]`; `mask` bool broadcastable to `[batch, 1, time, time]`."""
-        q, k, v = self.project(x, angles)
-        out: Tensor = self.out_proj(attend(q, k, v, mask, causal))
+        return self.attended(*self.project(x, angles), mask, causal)
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Output `[batch, time, dim]` for projected queries, keys and values, of which a cache may hold some."""
+        out: Tensor = self.out_proj(attend(q, k, v, mask, causal, self.backend))
         return out
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Attention):
     """Sparse Query Attention over memory: rotary embedding on queries only, because memory is a set."""
 
     def __init__(self, dim: int, head_dim: int, config: AttentionConfig) -> None:
@@ -112,7 +124,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, angles: Tensor, memory_kv: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
         """Reads memory for `x` `[batch, time, dim]`; `mask` bool broadcastable to `[batch, 1, time, slots]`."""
         q = rotate(split_heads(self.q_proj(x), self.head_dim), angles).transpose(1, 2)
-        out: Tensor = self.out_proj(attend(q, *memory_kv, mask))
+        out: Tensor = self.out_proj(attend(q, *memory_kv, mask, backend=self.backend))
         return out
 
 
@@ -131,6 +143,21 @@ class SwiGLU(nn.Module):
         return out
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertLoad:
+    """How the router uses the experts, padding excluded.
+
+    Attributes:
+        fraction: Share of routed tokens that each expert gets, `[layers, experts]`; sums to 1.
+        probability: Mean router probability of each expert, `[layers, experts]`; sums to 1.
+        entropy: Mean entropy of a token's router probabilities in nats, `[layers]`; log(experts) where it does not decide.
+    """
+
+    fraction: Tensor
+    probability: Tensor
+    entropy: Tensor
+
+
 class RouterStatistics:
     """Collects what the load-balancing loss needs, over all layers of one forward pass, padding excluded."""
 
@@ -138,6 +165,7 @@ class RouterStatistics:
         self.mask = mask.reshape(-1)
         self.loads: list[Tensor] = []
         self.probabilities: list[Tensor] = []
+        self.entropies: list[Tensor] = []
 
     def add(self, probabilities: Tensor, chosen: Tensor) -> None:
         """Adds one layer: router probabilities `[tokens, experts]` and chosen experts `[tokens, k]`."""
@@ -145,10 +173,18 @@ class RouterStatistics:
         weights = real.unsqueeze(1).expand_as(chosen).reshape(-1)
         self.loads.append(torch.zeros_like(probabilities[0]).scatter_add(0, chosen.reshape(-1), weights))
         self.probabilities.append((probabilities * real.unsqueeze(1)).sum(0))
+        self.entropies.append(torch.special.entr(probabilities.detach()).sum(1) @ real)
 
     def sums(self) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens routed `[layers, experts]`, summed probabilities `[layers, experts]` and the number of real tokens."""
         return torch.stack(self.loads), torch.stack(self.probabilities), self.mask.sum()
+
+    def load(self) -> ExpertLoad:
+        """How the experts were used."""
+        loads, probabilities, tokens = self.sums()
+        tokens = tokens.clamp(min=1)
+        fraction = loads / loads.sum(1, keepdim=True).clamp(min=1)
+        return ExpertLoad(fraction, probabilities.detach() / tokens, torch.stack(self.entropies) / tokens)
 
 
 def load_balance_loss(loads: Tensor, probabilities: Tensor, tokens: Tensor) -> Tensor:
@@ -168,21 +204,46 @@ def load_balance_loss(loads: Tensor, probabilities: Tensor, tokens: Tensor) -> T
 class MixtureOfExperts(nn.Module):
     """Top-k routed SwiGLU experts; the weights of the chosen k are renormalised.
 
-    Tokens are gathered by expert, padded to the fullest expert, and go through batched products: only chosen experts cost, and
-    nothing loops over experts or tokens. Gathers in both directions, because their gradients are cheaper than those of scatters.
+    Only chosen experts cost, and nothing loops over experts or tokens. Choices are sorted by expert and go through grouped matrix
+    products, whose cost does not depend on how evenly the experts are used; where torch or the sizes do not allow those, each expert's
+    tokens are padded to those of the fullest one. Measured at nano size on one CPU core, forward and backward in ms for 16 / 256 / 4,096
+    tokens: grouped 1.7 / 4.5 / 68, padded 1.7 / 4.8 / 70, where the router prefers one expert 1.7 / 4.9 / 66 and 2.4 / 20 / 494.
+    A compiled graph, whose shapes cannot depend on routing, computes every expert for every token instead.
+
+    Args:
+        dim: Size of a token.
+        hidden: Hidden size of an expert.
+        experts: Routed experts.
+        active: Routed experts that a token passes.
+        shared: Experts that every token passes besides.
+        global_bias: One output bias for all routed experts instead of biases of their own.
     """
 
-    def __init__(self, dim: int, hidden: int, experts: int, active: int) -> None:
+    def __init__(self, dim: int, hidden: int, experts: int, active: int, shared: int = 0, global_bias: bool = False) -> None:
         super().__init__()
         self.experts, self.active = experts, active
         self.router = nn.Linear(dim, experts, bias=False)
         self.w1 = nn.Parameter(torch.empty(experts, dim, 2 * hidden))
-        self.b1 = nn.Parameter(torch.empty(experts, 2 * hidden))
+        self.b1: nn.Parameter | None = None
+        self.b2: nn.Parameter | None = None
+        if not global_bias:
+            self.b1 = nn.Parameter(torch.empty(experts, 2 * hidden))
         self.w2 = nn.Parameter(torch.empty(experts, hidden, dim))
-        self.b2 = nn.Parameter(torch.empty(experts, dim))
+        if not global_bias:
+            self.b2 = nn.Parameter(torch.empty(experts, dim))
         for weight, bias, fan_in in ((self.w1, self.b1, dim), (self.w2, self.b2, hidden)):
             nn.init.uniform_(weight, -(fan_in**-0.5), fan_in**-0.5)
-            nn.init.uniform_(bias, -(fan_in**-0.5), fan_in**-0.5)
+            if bias is not None:
+                nn.init.uniform_(bias, -(fan_in**-0.5), fan_in**-0.5)
+        self.global_bias = nn.Parameter(torch.zeros(dim)) if global_bias else None
+        # The sum of several SwiGLUs is one that is as much wider.
+        self.shared = SwiGLU(dim, shared * hidden) if shared else None
+
+    @property
+    def inactive_parameters(self) -> int:
+        """Parameters that one token does not use."""
+        stacks = [each for each in (self.w1, self.b1, self.w2, self.b2) if each is not None]
+        return sum(each[0].numel() for each in stacks) * (self.experts - self.active)
 
     def forward(self, x: Tensor, statistics: RouterStatistics | None = None) -> Tensor:
         """`[batch, time, dim]` to the same; `statistics` collects router counts."""
@@ -191,10 +252,38 @@ class MixtureOfExperts(nn.Module):
         weights, chosen = probabilities.topk(self.active, dim=-1)
         if statistics is not None:
             statistics.add(probabilities, chosen)
-        return self._sorted(tokens, weights / weights.sum(-1, keepdim=True), chosen).view_as(x)
+        route = self._grouped if self._can_group(tokens) else self._dense if torch.compiler.is_compiling() else self._padded
+        out = route(tokens, weights / weights.sum(-1, keepdim=True), chosen)
+        if self.global_bias is not None:
+            out = out + self.global_bias
+        if self.shared is not None:
+            out = out + self.shared(tokens)
+        return out.view_as(x)
 
-    def _sorted(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Weighted outputs `[tokens, dim]` of the `chosen` experts `[tokens, k]`."""
+    def _can_group(self, tokens: Tensor) -> bool:
+        """Grouped products want torch 2.10, no autocast, no float64, rows of whole 16 bytes, and bfloat16 to be compiled."""
+        dtype = self.w1.dtype
+        same = tokens.dtype == dtype and not torch.is_autocast_enabled(tokens.device.type)
+        rows = [size * dtype.itemsize for size in (self.w1.shape[1], self.w2.shape[1])]
+        known = dtype == torch.bfloat16 or (dtype != torch.float64 and not torch.compiler.is_compiling())
+        return hasattr(F, "grouped_mm") and same and known and all(row % 16 == 0 for row in rows)
+
+    def _grouped(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Weighted outputs `[tokens, dim]` of the `chosen` experts `[tokens, k]`, as products of rows that are sorted by expert."""
+        expert, order = chosen.flatten().sort(stable=True)
+        ends = torch.searchsorted(expert, torch.arange(self.experts, device=expert.device), right=True, out_int32=True)
+        hidden = F.grouped_mm(tokens.index_select(0, order // self.active), self.w1, offs=ends)
+        if self.b1 is not None:
+            hidden = hidden + self.b1.index_select(0, expert)
+        value, gate = hidden.chunk(2, dim=-1)
+        outputs = F.grouped_mm(value * F.silu(gate), self.w2, offs=ends)
+        if self.b2 is not None:
+            outputs = outputs + self.b2.index_select(0, expert)
+        place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order), device=order.device))
+        return (outputs.index_select(0, place).view(*chosen.shape, -1) * weights.unsqueeze(-1)).sum(1)
+
+    def _padded(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """The same as batched products; gathers in both directions, because their gradients are cheaper than those of scatters."""
         expert = chosen.flatten()
         queues = F.one_hot(expert, self.experts).cumsum(0)
         longest = int(queues[-1].max())
@@ -203,11 +292,16 @@ class MixtureOfExperts(nn.Module):
         source = torch.arange(len(expert), device=expert.device) // self.active
         queued = place.new_zeros(self.experts * longest).index_copy(0, place, source)
         inputs = tokens.index_select(0, queued).view(self.experts, longest, -1)
-        value, gate = torch.baddbmm(self.b1.unsqueeze(1), inputs, self.w1).chunk(2, dim=-1)
-        outputs = torch.baddbmm(self.b2.unsqueeze(1), value * F.silu(gate), self.w2).flatten(0, 1)
+        value, gate = _batched(inputs, self.w1, self.b1).chunk(2, dim=-1)
+        outputs = _batched(value * F.silu(gate), self.w2, self.b2).flatten(0, 1)
         return (outputs.index_select(0, place).view(*chosen.shape, -1) * weights.unsqueeze(-1)).sum(1)
 
+    def _dense(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """The same as products of all tokens with all experts, of which the unchosen get weight 0."""
+        shares = torch.zeros(len(tokens), self.experts, dtype=tokens.dtype, device=tokens.device).scatter(1, chosen, weights)
+        value, gate = _batched(tokens.expand(self.experts, -1, -1), self.w1, self.b1).chunk(2, dim=-1)
+        return torch.einsum("end,ne->nd", _batched(value * F.silu(gate), self.w2, self.b2), shares)
 
-def feed_forward(dim: int, hidden: int, experts: int, active: int) -> nn.Module:
-    """Dense SwiGLU for one expert, Mixture-of-Experts otherwise."""
-    return SwiGLU(dim, hidden) if experts == 1 else MixtureOfExperts(dim, hidden, experts, active)
+
+def _batched(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.bmm(inputs, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), inputs, weight)

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from rxrl.models.config import AttentionConfig, ModelConfig
-from rxrl.models.layers import NORM_EPS, attend, rope_angles, rotate, wide
+from rxrl.models.backends import attend
+from rxrl.models.config import AttentionConfig, GateConfig, ModelConfig
+from rxrl.models.layers import Attention, rms_norm, rope_angles, rotate
+
+SHARPNESS = 3.0
+"""Queries and keys of memory attention start this many times larger than linear layers do.
+
+At the usual scale every slot begins with almost the mean of an interaction's tokens, which holds names and values but not whose value is
+whose. Slots that begin by reading single tokens learn to keep them apart (measured in docs/results.md).
+"""
 
 
 class StackedRMSNorm(nn.Module):
@@ -23,10 +30,10 @@ class StackedRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises `x`, in float32 or wider."""
-        return (F.rms_norm(x.to(wide(x.dtype)), x.shape[-1:], None, NORM_EPS) * self.weight[:, None, None, :]).to(x.dtype)
+        return rms_norm(x, self.weight[:, None, None, :])
 
 
-class StackedAttention(nn.Module):
+class StackedAttention(Attention):
     """One Sparse Query Attention a layer, rotary embedding on keys where asked."""
 
     def __init__(self, layers: int, dim: int, head_dim: int, config: AttentionConfig) -> None:
@@ -38,13 +45,16 @@ class StackedAttention(nn.Module):
         self.out_bias = nn.Parameter(torch.zeros(layers, dim))
         for weight in (self.q_proj, self.kv_proj, self.out_proj):
             nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
+        with torch.no_grad():
+            self.q_proj.mul_(SHARPNESS)
+            self.kv_proj[..., : config.kv_groups * head_dim].mul_(SHARPNESS)
 
     def forward(self, queries: Tensor, data: Tensor, data_mask: Tensor | None, rotate_keys: bool) -> Tensor:
         """Reads `data` for `queries`.
 
         Args:
             queries: `[layers, batch, slots, dim]`.
-            data: `[layers or 1, batch, time, dim]`.
+            data: `[layers or 1, batch, time, dim]`; one layer of data is read by all.
             data_mask: bool `[batch, time]`, true for real tokens, or None.
             rotate_keys: Rotary embedding on the keys.
 
@@ -57,7 +67,7 @@ class StackedAttention(nn.Module):
         if rotate_keys:
             k = rotate(k, rope_angles(torch.arange(k.shape[1], device=k.device), self.head_dim, k.dtype))
         mask = None if data_mask is None else data_mask.repeat(layers, 1)[:, None, None, :]
-        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask).view(layers, batch * slots, -1)
+        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, backend=self.backend).view(layers, batch * slots, -1)
         return torch.baddbmm(self.out_bias.unsqueeze(1), out, self.out_proj).view(layers, batch, slots, -1)
 
     def _heads(self, x: Tensor, projection: Tensor) -> Tensor:
@@ -65,44 +75,112 @@ class StackedAttention(nn.Module):
         return torch.matmul(x.flatten(1, 2), projection).view(-1, x.shape[2], projection.shape[-1] // self.head_dim, self.head_dim)
 
 
-class StackedLinearGate(nn.Module):
-    """Linear sigmoid gate per slot: a slots x slots map over all slots' statuses, status = mean over dim of (old + new)."""
+class ResidualGate(nn.Module):
+    """Gates of all layers, of one of four types.
 
-    def __init__(self, layers: int, slots: int, bias: Tensor) -> None:
+    The status of a slot is the mean over dim of (old + new), or a learned linear map of it. Gate values are `static` parameters,
+    the status times a weight (`elementwise`), or a slots x slots map of all slots' statuses (`linear`); `none` has no values.
+
+    Args:
+        layers: Layers.
+        slots: Slots of a layer's memory.
+        dim: Size of a slot.
+        config: Form of the gate.
+        start: What gate values start from before their activation, `[slots]`.
+    """
+
+    def __init__(self, layers: int, slots: int, dim: int, config: GateConfig, start: Tensor) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(layers, slots, slots))
-        self.bias = nn.Parameter(bias.expand(layers, slots).clone())
-        nn.init.uniform_(self.weight, -(slots**-0.5), slots**-0.5)
+        self.config = config
+        rows = slots if config.per_slot else 1
+        start = start if config.per_slot else start.mean(0, keepdim=True)
+        if config.type == "linear":
+            self.weight = nn.Parameter(torch.empty(layers, rows, slots))
+            self.bias = nn.Parameter(start.expand(layers, rows).clone())
+            nn.init.uniform_(self.weight, -(slots**-0.5), slots**-0.5)
+        elif config.type == "static":
+            self.weight = nn.Parameter(start.expand(layers, rows).clone())
+        elif config.type == "elementwise":
+            self.weight = nn.Parameter(torch.zeros(layers, rows))
+        if config.slot_status == "linear":
+            self.status_weight = nn.Parameter(torch.empty(layers, dim))
+            self.status_bias = nn.Parameter(torch.zeros(layers))
+            nn.init.uniform_(self.status_weight, -(dim**-0.5), dim**-0.5)
+
+    def status(self, old: Tensor, new: Tensor) -> Tensor:
+        """Status of every slot, `[layers, batch, slots]`."""
+        if self.config.slot_status == "mean":
+            return old.mean(-1) + new.mean(-1)
+        return ((old + new) @ self.status_weight[:, None, :, None]).squeeze(-1) + self.status_bias[:, None, None]
+
+    def _before_activation(self, old: Tensor, new: Tensor) -> Tensor:
+        """`[layers, batch or 1, slots or 1]`."""
+        if self.config.type == "static":
+            return self.weight.unsqueeze(1)
+        status = self.status(old, new)
+        if self.config.type == "elementwise":
+            return self.weight.unsqueeze(1) * status
+        return torch.baddbmm(self.bias.unsqueeze(1), status, self.weight.transpose(1, 2))
 
     def openness(self, old: Tensor, new: Tensor) -> Tensor:
-        """Gate values in [0, 1], `[layers, batch, slots]`."""
-        status = (old + new).mean(-1)
-        return torch.baddbmm(self.bias.unsqueeze(1), status, self.weight.transpose(1, 2)).sigmoid()
+        """Share of `new` in what is mixed, in [0, 1], `[layers, batch, slots]`; a half where nothing is gated."""
+        if self.config.type == "none":
+            return old.new_full(old.shape[:-1], 0.5)
+        values = self._before_activation(old, new)
+        share = values.sigmoid() if self.config.activation == "sigmoid" else (1 + values.tanh()) / 2
+        return share.expand(old.shape[:-1])
 
     def forward(self, old: Tensor, new: Tensor) -> Tensor:
-        """`g * new + (1 - g) * old`, `[layers, batch, slots, dim]`."""
-        return torch.lerp(old, new, self.openness(old, new).unsqueeze(-1))
+        """What is old and what is new, mixed: `[layers, batch, slots, dim]` both and in return."""
+        # Memory keeps its type under autocast, where attention comes back in a narrower one.
+        new = new.to(old.dtype)
+        if self.config.type == "none":
+            return old + new
+        values = self._before_activation(old, new).to(old.dtype).unsqueeze(-1)
+        if self.config.activation == "sigmoid":
+            return torch.lerp(old, new, values.sigmoid())
+        return old + new + values.tanh() * (new - old)
 
 
 class MemoryAttention(nn.Module):
-    """Interlayer memory attention.
+    """Writes an interaction into memory, in one of five variants.
 
-    First each layer's memory reads the mean of all layers' memory from before the interaction, through a gate; then it reads the
-    encoded data of its layer, through a second gate. Rotary embedding on the keys of the encoded data only.
+    First each layer's memory reads, through a gate, nothing (`simple`), its own slots (`self`), the mean of all layers' memory
+    (`interlayer`), or a gated mix of its own memory and that mean, or the mean of its group of layers (`self-interlayer`,
+    `grouped-self-interlayer`). Then it reads the encoded data of its layer, through a second gate. Means are always those of the memory
+    from before the interaction. Rotary embedding on the keys of the encoded data only.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         layers, dim, part = config.layers, config.dim, config.memory_attention
-        self.mean_stm_norm = nn.Parameter(torch.ones(dim))
-        self.mean_memory_norm = StackedRMSNorm(layers, dim)
-        self.mean_attention = StackedAttention(layers, dim, config.head_dim, part.mean_attention)
+        self.groups = part.layer_groups or 1
+        self.mixes = part.variant in ("self-interlayer", "grouped-self-interlayer")
+        self.mean_attention = self.self_attention = None
+        if part.mean_attention is not None:
+            self.mean_stm_norm = nn.Parameter(torch.ones(dim))
+            self.mean_memory_norm = StackedRMSNorm(layers, dim)
+            self.mean_attention = StackedAttention(layers, dim, config.head_dim, part.mean_attention)
+        if part.self_attention is not None:
+            self.self_memory_norm = StackedRMSNorm(layers, dim)
+            self.self_attention = StackedAttention(layers, dim, config.head_dim, part.self_attention)
         self.memory_norm = StackedRMSNorm(layers, dim)
         self.input_norm = StackedRMSNorm(layers, dim)
         self.attention = StackedAttention(layers, dim, config.head_dim, part.attention)
+
+        def gate(first: float, last: float) -> ResidualGate:
+            # The tanh form keeps all of both at 0: its neutral point, whatever the gate.
+            openings = torch.linspace(first, last, config.slots) if part.gate.activation == "sigmoid" else torch.zeros(config.slots)
+            return ResidualGate(layers, config.slots, dim, part.gate, openings)
+
         # Slots start with openings spread from slow to fast, so that some keep what is old; the mean is let in little at first.
-        self.mean_gate = StackedLinearGate(layers, config.slots, torch.full((config.slots,), -3.0))
-        self.gate = StackedLinearGate(layers, config.slots, torch.linspace(-3.0, 0.0, config.slots))
+        if self.mean_attention is not None:
+            self.mean_gate = gate(-3.0, -3.0)
+        if self.self_attention is not None:
+            self.self_gate = gate(-3.0, -3.0)
+        self.gate = gate(-3.0, 0.0)
+        if self.mixes:
+            self.interlayer_gate = gate(0.0, 0.0)
 
     def forward(self, stm: Tensor, encoded: Tensor, mask: Tensor | None) -> Tensor:
         """Memory after one interaction.
@@ -115,8 +193,29 @@ class MemoryAttention(nn.Module):
         Returns:
             `[layers, batch, slots, dim]`.
         """
-        mean = F.rms_norm(stm.mean(0, keepdim=True), stm.shape[-1:], self.mean_stm_norm, NORM_EPS)
-        mixed = self.mean_gate(stm, self.mean_attention(self.mean_memory_norm(stm), mean, None, rotate_keys=False))
+        mixed = self._first(stm)
         update = self.attention(self.memory_norm(mixed), self.input_norm(encoded), mask, rotate_keys=True)
         written: Tensor = self.gate(mixed, update)
         return written
+
+    def _first(self, stm: Tensor) -> Tensor:
+        """Memory after the attention that comes before the one over encoded data."""
+        if self.self_attention is not None:
+            own = self.self_memory_norm(stm)
+            attended: Tensor = self.self_gate(stm, self.self_attention(own, own, None, rotate_keys=False))
+            return attended
+        if self.mean_attention is None:
+            return stm
+        own, source = self.mean_memory_norm(stm), self._mean(stm)
+        if self.mixes:
+            source = self.interlayer_gate(own, source.expand_as(own))
+        attended = self.mean_gate(stm, self.mean_attention(own, source, None, rotate_keys=False))
+        return attended
+
+    def _mean(self, stm: Tensor) -> Tensor:
+        """Normalised mean over all layers, `[1, batch, slots, dim]`, or over the group of each layer, `[layers, batch, slots, dim]`."""
+        if self.groups == 1:
+            return rms_norm(stm.mean(0, keepdim=True), self.mean_stm_norm)
+        size = stm.shape[0] // self.groups
+        means = rms_norm(stm.view(self.groups, size, *stm.shape[1:]).mean(1), self.mean_stm_norm)
+        return means.repeat_interleave(size, dim=0)

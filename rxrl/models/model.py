@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -14,14 +14,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rxrl.errors import CheckpointError, ModelError
-from rxrl.models.config import ModelConfig
+from rxrl.models.absent import Absent
+from rxrl.models.config import AttentionBackend, ModelConfig
 from rxrl.models.generation import Generation, generate
 from rxrl.models.heads import MLMHead
-from rxrl.models.layers import RouterStatistics
+from rxrl.models.hub import CARD_FILE, SavedTokenizer, local_folder, push_to_hub
+from rxrl.models.layers import RouterStatistics, use_attention_backend
 from rxrl.models.memory_attention import MemoryAttention
 from rxrl.models.presets import preset
 from rxrl.models.transformer import Decoder, Encoder
 from rxrl.types import TokenBatch
+
+if TYPE_CHECKING:
+    from rxrl.models.rxlm_pieces import RopeOrder
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -43,11 +48,14 @@ class ReactiveTransformer(nn.Module):
         self.encoder = Encoder(config)
         self.memory_attention = MemoryAttention(config)
         self.decoder = Decoder(config)
-        self.mlm_head = MLMHead(config.dim, config.vocab_size)
+        self.mlm_head = MLMHead(config.dim, config.vocab_size, config.encoder.mlm_norm)
         self.initial_memory: nn.Parameter | None = None
         if config.initial_memory == "learned":
             self.initial_memory = nn.Parameter(torch.empty(config.layers, config.slots, config.dim))
         self._initialise()
+        for part in config.absent:
+            setattr(self, part, Absent(part))
+        use_attention_backend(self, config.attention_backend)
 
     def _initialise(self) -> None:
         """Small embeddings; reads of memory start at zero, so that an untrained memory cannot disturb language modelling."""
@@ -83,12 +91,21 @@ class ReactiveTransformer(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return self.embedding.weight.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
-        return self.embedding.weight.dtype
+        return next(self.parameters()).dtype
+
+    def use_attention(self, backend: AttentionBackend) -> None:
+        """Chooses what computes attention from now on; no part of a checkpoint.
+
+        Raises:
+            ModelError: flash-attn is asked for and not installed.
+        """
+        use_attention_backend(self, backend)
+        self.config = self.config.model_copy(update={"attention_backend": backend})
 
     def init_memory(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Fresh memory stm0.
@@ -190,24 +207,58 @@ class ReactiveTransformer(nn.Module):
             groups[_group_of(name)].append((name, parameter))
         return groups
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Writes `config.json` and `model.safetensors` into a directory (made if missing)."""
+    def save_pretrained(self, path: str | Path, *, tokenizer: SavedTokenizer | None = None, card: str | None = None) -> None:
+        """Writes `config.json` and `model.safetensors` into a directory (made if missing); never a batch size.
+
+        Args:
+            path: The directory.
+            tokenizer: Saved beside the model.
+            card: Text of a model card, written as `README.md`; see `rxrl.models.hub.model_card`.
+        """
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
+        if tokenizer is not None:
+            tokenizer.save(folder)
+        if card is not None:
+            (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> ReactiveTransformer:
-        """Reads what `save_pretrained` wrote; a file that is missing, broken or does not fit is a `CheckpointError`."""
-        config = _read_config(Path(path))
-        weights_path = Path(path) / WEIGHTS_FILE
+        """Reads what `save_pretrained` wrote, from a directory or a Hub id `owner/name`.
+
+        Raises:
+            CheckpointError: A file is missing, broken or does not fit.
+        """
+        folder = local_folder(path)
+        config = _read_config(folder)
+        weights_path = folder / WEIGHTS_FILE
         weights = _read_weights(weights_path)
         with torch.device("meta"):
             model = cls(config)
         _check_weights(weights_path, weights, model.state_dict())
         model.load_state_dict(weights, assign=True)
         return model
+
+    @classmethod
+    def from_rxlm(cls, source: str | Path | Mapping[str, str | Path], rope_order: RopeOrder | None = None) -> ReactiveTransformer:
+        """Reads a checkpoint in the published layout, from a directory or a Hub id; `rxrl.models.rxlm.import_rxlm` tells more about it.
+
+        Args:
+            source: A whole model, or separate parts by name: `encoder`, `decoder`, `memory_attention`, `mlm_head`.
+            rope_order: Order of rotary embedding in the file, for files that do not tell.
+
+        Raises:
+            CheckpointError: A file is missing, broken or does not fit; nothing is loaded halfway.
+        """
+        from rxrl.models.rxlm import import_rxlm  # noqa: PLC0415
+
+        return import_rxlm(source, rope_order).model
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads the model with a model card; options as in `rxrl.models.hub.push_to_hub`, returns the address."""
+        return push_to_hub(self, repo_id, **options)
 
     def _check(self, ids: Tensor, mask: Tensor) -> None:
         if ids.dtype != torch.int64 or ids.shape != mask.shape or mask.dtype != torch.bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from pydantic import ValidationError
 
 from rxrl.errors import ModelError, unknown_name
 from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, MemoryAttentionConfig, ModelConfig
+from rxrl.models.layers import MixtureOfExperts
 
 if TYPE_CHECKING:
     from rxrl.models.model import ReactiveTransformer
@@ -72,17 +74,28 @@ def preset(name: str, **changes: Any) -> ModelConfig:
 def count_parameters(model: ReactiveTransformer) -> dict[str, int]:
     """Parameters by part: encoder and decoder each with the embedding, total with it once and without the MLM head.
 
-    `decoder_active` counts the whole router and only the experts that one token uses.
+    Those called active count the whole router and only the experts that one token uses.
     """
-    c = model.config.decoder
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    expert = model.config.dim * 3 * c.ff_dim + 2 * c.ff_dim + model.config.dim
-    inactive = model.config.layers * (c.experts - c.active_experts) * expert
+    inactive = sum(part.inactive_parameters for part in model.modules() if isinstance(part, MixtureOfExperts))
+    total = sizes["embedding"] + sizes["encoder"] + sizes["decoder"] + sizes["memory_attention"]
     return {
         "encoder": sizes["embedding"] + sizes["encoder"],
         "decoder": sizes["embedding"] + sizes["decoder"],
         "decoder_active": sizes["embedding"] + sizes["decoder"] - inactive,
         "memory_attention": sizes["memory_attention"],
         "mlm_head": sizes["mlm_head"],
-        "total": sizes["embedding"] + sizes["encoder"] + sizes["decoder"] + sizes["memory_attention"],
+        "total": total,
+        "total_active": total - inactive,
+    }
+
+
+def count_bytes(model: ReactiveTransformer, dtype: torch.dtype = torch.float32) -> dict[str, int]:
+    """Bytes of all parameters but the MLM head's, values of one conversation's memory, and bytes of those."""
+    c = model.config
+    values = c.layers * c.slots * c.dim
+    return {
+        "bytes": count_parameters(model)["total"] * dtype.itemsize,
+        "memory_values": values,
+        "memory_bytes": values * dtype.itemsize,
     }

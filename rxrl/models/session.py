@@ -6,14 +6,16 @@
             print(event.text, end="", flush=True)
 
 The answer streams first; the memory is written when the iterator is taken past `AnswerEnd`. Leaving it earlier leaves the memory as it was.
+With `background=True` the write goes on in a thread while somebody reads or types; whatever needs the memory next waits for it.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -53,10 +55,19 @@ class AnswerEnd:
     Attributes:
         text: The whole answer.
         ids: Its ids, without `[EOS]`.
+        first_token_seconds: Time to the first token.
+        seconds: Time to the last one, what the reader of the events did in between included.
     """
 
     text: str
     ids: tuple[int, ...]
+    first_token_seconds: float = field(default=0.0, compare=False)
+    seconds: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUpdating:
+    """The interaction is being written in the background; `ReactiveSession.wait` returns what comes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +83,27 @@ class MemoryUpdated:
     seconds: float
 
 
-Event = Token | AnswerEnd | MemoryUpdated
+Event = Token | AnswerEnd | MemoryUpdating | MemoryUpdated
+
+
+def stream_tokens(tokenizer: TextCodec, tokens: Iterable[tuple[int, float, bool]]) -> Iterator[Token | AnswerEnd]:
+    """Generated tokens with the text that became certain with each, then the whole.
+
+    Args:
+        tokenizer: Decodes ids.
+        tokens: Id, log-probability and whether it is the last one, of each token.
+    """
+    answer: list[int] = []
+    shown, start, first = "", time.perf_counter(), 0.0
+    for token, log_prob, ended in tokens:
+        first = first or time.perf_counter() - start
+        if token != EOS:
+            answer.append(token)
+        text = tokenizer.decode(answer)
+        certain = text if ended else text.rstrip(_UNFINISHED)
+        yield Token(certain[len(shown) :], token, log_prob)
+        shown = certain
+    yield AnswerEnd(shown, tuple(answer), first, time.perf_counter() - start)
 
 
 class ReactiveSession:
@@ -84,9 +115,8 @@ class ReactiveSession:
         stm: Memory to start from, `[layers, 1, slots, dim]`; None draws stm0.
         generator: CPU generator of stm0 and of samples; None starts one from seed 0.
         system: A system prompt: written as an initial interaction without an answer, now and after each `reset`.
-
-    Attributes:
-        stm: The current memory, `[layers, 1, slots, dim]`.
+        background: Write memory in a thread after each answer. An error in it is raised by what needs the memory next, once;
+            the memory is then what it was before.
 
     Raises:
         ModelError: The memory does not fit the model, or the system prompt is too long for it.
@@ -100,14 +130,28 @@ class ReactiveSession:
         stm: Tensor | None = None,
         generator: torch.Generator | None = None,
         system: str | None = None,
+        background: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.system = model, tokenizer, system
+        self._writer = ThreadPoolExecutor(1, "memory") if background else None
+        self._pending: Future[MemoryUpdated] | None = None
         self._generator = torch.Generator().manual_seed(0) if generator is None else generator
         if stm is not None and tuple(stm.shape) != self._memory_shape:
             raise ModelError(f"Memory for this model has the shape {list(self._memory_shape)}, got {list(stm.shape)}.")
-        self.stm = self._fresh() if stm is None else stm.detach().to(model.device, model.dtype)
+        self._stm = self._fresh() if stm is None else stm.detach().to(model.device, model.dtype)
         if system is not None:
             self.write(system, "")
+
+    @property
+    def stm(self) -> Tensor:
+        """The current memory, `[layers, 1, slots, dim]`; waits for a write in the background."""
+        self.wait()
+        return self._stm
+
+    def wait(self) -> MemoryUpdated | None:
+        """Waits for a write in the background and returns what came of it; None where nothing was being written."""
+        pending, self._pending = self._pending, None
+        return None if pending is None else pending.result()
 
     def ask(
         self,
@@ -128,7 +172,7 @@ class ReactiveSession:
             max_new_tokens: Limit of the answer, `[EOS]` included; None: what the model's length leaves.
 
         Returns:
-            An iterator of `Token`s, then `AnswerEnd`, then `MemoryUpdated`.
+            An iterator of `Token`s, then `AnswerEnd`, then `MemoryUpdated` (in the background: `MemoryUpdating`).
 
         Raises:
             ModelError: The query leaves no room for an answer, or an option is out of range.
@@ -150,21 +194,23 @@ class ReactiveSession:
         Raises:
             ModelError: It is longer than the model's limit.
         """
+        self.wait()
         return self._write(self.tokenizer.encode(query), self.tokenizer.encode(answer))
 
     def reset(self) -> None:
         """Forgets the conversation: fresh stm0, then the system prompt."""
-        self.stm = self._fresh()
+        self.wait()
+        self._stm = self._fresh()
         if self.system is not None:
             self.write(self.system, "")
 
     def save(self, path: str | Path) -> None:
         """Writes the memory to a safetensors file; it means something to the model that wrote it only."""
-        path = Path(path)
+        path, stm = Path(path), self.stm
         temporary = path.with_name(f".{path.name}.new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({_MEMORY_NAME: self.stm.cpu().contiguous()}, temporary, metadata={"model": self.model.config.name})
+            save_file({_MEMORY_NAME: stm.cpu().contiguous()}, temporary, metadata={"model": self.model.config.name})
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
@@ -187,7 +233,8 @@ class ReactiveSession:
             raise CheckpointError(
                 f"{path} should hold a memory of shape {list(self._memory_shape)}, but holds {came}: use the model's own."
             )
-        self.stm = stm.to(self.model.device, self.model.dtype)
+        self.wait()
+        self._stm = stm.to(self.model.device, self.model.dtype)
 
     @property
     def _memory_shape(self) -> tuple[int, int, int, int]:
@@ -198,22 +245,23 @@ class ReactiveSession:
         return self.model.init_memory(1, self._generator).detach()
 
     def _events(self, query_ids: Sequence[int], tokens: Iterator[tuple[int, float, bool]]) -> Iterator[Event]:
-        answer: list[int] = []
-        shown = ""
-        for token, log_prob, ended in tokens:
-            if token != EOS:
-                answer.append(token)
-            text = self.tokenizer.decode(answer)
-            certain = text if ended else text.rstrip(_UNFINISHED)
-            yield Token(certain[len(shown) :], token, log_prob)
-            shown = certain
-        yield AnswerEnd(shown, tuple(answer))
-        yield self._write(query_ids, answer)
+        answer: tuple[int, ...] = ()
+        for event in stream_tokens(self.tokenizer, tokens):
+            if isinstance(event, AnswerEnd):
+                answer = event.ids
+            yield event
+        if self._writer is None:
+            yield self._write(query_ids, answer)
+        else:
+            self.wait()
+            self._pending = self._writer.submit(self._write, query_ids, answer)
+            yield MemoryUpdating()
 
     @torch.no_grad()
     def _write(self, query_ids: Sequence[int], answer_ids: Sequence[int]) -> MemoryUpdated:
-        before, start = self.stm, time.perf_counter()
+        before, start = self._stm, time.perf_counter()
         batch = TokenBatch.pad([interaction_ids(query_ids, answer_ids)], self.model.device)
-        self.stm = self.model.write_memory(before, batch.ids, batch.mask)
-        change = float(drift(before, self.stm))
+        after = self.model.write_memory(before, batch.ids, batch.mask)
+        change = float(drift(before, after))
+        self._stm = after
         return MemoryUpdated(change, time.perf_counter() - start)

@@ -9,8 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from rxrl.models.config import ModelConfig
-from rxrl.models.layers import CrossAttention, RMSNorm, RouterStatistics, SelfAttention, attend, feed_forward, rope_angles
+from rxrl.models.config import DecoderConfig, ModelConfig
+from rxrl.models.layers import CrossAttention, MixtureOfExperts, RMSNorm, RouterStatistics, SelfAttention, SwiGLU, rope_angles
 
 MemoryKV = tuple[Tensor, Tensor]
 
@@ -28,7 +28,7 @@ class EncoderLayer(nn.Module):
             self.norm2, self.stm_norm = RMSNorm(dim), RMSNorm(dim)
             self.memory_cross_attention = CrossAttention(dim, head_dim, part.cross_attention)
         self.norm3 = RMSNorm(dim)
-        self.ff = feed_forward(dim, part.ff_dim, 1, 1)
+        self.ff = SwiGLU(dim, part.ff_dim)
 
     def forward(self, x: Tensor, angles: Tensor, mask: Tensor, stm: Tensor | None) -> Tensor:
         """`x` `[batch, time, dim]`, `mask` bool `[batch, 1, 1, time]`, `stm` `[batch, slots, dim]` or None."""
@@ -77,8 +77,7 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm2, self.norm3, self.stm_norm = RMSNorm(dim), RMSNorm(dim), RMSNorm(dim), RMSNorm(dim)
         self.attention = SelfAttention(dim, head_dim, part.self_attention)
         self.memory_cross_attention = CrossAttention(dim, head_dim, part.cross_attention)
-        self.ff = feed_forward(dim, part.ff_dim, part.experts, part.active_experts)
-        self.mixture = part.experts > 1
+        self.ff = _decoder_feed_forward(dim, part)
 
     def project_memory(self, stm: Tensor) -> MemoryKV:
         """Keys and values of this layer's memory `[batch, slots, dim]`."""
@@ -96,7 +95,7 @@ class DecoderLayer(nn.Module):
         """
         q, k, v = self.attention.project(self.norm1(x), angles)
         keys, values = cache.append(k, v)
-        x = x + self.attention.out_proj(attend(q, keys, values, mask, causal=mask is None and x.shape[1] > 1))
+        x = x + self.attention.attended(q, keys, values, mask, causal=mask is None and x.shape[1] > 1)
         return self._after_attention(x, angles, memory, None, None)
 
     def _after_attention(
@@ -104,7 +103,7 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         x = x + self.memory_cross_attention(self.norm2(x), angles, memory, stm_mask)
         normed = self.norm3(x)
-        out: Tensor = x + (self.ff(normed, statistics) if self.mixture else self.ff(normed))
+        out: Tensor = x + (self.ff(normed, statistics) if isinstance(self.ff, MixtureOfExperts) else self.ff(normed))
         return out
 
 
@@ -136,6 +135,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.layers = cast(Sequence[DecoderLayer], nn.ModuleList(DecoderLayer(config) for _ in range(config.layers)))
+        self.head_norm = _head_norm(config)
         self.head = nn.Linear(config.dim, config.vocab_size)
 
     def angles(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
@@ -159,7 +159,12 @@ class Decoder(nn.Module):
         x = embedded
         for layer, kv in zip(self.layers, memory, strict=True):
             x = layer(x, angles, kv, mask, statistics)
-        return x
+        return self.normed(x)
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Last hidden states as the output head takes them."""
+        out: Tensor = x if self.head_norm is None else self.head_norm(x)
+        return out
 
     def new_cache(self, batch: int, capacity: int, like: Tensor) -> list[LayerCache]:
         """Empty caches for every layer."""
@@ -177,4 +182,17 @@ class Decoder(nn.Module):
         x = embedded
         for layer, kv, cache in zip(self.layers, memory, caches, strict=True):
             x = layer.step(x, angles, kv, cache, mask)
-        return x
+        return self.normed(x)
+
+
+def _decoder_feed_forward(dim: int, config: DecoderConfig) -> SwiGLU | MixtureOfExperts:
+    if config.experts == 1:
+        return SwiGLU(dim, config.ff_dim)
+    global_bias = config.expert_biases == "global"
+    return MixtureOfExperts(dim, config.ff_dim, config.experts, config.active_experts, config.shared_experts, global_bias)
+
+
+def _head_norm(config: ModelConfig) -> RMSNorm | nn.LayerNorm | None:
+    if config.decoder.head_norm == "none":
+        return None
+    return RMSNorm(config.dim) if config.decoder.head_norm == "rms" else nn.LayerNorm(config.dim)

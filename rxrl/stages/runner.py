@@ -11,12 +11,13 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.errors import CheckpointError, TrainingError
+from rxrl.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from rxrl.models import ReactiveTransformer
 from rxrl.stages.config import SmatConfig, StageConfig
 from rxrl.stages.losses import LossResult
 from rxrl.stages.tasks import SmatTask, StageTask
-from rxrl.training.checkpoints import load_state, numbered, prune, save_checkpoint
+from rxrl.training.checkpoints import BEST, load_state, numbered, prune, recover, save_checkpoint
+from rxrl.training.interruption import Interruption
 from rxrl.training.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
 from rxrl.training.tracking import MetricsLog
 
@@ -52,26 +53,48 @@ class StageRunner:
         self.name, self.model, self.tokenizer, self.task, self.config = name, model, tokenizer, task, config
         self.folder, self.observers, self.checkpoint_every = Path(folder), observers, checkpoint_every
         self.accelerator = Accelerator()
+        if self.accelerator.num_processes > 1:
+            raise ConfigError(
+                f"Supervised stages run in one process, here are {self.accelerator.num_processes}: start them without torchrun; "
+                "`rxrl train` shares conversations out."
+            )
         self.groups = model.group_parameters()
         self.actor, self.optimizer = self.accelerator.prepare(model, make_optimizer(self.groups, config.optimizer))
         self.log = MetricsLog(self.folder)
         self.step, self.tokens, self.seconds, self.done = 0, 0, 0.0, False
+        self.best: tuple[float, float] | None = None
+        self.interruption = Interruption()
 
-    def run(self) -> dict[str, Any]:
-        """Trains to the end of the stage and returns the last validation."""
+    def run(self, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+        """Trains to the end of the stage and returns the last validation.
+
+        Args:
+            say: Is told what a signal (Ctrl-C, SIGTERM) leads to.
+
+        Raises:
+            Interrupted: A signal came; a checkpoint was written.
+            TrainingError: Training cannot go on.
+        """
         validation: dict[str, Any] = {}
-        while not self._finished():
-            started = time.perf_counter()
-            result, norm = self._step()
-            self.seconds += time.perf_counter() - started
-            due = self.step % self.config.validate_every == 0 or self._finished()
-            if due:
-                validation = self.task.validate(self.model.eval())
-                self.done = self.task.phase_done(validation)
-            if due or self.step % self.config.log_every == 0:
-                self._record(result, norm, validation if due else {})
-            if self.checkpoint_every and self.step % self.checkpoint_every == 0:
-                self.save_resumable()
+        with self.interruption.watched(say, "step"):
+            while not self._finished():
+                started = time.perf_counter()
+                result, norm = self._step()
+                self.seconds += time.perf_counter() - started
+                due = self.step % self.config.validate_every == 0 or self._finished()
+                if due:
+                    validation = self.task.validate(self.model.eval())
+                    self._keep_best(validation)
+                    self.done = self.task.phase_done(validation)
+                if due or self.step % self.config.log_every == 0:
+                    self._record(result, norm, validation if due else {})
+                if self.interruption.received is not None:
+                    path, number = self.save_resumable(), self.interruption.received
+                    raise Interrupted(f"Interrupted after step {self.step}: wrote {path}; go on with --resume.", number)
+                if self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                    self.save_resumable()
+        if self.config.finish_with == "best":
+            self._take_best()
         return validation
 
     @property
@@ -81,7 +104,7 @@ class StageRunner:
 
     def save(self, path: str | Path) -> Path:
         """Writes the checkpoint that the next stage starts from."""
-        state = {"kind": "stage", "stage": self.name, "step": self.step, "tokens": self.tokens}
+        state = {"kind": "stage", "stage": self.name, "step": self.step, "tokens": self.tokens, "log": self.log.position()}
         return save_checkpoint(path, self.model, self.tokenizer, state=state)
 
     def save_resumable(self) -> Path:
@@ -93,18 +116,24 @@ class StageRunner:
             "tokens": self.tokens,
             "done": self.done,
             "task": self.task.state() if isinstance(self.task, SmatTask) else {},
-            "metrics_position": self.log.position(),
+            "log": self.log.position(),
+            "best": self.best,
             "config": self.config.model_dump(mode="json"),
         }
-        folder = self.folder / "checkpoints" / self.name
+        folder = self.checkpoints
         tensors = {"optimizer": self.optimizer.state_dict()}
         path = save_checkpoint(folder / f"step-{self.step:06d}", self.model, self.tokenizer, state=state, tensors=tensors)
         prune(folder, 2)
         return path
 
-    def resume(self) -> bool:
-        """Goes on from the newest checkpoint of this stage in the folder; False where there is none."""
-        found = numbered(self.folder / "checkpoints" / self.name)
+    def resume(self, rewind: bool = True) -> bool:
+        """Goes on from the newest checkpoint of this stage in the folder; False where there is none.
+
+        Args:
+            rewind: Cut the metrics files back to it; false where others have written behind it.
+        """
+        recover(self.checkpoints)
+        found = numbered(self.checkpoints)
         if not found:
             return False
         state, tensors = load_state(found[-1])
@@ -113,10 +142,32 @@ class StageRunner:
         self.model.load_state_dict(ReactiveTransformer.from_pretrained(found[-1]).state_dict())
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.step, self.tokens, self.done = state["step"], state["tokens"], state["done"]
+        self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
         if isinstance(self.task, SmatTask):
             self.task.restore(state["task"])
-        self.log.rewind(state["metrics_position"])
+        if rewind:
+            self.log.rewind(state["log"])
         return True
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints of this stage."""
+        return self.folder / "checkpoints" / self.name
+
+    def _keep_best(self, validation: dict[str, Any]) -> None:
+        """Keeps the weights of the lowest validation loss; longer conversations are harder, so they count before a lower loss."""
+        found = (float(validation.get("steps", 0)), -float(validation["loss"]))
+        wanted = self.checkpoint_every is not None or self.config.finish_with == "best"
+        if not wanted or (self.best is not None and found <= self.best):
+            return
+        self.best = found
+        state = {"kind": "stage-best", "stage": self.name, "step": self.step, "loss": validation["loss"]}
+        save_checkpoint(self.checkpoints / f"{BEST}-{self.step:06d}", self.model, self.tokenizer, state=state)
+        prune(self.checkpoints, 1, BEST)
+
+    def _take_best(self) -> None:
+        if found := numbered(self.checkpoints, BEST):
+            self.model.load_state_dict(ReactiveTransformer.from_pretrained(found[-1]).state_dict())
 
     def _finished(self) -> bool:
         spent = self.config.max_tokens is not None and self.tokens >= self.config.max_tokens

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.config import BaseConfig
+from rxrl.training.alarms import AlarmConfig
 from rxrl.training.optim import OptimizerConfig
 
 
@@ -23,6 +24,7 @@ class TrackingConfig(BaseConfig):
 
     wandb: Literal["off", "offline", "online"] = Field("off", description="Weights & Biases.")
     project: str = Field("rxrl", description="Project name there.")
+    tensorboard: bool = Field(False, description="TensorBoard event files in the folder of the run.")
 
 
 class MRLConfig(BaseConfig):
@@ -31,13 +33,26 @@ class MRLConfig(BaseConfig):
     seed: int = Field(0, description="Key of every draw.")
     episodes: int = Field(48, ge=1, description="Conversations an iteration, over all processes.")
     reward: str | dict[str, Any] = Field("retention", description="Reward: a name, `pkg.mod:fn`, `path/file.py:fn`, or a mapping.")
+    env: str = Field("conversation", description="Environment: a name that a package registers, `pkg.mod:Class` or `path/file.py:Class`.")
     max_answer_tokens: int = Field(16, ge=1, description="Longest answer in tokens, without [EOS].")
     algorithm: AlgorithmConfig = AlgorithmConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup=0.02, final=0.1)
-    critic_layers: int = Field(1, ge=1, description="Encoder layers of the critic, started from the model's.")
+    critic: Literal["text", "memory", "shared"] = Field(
+        "text",
+        description="What the critic reads: saved data and query; memory and query; or saved data and query with the policy's own encoder.",
+    )
+    critic_layers: int = Field(1, ge=1, description="Encoder layers of the critic's own, started from the model's.")
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, schedule="constant", warmup=0.02)
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+    alarms: AlarmConfig = AlarmConfig()
+    precision: Literal["no", "bf16"] | None = Field(
+        None, description="bf16: mixed precision; no: float32; null: as accelerate is configured, float32 without a configuration."
+    )
+    micro_batch: int | None = Field(
+        None, ge=1, description="Conversations of one forward and backward pass, for less memory at the same result; null: a minibatch."
+    )
     checkpoint_every: int = Field(50, ge=1, description="Iterations between two checkpoints that a run can go on from.")
-    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints that are kept.")
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to go on from that are kept.")
+    keep_best: bool = Field(True, description="Also keep the weights of the best held-out retention, of the latest stage.")
     max_iterations: int | None = Field(None, ge=1, description="Stop after this many iterations in all; null: the curriculum decides.")

@@ -22,7 +22,7 @@ from rxrl.errors import ConfigError, unknown_name
 class OptimizerConfig(BaseConfig):
     """Optimizer with a schedule."""
 
-    name: Literal["muon", "adamw"] = Field("muon", description="muon: Muon on inner matrices, AdamW on the rest.")
+    name: Literal["muon", "adamw", "sgd"] = Field("muon", description="muon: Muon on inner matrices, AdamW on the rest; sgd: no state.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate.")
     learning_rates: dict[str, float] = Field(default_factory=dict, description="Peak by parameter group, where it differs.")
     weight_decay: float = Field(0.01, ge=0)
@@ -42,8 +42,8 @@ def schedule_factor(config: OptimizerConfig, progress: float) -> float:
     return config.final + (1 - config.final) * shape
 
 
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon on groups with `rule="muon"`, AdamW on the others; one state dict for both.
+class GroupOptimizer(torch.optim.Optimizer):
+    """The rule of each group: Muon, AdamW or plain gradient descent; one state dict for all.
 
     Muon replaces the momentum of a matrix by its nearest semi-orthogonal matrix (Newton-Schulz iteration), scaled so that the update has
     the root mean square of AdamW's (Liu et al. 2025), so that both rules share one learning rate. Leading axes are stacks of matrices.
@@ -56,7 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient; `closure` is not supported."""
         if closure is not None:
-            raise ValueError("MuonAdamW takes no closure")
+            raise ValueError("this optimizer takes no closure")
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
@@ -64,8 +64,10 @@ class MuonAdamW(torch.optim.Optimizer):
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             if group["rule"] == "muon":
                 self._muon(parameters, group)
-            else:
+            elif group["rule"] == "adamw":
                 self._adam(parameters, group)
+            else:
+                torch._foreach_add_(parameters, [_grad(p) for p in parameters], alpha=-group["lr"])
 
     def _muon(self, parameters: list[Tensor], group: dict[str, Any], momentum: float = 0.95) -> None:
         by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
@@ -141,8 +143,9 @@ def make_optimizer(groups: Mapping[str, Collection[tuple[str, nn.Parameter]]], c
         chosen = {id(p) for p in muon}
         rest = [p for _, p in named if id(p) not in chosen]
         parts += [{"params": muon, "name": group, "peak": peak, "rule": "muon"}] if muon else []
-        parts += [{"params": rest, "name": group, "peak": peak, "rule": "adamw"}] if rest else []
-    return MuonAdamW(parts, config.learning_rate, config.betas, config.weight_decay)
+        rule = "sgd" if config.name == "sgd" else "adamw"
+        parts += [{"params": rest, "name": group, "peak": peak, "rule": rule}] if rest else []
+    return GroupOptimizer(parts, config.learning_rate, config.betas, config.weight_decay)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float, peaks: Mapping[Any, float] | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rxrl.data.batches import answer_positions, turns_first
 from rxrl.envs import ConversationVectorEnv, token_batch
+from rxrl.errors import RewardError
 from rxrl.facts import FactTracker
 from rxrl.seeding import derive_seed, generator
 from rxrl.types import Action, Conversation, Policy, SavedInteraction, TokenBatch, Turn, interaction_ids, prompt_ids
@@ -34,12 +35,15 @@ class Rollout:
         truncated: bool `[batch]`, episodes that were cut instead of ended.
         critic: Saved interactions and query of each turn, ids and mask `[turns, batch, time]`.
         after: The same for the turn that would have followed, ids and mask `[batch, time]`; empty where the script ended.
+        after_query: Its query alone, as a prompt.
+        unwritten: Last interaction of an episode that was cut, which no write followed, ids and mask `[batch, time]`; empty elsewhere.
         turn: Turn numbers, int64 `[turns, batch]`.
         steps: Turns of the episodes, int64 `[turns, batch]`.
         scored_turns: The scored turns in order, for metrics and transcripts.
         terms: Reward terms by name, `[turns, batch]`, NaN where a term does not apply.
         left: Memory that the episodes ended with, `[layers, batch, slots, dim]`.
         carried: Row of the last rollout whose memory the episode starts from, -1 for fresh memory, int64 `[batch]`.
+        group: Number of the group that each row belongs to: samples of one conversation from one stm0, int64 `[batch]`.
     """
 
     stm0: Tensor
@@ -54,10 +58,13 @@ class Rollout:
     truncated: Tensor
     critic: TokenBatch
     after: TokenBatch
+    after_query: TokenBatch
+    unwritten: TokenBatch
     turn: Tensor
     steps: Tensor
     left: Tensor
     carried: Tensor
+    group: Tensor
     scored_turns: list[Turn] = field(default_factory=list)
     terms: dict[str, Tensor] = field(default_factory=dict)
 
@@ -77,6 +84,9 @@ class Rollout:
         def pick(batch: TokenBatch) -> TokenBatch:
             return TokenBatch(batch.ids[:, rows], batch.mask[:, rows])
 
+        def of_rows(batch: TokenBatch) -> TokenBatch:
+            return TokenBatch(batch.ids[rows], batch.mask[rows])
+
         return Rollout(
             stm0=self.stm0[:, rows],
             writes=pick(self.writes),
@@ -89,11 +99,30 @@ class Rollout:
             real=self.real[:, rows],
             truncated=self.truncated[rows],
             critic=pick(self.critic),
-            after=TokenBatch(self.after.ids[rows], self.after.mask[rows]),
+            after=of_rows(self.after),
+            after_query=of_rows(self.after_query),
+            unwritten=of_rows(self.unwritten),
             turn=self.turn[:, rows],
             steps=self.steps[:, rows],
             left=self.left[:, rows],
             carried=self.carried[rows],
+            group=self.group[rows],
+        )
+
+    def at(self, turn: int) -> Rollout:
+        """One turn of it (index from 0); what was written before stays whole."""
+        here = slice(turn, turn + 1)
+
+        def pick(batch: TokenBatch) -> TokenBatch:
+            return TokenBatch(batch.ids[here], batch.mask[here])
+
+        names = ("answer", "sampled_log_probs", "rewards", "scored", "asking", "real", "turn", "steps")
+        return replace(
+            self,
+            turns=pick(self.turns),
+            critic=pick(self.critic),
+            terms={name: values[here] for name, values in self.terms.items()},
+            **{name: getattr(self, name)[here] for name in names},
         )
 
 
@@ -139,16 +168,21 @@ def critic_ids(turn: Turn) -> list[int]:
     return _saved_and_query(turn.saved, turn.query_ids)
 
 
-def ids_after(env: ConversationVectorEnv, conversation: Conversation, turn: Turn) -> list[int]:
-    """What the critic would read after `turn`, had the episode gone on; empty where the script ends there."""
+Following = tuple[list[int], list[int], list[int]]
+"""After a cut: what the critic would read, the next query as a prompt, and the interaction that was not written."""
+
+
+def following(env: ConversationVectorEnv, conversation: Conversation, turn: Turn) -> Following:
+    """What would have followed `turn`, had the episode gone on; empty where the script ends there."""
     if turn.index >= turn.steps:
-        return []
+        return [], [], []
     history = [*turn.history, SavedInteraction(turn.query, turn.answer, turn.query_ids, turn.answer_ids)]
     tracker = FactTracker(conversation, env.values)
     for each in history:
         tracker.write(each.answer)
     query = env.codec.encode(conversation.interactions[turn.index + 1].query)
-    return _saved_and_query([history[index] for index in tracker.ask().saved], query)
+    saved = [history[index] for index in tracker.ask().saved]
+    return _saved_and_query(saved, query), prompt_ids(query), interaction_ids(turn.query_ids, turn.answer_ids)
 
 
 def _saved_and_query(saved: Sequence[SavedInteraction], query: Sequence[int]) -> list[int]:
@@ -165,22 +199,28 @@ def collect(
     device: torch.device | str = "cpu",
     left: Tensor | None = None,
     reset_ratio: float = 1.0,
+    group_size: int = 1,
 ) -> Rollout:
-    """Plays each conversation once.
+    """Plays each conversation once, or as a group of samples from the same stm0.
 
     Args:
-        env: At least as many rows as conversations; its memory is an STM.
+        env: At least as many rows as conversations times `group_size`; its memory is an STM.
         policy: Samples the answers.
-        conversations: At least one. The same conversation may stand in several rows (a group): stm0 is the same, answers are drawn anew.
+        conversations: At least one.
         seed: Together with iteration, conversation and turn the key of every draw.
         iteration: Of the training.
         device: Where the rollout goes.
         left: Memory that the last rollout ended with; needed where `reset_ratio` is below 1.
         reset_ratio: Probability that a conversation starts from fresh memory instead of from a row of `left`.
+        group_size: Rows of each conversation, side by side: stm0 is the same, answers are drawn anew.
 
     Returns:
-        The rollout, one batch row for each conversation.
+        The rollout, one batch row for each sample.
+
+    Raises:
+        RewardError: The reward failed; `turns` of the error holds all turns so far.
     """
+    conversations = [each for each in conversations for _ in range(group_size)]
     count = len(conversations)
     keys = _draw_keys(conversations)
     stm_seeds = [derive_seed(seed, "stm0", iteration, conversation.id) for conversation in conversations]
@@ -203,21 +243,27 @@ def collect(
         recorder.writes.append([list(row or ()) for row in written[:count]])
         prompts = token_batch(observation)
         action = _act(env, policy, prompts, [generator(seed, "answer", iteration, *key, turn) for key in keys])
-        observation, rewards, _, truncated, info = env.step(action)
+        try:
+            observation, rewards, _, truncated, info = env.step(action)
+        except RewardError as error:
+            error.turns = (*recorder.seen, *error.turns)
+            raise
         queries = prompts.rows()[:count]
         recorder.note(queries, _first_rows(action, count), info, rewards[:count].tolist(), info["scored"][:count].tolist())
         written = info["written"]
         cut = truncated
     flags = torch.from_numpy(np.asarray(cut[:count]))
-    after = [ids_after(env, c, recorder.last[row]) if flags[row] else [] for row, c in enumerate(conversations)]
+    nothing: Following = ([], [], [])
+    after = [following(env, c, recorder.last[row]) if flags[row] else nothing for row, c in enumerate(conversations)]
     return _rollout(
         recorder,
         stm0=stm0[:, :count].to(device),
         steps=steps.to(device),
         truncated=flags.to(device),
-        after=TokenBatch.pad(after, device),
+        after=[TokenBatch.pad(rows, device) for rows in zip(*after, strict=True)],
         left=env.memory[:, :count].to(device),
         carried=carried[:count].to(device),
+        group=torch.arange(count, device=device) // group_size,
     )
 
 
@@ -244,7 +290,7 @@ def _act(env: ConversationVectorEnv, policy: Policy, prompts: TokenBatch, genera
     if len(rows) == len(prompts.ids):
         found = policy.act(prompts, env.memory, generators)
         return Action(found.ids.cpu(), found.mask.cpu(), None if found.log_probs is None else found.log_probs.cpu())
-    memory = env.backend.select_rows(env.memory, rows.tolist())  # type: ignore[attr-defined]
+    memory = env.backend.select_rows(env.memory, rows.tolist())
     found = policy.act(TokenBatch(prompts.ids[rows], prompts.mask[rows]), memory, [generators[int(row)] for row in rows])
     shape = (len(prompts.ids), found.ids.shape[1])
     ids, mask, log_probs = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool), torch.zeros(shape)
@@ -260,7 +306,15 @@ def _first_rows(action: Action, count: int) -> Action:
 
 
 def _rollout(
-    recorder: _Recorder, *, stm0: Tensor, steps: Tensor, truncated: Tensor, after: TokenBatch, left: Tensor, carried: Tensor
+    recorder: _Recorder,
+    *,
+    stm0: Tensor,
+    steps: Tensor,
+    truncated: Tensor,
+    after: Sequence[TokenBatch],
+    left: Tensor,
+    carried: Tensor,
+    group: Tensor,
 ) -> Rollout:
     device = stm0.device
     turns = turns_first(recorder.turns)
@@ -286,11 +340,14 @@ def _rollout(
         real=real.to(device),
         truncated=truncated,
         critic=turns_first(recorder.critic).to(device),
-        after=after,
+        after=after[0],
+        after_query=after[1],
+        unwritten=after[2],
         turn=torch.arange(1, count + 1, device=device)[:, None].expand(count, recorder.batch),
         steps=steps.expand(count, -1),
         left=left,
         carried=carried,
+        group=group,
         scored_turns=recorder.seen,
         terms={name: torch.tensor([terms.get(name, nothing) for terms in recorder.terms]) for name in names},
     )

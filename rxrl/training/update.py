@@ -8,112 +8,101 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rxrl.algorithms import POLICY_LOSSES, AlgorithmConfig, PolicyInputs
-from rxrl.algorithms.advantages import explained_variance, gae, masked_moments, reward_minus_value, whiten
-from rxrl.algorithms.losses import LossResult, value_loss
-from rxrl.models import Critic, ReactiveTransformer, answer_logits
+from rxrl.algorithms import AlgorithmConfig, LossResult, PolicyInputs, Totals, sum_results
+from rxrl.algorithms.advantages import Reduce
+from rxrl.algorithms.losses import value_loss
+from rxrl.models import ReactiveTransformer
 from rxrl.models.layers import RouterStatistics, load_balance_loss
-from rxrl.models.replay import answer_hidden, memory_trajectory
 from rxrl.seeding import generator
+from rxrl.training.critics import AnyCritic, critic_values
+from rxrl.training.passes import distribution, hidden_states, sampled, scatter, tempered, trajectory, turn_by_turn
 from rxrl.training.rollout import Rollout
+from rxrl.training.targets import Targets, trained_turns
+
+
+def minibatches(batch: int, count: int, *key: int | str) -> Iterator[Tensor]:
+    """Row indices of `count` minibatches (fewer where there are fewer rows), about equal; which, depends on `key`."""
+    order = torch.randperm(batch, generator=generator(*key))
+    yield from (part.sort().values for part in order.tensor_split(min(count, batch)))
 
 
 @dataclass(frozen=True, slots=True)
-class Targets:
-    """What is fixed before the first step of an update, all of it `[turns, batch]` or `[turns, batch, time, ...]`.
+class Shares:
+    """Share of each sampled token in the means of a loss, `[turns, batch, time]`, 0 where it does not count.
 
     Attributes:
-        advantages: Whitened, 0 where not scored.
-        returns: Targets of the critic.
-        values: Of the critic before the update.
-        old_log_probs: Of the sampled tokens under the weights before the update, `[turns, batch, time]`.
-        reference_hidden: Last hidden states of the frozen reference at the answer tokens, `[turns, batch, time, dim]`, or None.
+        weights: In the policy loss and its terms.
+        previous: 1 where a turn before has something to compare with.
+        imitate: In self-imitation.
     """
 
-    advantages: Tensor
-    returns: Tensor
-    values: Tensor
-    old_log_probs: Tensor
-    reference_hidden: Tensor | None
+    weights: Tensor
+    previous: Tensor
+    imitate: Tensor
+
+    def at(self, turn: int) -> Shares:
+        """Those of one turn, index from 0."""
+        here = slice(turn, turn + 1)
+        return Shares(self.weights[here], self.previous[here], self.imitate[here])
 
 
-def distribution(model: ReactiveTransformer, hidden: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities of the policy over the vocabulary, `[tokens, dim]` to `[tokens, vocab]`."""
-    return (answer_logits(model.decoder.head(hidden)) / temperature).log_softmax(-1)
+def shares_of(rollout: Rollout, config: AlgorithmConfig) -> Shares:
+    """The share of every token of whole episodes."""
+    dtype = rollout.rewards.dtype
+    counted = rollout.answer & trained_turns(rollout, config).unsqueeze(-1)
+    weights = counted.to(dtype)
+    if config.loss_per == "turn":
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
+    elif config.loss_per == "episode":
+        weights = weights / weights.sum((0, 2), keepdim=True).clamp(min=1)
+    previous = (rollout.turn > 1).unsqueeze(-1).expand_as(counted)
+    if config.consistency_form == "positions":
+        lengths = rollout.answer.sum(-1)
+        before = torch.cat([torch.zeros_like(lengths[:1]), lengths[:-1]])
+        previous = previous & (rollout.answer.cumsum(-1) <= before.unsqueeze(-1))
+    mean = rollout.rewards.sum(0) / rollout.scored.sum(0).clamp(min=1)
+    best = (mean >= config.self_imitation_above) & rollout.scored.any(0)
+    return Shares(weights, previous.to(dtype), (counted & best[:, None]).to(dtype))
 
 
-def sampled(distribution: Tensor, rollout: Rollout) -> Tensor:
-    """Log-probabilities of the sampled tokens, `[tokens]`."""
-    return distribution.gather(1, rollout.turns.ids[rollout.answer].unsqueeze(1)).squeeze(1)
-
-
-def trajectory(model: ReactiveTransformer, rollout: Rollout, bptt_turns: int | None, stm0: Tensor | None = None) -> Tensor:
-    """Memory that each turn reads, `[layers, turns, batch, slots, dim]`, from the rollout's stm0 or from another one."""
-    start = rollout.stm0 if stm0 is None else stm0
-    written = memory_trajectory(model, start, rollout.writes.ids, rollout.writes.mask, bptt_turns)
-    return written[:, -len(rollout.real) :]
-
-
-def policy_log_probs(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig) -> Tensor:
-    """Log-probabilities of the sampled tokens as the update computes them, `[turns, batch, time]`, 0 elsewhere."""
-    stms = trajectory(model, rollout, config.bptt_turns)
-    hidden = answer_hidden(model, stms, rollout.turns.ids, rollout.turns.mask, rollout.answer)
-    return _scatter(sampled(distribution(model, hidden, config.temperature), rollout), rollout)
-
-
-@torch.no_grad()
-def reference_pass(reference: ReactiveTransformer, rollout: Rollout, left: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The reference on the same tokens; it runs its own memory.
+def totals_of(rollout: Rollout, config: AlgorithmConfig, reduce: Reduce | None = None) -> Totals:
+    """What the sums of a minibatch are divided by.
 
     Args:
-        reference: The frozen reference.
-        rollout: What was collected.
-        left: Memory that the reference ended the last rollout with; where an episode carries memory over, the reference carries its own.
-
-    Returns:
-        Hidden states `[turns, batch, time, dim]`, and the memory that it ends with, `[layers, batch, slots, dim]`.
+        rollout: The rows of the whole minibatch that this process has; its parts may then go through `actor_loss` one by one.
+        config: What counts how much.
+        reduce: Mean over processes; None: there is one.
     """
-    stm0 = rollout.stm0
-    if left is not None:
-        carried = (rollout.carried >= 0)[None, :, None, None]
-        stm0 = torch.where(carried, left[:, rollout.carried.clamp(min=0)], stm0)
-    stms = trajectory(reference, rollout, None, stm0)
-    hidden = answer_hidden(reference, stms, rollout.turns.ids, rollout.turns.mask, rollout.answer)
-    last = rollout.real.sum(0) - 1
-    return _scatter(hidden, rollout), stms[:, last, torch.arange(rollout.batch, device=last.device)]
+    shares = shares_of(rollout, config)
+    sums = torch.stack(
+        [
+            shares.weights.sum(),
+            (shares.weights * shares.previous).sum(),
+            rollout.real[1:].sum().to(shares.weights.dtype),
+            shares.imitate.sum(),
+            trained_turns(rollout, config).sum().to(shares.weights.dtype),
+        ]
+    )
+    return Totals(*(sums if reduce is None else reduce(sums)).unbind())
 
 
-def critic_values(critic: Critic, rollout: Rollout) -> Tensor:
-    """Values `[turns, batch]`."""
-    flat = critic(rollout.critic.ids.flatten(0, 1), rollout.critic.mask.flatten(0, 1), rollout.turn.flatten(), rollout.steps.flatten())
-    return torch.as_tensor(flat).view_as(rollout.rewards)
+@dataclass(frozen=True, slots=True)
+class Memories:
+    """Memories around some turns, each `[layers, turns, batch, slots, dim]`.
 
-
-@torch.no_grad()
-def bootstrap_values(critic: Critic, rollout: Rollout) -> Tensor:
-    """Value of what would have followed each episode, `[batch]`: 0 where its script ended, that of the next query where it was cut."""
-    if not rollout.after.mask.any():
-        return rollout.rewards.new_zeros(rollout.batch)
-    values = torch.as_tensor(critic(rollout.after.ids, rollout.after.mask, rollout.real.sum(0) + 1, rollout.steps[0]))
-    return values.masked_fill(~rollout.after.mask.any(1), 0)
-
-
-def advantages_of(rollout: Rollout, values: Tensor, config: AlgorithmConfig, bootstrap: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Advantages, whitened where asked, and returns, both `[turns, batch]`.
-
-    Args:
-        rollout: Turns that are not scored count neither as a reward nor as a step.
-        values: `[turns, batch]`.
-        config: Which advantage, discount, decay and whitening.
-        bootstrap: What `bootstrap_values` gives, `[batch]`; None: every script has ended.
+    Attributes:
+        read: What each turn reads.
+        before: What the turn before it read; for the first turn of an episode its own.
+        path: The memories whose changes are looked at, one after another.
+        real: bool `[turns of path, batch]`.
+        first_turn: Number of the first turn of `path`, from 1.
     """
-    if config.advantage_form == "gae":
-        following = torch.zeros_like(values[0]) if bootstrap is None else bootstrap
-        advantages, returns = gae(rollout.rewards, values, rollout.scored, following, gamma=config.gamma, gae_lambda=config.gae_lambda)
-    else:
-        advantages, returns = reward_minus_value(rollout.rewards, values, rollout.real)
-    advantages = advantages.masked_fill(~rollout.scored, 0)
-    return (whiten(advantages, rollout.scored) if config.whiten else advantages), returns
+
+    read: Tensor
+    before: Tensor
+    path: Tensor
+    real: Tensor
+    first_turn: int = 1
 
 
 def actor_loss(
@@ -123,110 +112,153 @@ def actor_loss(
     config: AlgorithmConfig,
     reference_head: torch.nn.Linear,
     first: bool = False,
+    totals: Totals | None = None,
+    reduce: Reduce | None = None,
 ) -> tuple[LossResult, Tensor]:
-    """The policy loss of one minibatch, with the load-balancing loss of the experts.
+    """The policy loss of a minibatch, or of some rows of one, with the load-balancing loss of the experts.
 
     Args:
         model: Current weights.
-        rollout: The minibatch.
+        rollout: Whole episodes.
         targets: What is fixed, for the same rows.
         config: Coefficients.
         reference_head: Output head of the reference.
         first: No step was taken since collection, so this pass itself supplies the old log-probabilities.
+        totals: Those of the whole minibatch, so that losses of its parts add up; None: these rows are all of it.
+        reduce: Mean over processes, for what the experts were given; None: there is one.
 
     Returns:
         Loss with metrics, and the detached log-probabilities of this pass, `[turns, batch, time]`.
     """
-    statistics = RouterStatistics(rollout.turns.mask)
-    stms = trajectory(model, rollout, config.bptt_turns)
-    hidden = answer_hidden(model, stms, rollout.turns.ids, rollout.turns.mask, rollout.answer, statistics)
-    current = distribution(model, hidden, config.temperature)
-    reference = None
-    if targets.reference_hidden is not None:
-        with torch.no_grad():
-            logits = reference_head(targets.reference_hidden[rollout.answer])
-            reference = (answer_logits(logits) / config.temperature).log_softmax(-1)
-    log_probs = sampled(current, rollout)
-    inputs = PolicyInputs(
-        log_probs=log_probs,
-        old_log_probs=log_probs.detach() if first else targets.old_log_probs[rollout.answer],
-        advantages=_per_token(targets.advantages, rollout),
-        weights=_per_token(rollout.scored.to(current.dtype), rollout),
-        distribution=current,
-        reference=reference,
-        previous=_previous(model, stms, rollout, config),
-        has_previous=_per_token((rollout.turn > 1).to(current.dtype), rollout),
-        memory=stms,
-        real=rollout.real,
-    )
-    result = POLICY_LOSSES[config.name](inputs, config)
-    if statistics.loads:
-        balance = load_balance_loss(*statistics.sums())
+    totals = totals_of(rollout, config) if totals is None else totals
+    replay = _Replay(model, config, reference_head, first, totals)
+    run = _turn_by_turn if config.checkpoint_turns else _all_at_once
+    result, log_probs, routed = run(replay, rollout, targets, shares_of(rollout, config))
+    if routed is not None:
+        loads, probabilities, tokens = routed
+        if reduce is not None:
+            loads, tokens = reduce(loads), reduce(tokens.to(loads.dtype))
+        balance = load_balance_loss(loads, probabilities, tokens)
         result = LossResult(result.loss + config.balance * balance, {**result.metrics, "balance": balance.detach()})
-    return result, _scatter(log_probs.detach(), rollout)
+    return result, scatter(log_probs, rollout)
 
 
-@torch.no_grad()
-def _previous(model: ReactiveTransformer, stms: Tensor, rollout: Rollout, config: AlgorithmConfig) -> Tensor | None:
-    """The policy on the same tokens, reading the memory of the turn before (IMPO's consistency)."""
-    if config.name != "impo" or not config.consistency or stms.shape[1] < 2:
-        return None
-    before = torch.cat([stms[:, :1], stms[:, :-1]], dim=1)
-    hidden = answer_hidden(model, before, rollout.turns.ids, rollout.turns.mask, rollout.answer)
-    return distribution(model, hidden, config.temperature)
+Routed = tuple[Tensor, Tensor, Tensor]
+"""What `RouterStatistics.sums` gives."""
 
 
-def critic_loss(critic: Critic, rollout: Rollout, targets: Targets, config: AlgorithmConfig) -> LossResult:
-    """Value loss of one minibatch over scored turns."""
-    values = critic_values(critic, rollout)
-    loss = value_loss(values, targets.values, targets.returns, rollout.scored, config.value_clip)
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """The decoder on some turns, and the loss of what it says."""
+
+    model: ReactiveTransformer
+    config: AlgorithmConfig
+    reference_head: torch.nn.Linear
+    first: bool
+    totals: Totals
+
+    def loss(
+        self, rollout: Rollout, targets: Targets, shares: Shares, memories: Memories, earlier: Rollout | None
+    ) -> tuple[LossResult, Tensor, Routed | None]:
+        """Loss of some turns without load balancing, the log-probabilities `[tokens]`, and what the experts were given.
+
+        `earlier` is the turn before, where it is not among these.
+        """
+        answer, statistics = rollout.answer, RouterStatistics(rollout.turns.mask & rollout.real.unsqueeze(-1))
+        hidden = hidden_states(self.model, memories.read, rollout, statistics)
+        current = distribution(self.model, hidden, self.config.temperature)
+        log_probs = sampled(current, rollout)
+        reference = self._reference(targets, rollout)
+        inputs = PolicyInputs(
+            log_probs=log_probs,
+            old_log_probs=log_probs.detach() if self.first else targets.old_log_probs[answer],
+            advantages=_per_token(targets.advantages, rollout),
+            weights=shares.weights[answer],
+            distribution=current,
+            reference=reference if self.config.kl_estimator == "exact" else None,
+            previous=self._previous(rollout, memories, hidden, earlier),
+            has_previous=shares.previous[answer],
+            memory=memories.path,
+            real=memories.real,
+            reference_log_probs=None if reference is None else sampled(reference, rollout),
+            imitate=shares.imitate[answer] if self.config.self_imitation else None,
+            first_turn=memories.first_turn,
+            totals=self.totals,
+        )
+        result = self.config.algorithm.loss(inputs, self.config)
+        return result, log_probs.detach(), statistics.sums() if statistics.loads else None
+
+    @torch.no_grad()
+    def _reference(self, targets: Targets, rollout: Rollout) -> Tensor | None:
+        if targets.reference_hidden is None:
+            return None
+        return tempered(self.reference_head(targets.reference_hidden[rollout.answer]), self.config.temperature)
+
+    @torch.no_grad()
+    def _previous(self, rollout: Rollout, memories: Memories, hidden: Tensor, earlier: Rollout | None) -> Tensor | None:
+        """What the policy is compared with from turn to turn (IMPO's consistency)."""
+        if not self.config.looks_back or memories.path.shape[1] < 2:
+            return None
+        if self.config.consistency_form == "same-tokens":
+            return distribution(self.model, hidden_states(self.model, memories.before, rollout), self.config.temperature)
+        if earlier is None:
+            answer = torch.cat([torch.zeros_like(rollout.answer[:1]), rollout.answer[:-1]])
+        else:
+            answer, hidden = earlier.answer, hidden_states(self.model, memories.before, earlier)
+        return distribution(self.model, hidden[_same_position(answer, rollout.answer)], self.config.temperature)
+
+
+def _same_position(earlier: Tensor, answer: Tensor) -> Tensor:
+    """For each token of `answer`, which of the tokens of `earlier` stands at its position; any one where there is none.
+
+    Args:
+        earlier: bool `[turns, batch, time]`, the answers of the turns before.
+        answer: bool `[turns, batch, time]`.
+    """
+    lengths = earlier.sum(-1)
+    begins = (lengths.flatten().cumsum(0) - lengths.flatten()).view_as(lengths)
+    index = begins.unsqueeze(-1) + (answer.cumsum(-1) - 1).minimum((lengths - 1).clamp(min=0).unsqueeze(-1))
+    return index[answer].clamp(max=max(0, int(lengths.sum()) - 1))
+
+
+def _all_at_once(replay: _Replay, rollout: Rollout, targets: Targets, shares: Shares) -> tuple[LossResult, Tensor, Routed | None]:
+    """All turns in one batch: fast."""
+    stms = trajectory(replay.model, rollout, replay.config)
+    memories = Memories(stms, torch.cat([stms[:, :1], stms[:, :-1]], dim=1), stms, rollout.real)
+    return replay.loss(rollout, targets, shares, memories, None)
+
+
+def _turn_by_turn(replay: _Replay, rollout: Rollout, targets: Targets, shares: Shares) -> tuple[LossResult, Tensor, Routed | None]:
+    """One turn after another, each recomputed in the backward pass: memory use does not grow with the turns."""
+
+    def visit(turn: int, before: Tensor, memory: Tensor) -> tuple[LossResult, Tensor, Routed | None]:
+        read, previous = memory.unsqueeze(1), before.unsqueeze(1)
+        path = read if turn == 0 else torch.cat([previous, read], dim=1)
+        memories = Memories(read, previous, path, rollout.real[max(0, turn - 1) : turn + 1], max(1, turn))
+        earlier = rollout.at(turn - 1) if turn else None
+        return replay.loss(rollout.at(turn), targets.at(turn), shares.at(turn), memories, earlier)
+
+    results, log_probs, routed = zip(*turn_by_turn(replay.model, rollout, replay.config, visit), strict=True)
+    sums = None if routed[0] is None else tuple(torch.stack(parts).sum(0) for parts in zip(*routed, strict=True))
+    return sum_results(results), torch.cat(log_probs), sums
+
+
+def critic_loss(
+    critic: AnyCritic,
+    rollout: Rollout,
+    targets: Targets,
+    config: AlgorithmConfig,
+    model: ReactiveTransformer,
+    totals: Totals | None = None,
+) -> LossResult:
+    """Value loss of a minibatch, or of some rows of one, over the turns that are trained on; arguments as in `actor_loss`."""
+    values = critic_values(critic, rollout, model)
+    total = None if totals is None else totals.turns
+    loss = value_loss(values, targets.values, targets.returns, trained_turns(rollout, config), config.value_clip, total)
     return LossResult(loss, {"value_loss": loss.detach()})
 
 
-def minibatches(batch: int, count: int, *key: int | str) -> Iterator[Tensor]:
-    """Row indices of `count` minibatches (fewer where there are fewer rows), about equal; which, depends on `key`."""
-    order = torch.randperm(batch, generator=generator(*key))
-    yield from (part.sort().values for part in order.tensor_split(min(count, batch)))
-
-
-def targets_of_rows(targets: Targets, rows: Tensor) -> Targets:
-    """The targets of some conversations."""
-    hidden = targets.reference_hidden
-    return Targets(
-        targets.advantages[:, rows],
-        targets.returns[:, rows],
-        targets.values[:, rows],
-        targets.old_log_probs[:, rows],
-        None if hidden is None else hidden[:, rows],
-    )
-
-
-def rollout_metrics(rollout: Rollout, values: Tensor, returns: Tensor) -> dict[str, Tensor]:
-    """Reward and value statistics of a rollout; rewards over the turns that ask, the mean of the others apart."""
-    asking = rollout.scored & rollout.asking
-    mean, variance = masked_moments(rollout.rewards, asking if asking.any() else rollout.scored)
-    metrics = {
-        "reward": mean,
-        "reward_std": variance.sqrt(),
-        "value": masked_moments(values, rollout.scored)[0],
-        "explained_variance": explained_variance(values, returns, rollout.scored),
-        "answer_tokens": rollout.answer.sum() / rollout.real.sum().clamp(min=1),
-    }
-    if (others := rollout.scored & ~rollout.asking).any():
-        metrics["reward_not_asking"] = masked_moments(rollout.rewards, others)[0]
-    for name, term in rollout.terms.items():
-        known = ~term.isnan()
-        metrics[f"reward/{name}"] = masked_moments(term.nan_to_num(), known)[0]
-    return metrics
-
-
-def _per_token(per_turn: Tensor, rollout: Rollout) -> Tensor:
-    """Values of `[turns, batch]` spread over the answer tokens of each turn, `[tokens]`."""
-    return per_turn.unsqueeze(-1).expand(rollout.answer.shape)[rollout.answer]
-
-
-def _scatter(values: Tensor, rollout: Rollout) -> Tensor:
-    """`[tokens, ...]` back to `[turns, batch, time, ...]`, 0 where there is no answer token."""
-    out = values.new_zeros(*rollout.answer.shape, *values.shape[1:])
-    out[rollout.answer] = values
-    return out
+def _per_token(values: Tensor, rollout: Rollout) -> Tensor:
+    """Values of `[turns, batch]` or `[turns, batch, time]` at the answer tokens of each turn, `[tokens]`."""
+    spread = values.unsqueeze(-1).expand(rollout.answer.shape) if values.ndim == 2 else values
+    return spread[rollout.answer]

@@ -6,7 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rxrl.algorithms import AlgorithmConfig
-from rxrl.algorithms.advantages import explained_variance, gae, masked_moments, reward_minus_value, whiten
+from rxrl.algorithms.advantages import (
+    explained_variance,
+    gae,
+    group_advantages,
+    leave_one_out,
+    masked_moments,
+    returns_to_go,
+    reward_minus_value,
+    token_advantages,
+    whiten,
+)
+from tests.lockstep import in_lockstep
 
 NUMBERS = st.floats(-5, 5, width=32)
 
@@ -83,6 +94,64 @@ def test_reward_minus_value():
     assert returns.tolist() == [[5.0, 1.0], [2.0, 0.0]]
 
 
+@given(episodes(), st.floats(0, 1))
+def test_returns_to_go_step_over_what_does_not_count(given_episodes, gamma):
+    _, rows = given_episodes
+    rewards, _, counts, _ = tensors(rows)
+    expected = [plain(row[0], [0.0] * len(row[0]), row[2], 0.0, gamma, 1.0) for row in rows]
+    assert torch.allclose(returns_to_go(rewards, counts, gamma), torch.tensor(expected, dtype=torch.float64).T, atol=1e-9)
+
+
+@given(episodes(), st.lists(st.integers(0, 2), min_size=4, max_size=4))
+def test_group_advantages_equal_their_definition(given_episodes, numbers):
+    turns, rows = given_episodes
+    returns, _, valid, _ = tensors(rows)
+    group = torch.tensor(numbers[: len(rows)])
+    difference, scale = group_advantages(returns, valid, group)
+    without = leave_one_out(returns, valid, group)
+    for turn in range(turns):
+        for row in range(len(rows)):
+            members = [k for k in range(len(rows)) if group[k] == group[row] and valid[turn, k]]
+            others = [float(returns[turn, k]) for k in members if k != row]
+            own = float(returns[turn, row])
+            if not valid[turn, row] or not others:
+                assert difference[turn, row] == without[turn, row] == 0
+                continue
+            everyone = torch.tensor([own, *others], dtype=torch.float64)
+            assert float(difference[turn, row]) == pytest.approx(own - float(everyone.mean()), abs=1e-9)
+            assert float(scale[turn, row]) == pytest.approx(1 / (float(everyone.std(unbiased=False)) + 1e-4))
+            assert float(without[turn, row]) == pytest.approx(own - sum(others) / len(others), abs=1e-9)
+
+
+@given(episodes(), st.lists(st.integers(0, 2), min_size=4, max_size=4), st.floats(-5, 5))
+def test_groups_do_not_see_each_other(given_episodes, numbers, garbage):
+    _, rows = given_episodes
+    returns, _, valid, _ = tensors(rows)
+    group = torch.tensor(numbers[: len(rows)])
+    mine = group == group[0]
+    disturbed = torch.where(mine, returns, torch.full_like(returns, garbage))
+    assert torch.allclose(group_advantages(returns, valid, group)[0][:, mine], group_advantages(disturbed, valid, group)[0][:, mine])
+    assert torch.allclose(leave_one_out(returns, valid, group)[:, mine], leave_one_out(disturbed, valid, group)[:, mine])
+
+
+def test_a_group_in_which_all_got_the_same_teaches_nothing():
+    """In single precision, where the mean of equal numbers need not be that number."""
+    returns, valid = torch.full((1, 7), 100 / 3), torch.ones(1, 7, dtype=torch.bool)
+    difference, scale = group_advantages(returns, valid, torch.zeros(7, dtype=torch.int64))
+    assert (difference * scale).abs().max() < 1e-6
+
+
+def test_token_advantages_by_hand():
+    answer = torch.tensor([[[False, True, True, True, False], [True, True, False, False, False], [False] * 5]])
+    costs = torch.zeros(1, 3, 5)
+    costs[0, 0, 1:4] = torch.tensor([-1.0, -2.0, -4.0])
+    turn = torch.tensor([[8.0, 6.0, 5.0]])
+    whole = token_advantages(turn, costs, answer, 1.0)
+    assert whole[0].tolist() == [[0, 1, 2, 4, 0], [6, 6, 0, 0, 0], [0] * 5]
+    decayed = token_advantages(turn, costs, answer, 0.5)
+    assert decayed[0].tolist() == [[0, -1 + 0.5 * 0, -2 + 0.5 * 4, -4 + 8, 0], [3, 6, 0, 0, 0], [0] * 5]
+
+
 @given(episodes())
 def test_whitening_has_zero_mean_and_unit_variance_over_what_counts(given_episodes):
     _, rows = given_episodes
@@ -112,9 +181,22 @@ def test_what_stands_in_padding_changes_no_statistic(given_episodes, garbage):
     assert torch.equal(explained_variance(values, returns, valid), explained_variance(disturbed, other, valid))
 
 
-def test_moments_of_the_global_batch_may_be_given():
-    values, valid = torch.tensor([[1.0, 3.0]]), torch.tensor([[True, True]])
-    assert torch.allclose(whiten(values, valid, torch.tensor(1.0), torch.tensor(4.0)), torch.tensor([[0.0, 1.0]]))
+@given(episodes(), st.integers(1, 3))
+def test_statistics_over_processes_are_those_of_the_whole_batch(given_episodes, cut):
+    """Each process hands in the mean over processes; empty shares are allowed."""
+    _, rows = given_episodes
+    values, returns, valid, _ = tensors(rows)
+    shares = [slice(0, cut), slice(cut, None)]
+    whole = [whiten(values, valid), masked_moments(values, valid)[1], explained_variance(values, returns, valid)]
+    parts = in_lockstep(lambda part, reduce: statistics(values[:, part], returns[:, part], valid[:, part], reduce), shares)
+    assert torch.allclose(torch.cat([part[0] for part in parts], dim=1), whole[0], atol=1e-6)
+    for part in parts:
+        assert torch.allclose(part[1], whole[1])
+        assert torch.allclose(part[2], whole[2], atol=1e-5)
+
+
+def statistics(values, returns, valid, reduce):
+    return whiten(values, valid, reduce), masked_moments(values, valid, reduce)[1], explained_variance(values, returns, valid, reduce)
 
 
 def test_explained_variance_knows_good_useless_and_harmful_values():

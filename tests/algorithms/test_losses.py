@@ -1,50 +1,23 @@
 """Losses of policy and value, by hand, by enumeration, and with tokens that cannot occur."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rxrl.algorithms import POLICY_LOSSES, AlgorithmConfig, PolicyInputs
-from rxrl.algorithms.losses import clipped_policy_loss, entropy, exact_kl, memory_change, value_loss, weighted_mean
-
-INF = float("inf")
-VOCAB = 6
-
-
-def log_probs(*shape, seed=0, impossible=(0, 3)):
-    """Random log-probabilities; some tokens are impossible."""
-    logits = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    logits[..., list(impossible)] = -INF
-    return logits.log_softmax(-1)
-
-
-def inputs(tokens=4, turns=2, **changes):
-    """A minibatch in which every term of every loss has something to do; one token does not count."""
-    distribution = log_probs(tokens, VOCAB)
-    chosen = distribution[:, 1]
-    memory = torch.randn(2, turns, 2, 3, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    given = {
-        "log_probs": chosen,
-        "old_log_probs": chosen + torch.linspace(-0.5, 0.5, tokens, dtype=torch.float64),
-        "advantages": torch.linspace(-1, 1, tokens, dtype=torch.float64),
-        "weights": torch.tensor([1.0] * (tokens - 1) + [0.0], dtype=torch.float64),
-        "distribution": distribution,
-        "reference": log_probs(tokens, VOCAB, seed=1),
-        "previous": log_probs(tokens, VOCAB, seed=2),
-        "has_previous": torch.tensor([0.0] + [1.0] * (tokens - 1), dtype=torch.float64),
-        "memory": memory,
-        "real": torch.ones(turns, 2, dtype=torch.bool),
-    }
-    return PolicyInputs(**given | changes)
+from rxrl.algorithms import BUILT_IN, AlgorithmConfig, Totals, sum_results
+from rxrl.algorithms.kl import exact_kl
+from rxrl.algorithms.losses import clipped_policy_loss, entropy, memory_change, policy_gradient_loss, value_loss
+from tests.algorithms.minibatch import INF, VOCAB, inputs, log_probs
 
 
 def test_clipped_loss_by_hand():
     ratios, advantages = torch.tensor([1.0, 1.5, 0.5, 1.5, 0.5]), torch.tensor([2.0, 2.0, 2.0, -2.0, -2.0])
     given_inputs = inputs(5, log_probs=ratios.log(), old_log_probs=torch.zeros(5), advantages=advantages, weights=torch.ones(5))
-    result = clipped_policy_loss(given_inputs, 0.2)
+    result = clipped_policy_loss(given_inputs, 0.2, 0.2)
     gains = [2.0, 2.4, 1.0, -3.0, -1.6]
     assert float(result.loss) == pytest.approx(-sum(gains) / 5)
     assert float(result.metrics["clip_fraction"]) == pytest.approx(4 / 5)
@@ -57,8 +30,65 @@ def test_clipped_gradient_vanishes_only_where_it_would_push_further_away():
     ratios, advantages = torch.tensor([1.5, 0.5, 1.5, 0.5]), torch.tensor([1.0, 1.0, -1.0, -1.0])
     current = ratios.log().requires_grad_()
     given_inputs = inputs(log_probs=current, old_log_probs=torch.zeros(4), advantages=advantages, weights=torch.ones(4))
-    clipped_policy_loss(given_inputs, 0.2).loss.backward()
+    clipped_policy_loss(given_inputs, 0.2, 0.2).loss.backward()
     assert current.grad.tolist() == pytest.approx([0.0, -0.5 / 4, 1.5 / 4, 0.0])
+
+
+@given(st.floats(-3, 3), st.floats(-5, 5), st.floats(0.05, 0.9), st.floats(0.05, 2), st.sampled_from([None, 1.5, 3.0]))
+def test_a_ratio_never_earns_more_than_its_bounds_allow(log_ratio, advantage, low, high, dual):
+    """The surrogate is at most the clipped one, its gradient is 0 outside the bounds in the direction of the advantage."""
+    current = torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True)
+    one = torch.ones(1, dtype=torch.float64)
+    given_inputs = inputs(1, log_probs=current, old_log_probs=torch.zeros_like(one), advantages=advantage * one, weights=one)
+    result = clipped_policy_loss(given_inputs, low, high, dual)
+    result.loss.backward()
+    ratio, gain = math.exp(log_ratio), -float(result.loss.detach())
+    if dual is None or advantage >= 0:
+        assert gain <= advantage * min(max(ratio, 1 - low), 1 + high) + 1e-9
+    else:
+        assert gain >= dual * advantage - 1e-9
+    still = (advantage > 0 and ratio > 1 + high) or (advantage < 0 and ratio < 1 - low)
+    still = still or advantage == 0 or (dual is not None and advantage < 0 and ratio > max(dual, 1 + high))
+    inside = 1 - low < ratio < 1 + high and (dual is None or ratio < dual)
+    if still:
+        assert float(current.grad) == 0
+    elif inside:
+        assert float(current.grad) == pytest.approx(-ratio * advantage)
+
+
+def test_bounds_below_and_above_are_their_own():
+    ratios = torch.tensor([1.3, 0.75, 1.3, 0.75])
+    given_inputs = inputs(log_probs=ratios.log(), old_log_probs=torch.zeros(4), advantages=torch.ones(4), weights=torch.ones(4))
+    result = clipped_policy_loss(given_inputs, 0.2, 0.4)
+    assert float(result.loss) == pytest.approx(-(1.3 + 0.75) / 2)
+    assert float(result.metrics["clip_fraction"]) == pytest.approx(0.5)
+
+
+def test_policy_gradient_by_hand():
+    current = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
+    advantages, weights = torch.tensor([2.0, -1.0, 3.0]), torch.tensor([1.0, 1.0, 0.0])
+    policy_gradient_loss(inputs(3, log_probs=current, old_log_probs=current.detach(), advantages=advantages, weights=weights)).loss.backward()
+    assert current.grad.tolist() == [-1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("name", list(BUILT_IN))
+def test_losses_of_parts_add_up_to_that_of_the_whole(name):
+    """With the totals of the whole, which is what micro-batches, single turns and processes rest on."""
+    base, config = inputs(6), AlgorithmConfig(name=name, consistency=0.1, entropy=0.1, kl=0.1, memory_difference=0.0, self_imitation=0.5)
+    base = replace(base, imitate=torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0], dtype=torch.float64))
+    weights, with_previous = base.weights.sum(), (base.weights * base.has_previous).sum()
+    totals = Totals(weights, with_previous, torch.tensor(2.0), base.imitate.sum(), torch.tensor(2.0))
+    parts = []
+    for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        tokens = ("log_probs", "old_log_probs", "advantages", "weights", "distribution", "reference", "previous", "has_previous", "imitate")
+        picked = {field: getattr(base, field)[rows] for field in tokens}
+        parts.append(BUILT_IN[name].loss(replace(base, **picked, totals=totals), config))
+    whole, joined = BUILT_IN[name].loss(base, config), sum_results(parts)
+    assert torch.allclose(whole.loss, joined.loss)
+    assert whole.metrics.keys() == joined.metrics.keys()
+    for metric, value in whole.metrics.items():
+        assert torch.allclose(value, joined.metrics[metric]), metric
+    assert "self_imitation" in whole.metrics
 
 
 def test_tokens_of_unscored_turns_do_not_count():
@@ -69,21 +99,9 @@ def test_tokens_of_unscored_turns_do_not_count():
         "distribution": torch.cat([base.distribution[:-1], log_probs(1, VOCAB, seed=8)]),
         "reference": torch.cat([base.reference[:-1], log_probs(1, VOCAB, seed=9)]),
     }
-    for name in POLICY_LOSSES:
+    for name in BUILT_IN:
         config = AlgorithmConfig(name=name)
-        assert torch.equal(POLICY_LOSSES[name](base, config).loss, POLICY_LOSSES[name](inputs(**changed), config).loss)
-
-
-@given(st.integers(0, 50))
-def test_kl_equals_enumeration(seed):
-    policy, reference = log_probs(3, VOCAB, seed=seed), log_probs(3, VOCAB, seed=seed + 100)
-    expected = [
-        sum(math.exp(p) * (p - r) for p, r in zip(row, other, strict=True) if p > -INF)
-        for row, other in zip(policy.tolist(), reference.tolist(), strict=True)
-    ]
-    assert exact_kl(policy, reference).tolist() == pytest.approx(expected)
-    assert exact_kl(policy, policy).abs().max() < 1e-12
-    assert exact_kl(policy, reference).min() >= 0
+        assert torch.equal(BUILT_IN[name].loss(base, config).loss, BUILT_IN[name].loss(inputs(**changed), config).loss)
 
 
 @pytest.mark.parametrize("name", ["kl", "entropy", "clip"])
@@ -98,7 +116,7 @@ def test_gradients_are_finite_and_right_where_tokens_are_impossible(name):
             return exact_kl(distribution, reference).sum()
         if name == "entropy":
             return entropy(distribution).sum()
-        return clipped_policy_loss(inputs(3, log_probs=distribution[:, 1], old_log_probs=reference[:, 1]), 0.2).loss
+        return clipped_policy_loss(inputs(3, log_probs=distribution[:, 1], old_log_probs=reference[:, 1]), 0.2, 0.2).loss
 
     assert torch.autograd.gradcheck(value, (logits,))
     value(logits).backward()
@@ -128,7 +146,7 @@ def test_entropy_bonus_pulls_towards_the_uniform_distribution_with_its_full_weig
         function(leaf.log_softmax(-1)).backward()
         return leaf.grad
 
-    bonus = gradient(lambda d: POLICY_LOSSES["ppo"](inputs(distribution=d, log_probs=d[:, 1], **quiet), AlgorithmConfig(entropy=0.3)).loss)
+    bonus = gradient(lambda d: BUILT_IN["ppo"].loss(inputs(distribution=d, log_probs=d[:, 1], **quiet), AlgorithmConfig(entropy=0.3)).loss)
     assert torch.allclose(bonus, gradient(lambda d: -0.3 * entropy(d).mean()))
 
 
@@ -160,42 +178,9 @@ def test_memory_change_by_hand():
     assert [float(x) for x in memory_change(memory[:, :1], real[:1], "raw")] == [0.0, 0.0]
 
 
-TERMS = [
-    ("ppo", {"entropy": 0.0}, None),
-    ("ppo", {"kl": 0.0}, None),
-    ("impo", {"memory_difference": 0.0, "memory_cosine": 0.0}, "memory_change"),
-    ("impo", {"memory_cosine": 0.0}, None),
-    ("impo", {"memory_difference": 0.0}, None),
-    ("impo", {"consistency": 0.0}, None),
-]
-
-
-@pytest.mark.parametrize(("name", "off", "metric"), TERMS)
-def test_every_coefficient_is_a_switch(name, off, metric):
-    full = {"entropy": 0.1, "kl": 0.1, "memory_difference": 0.1, "memory_cosine": 0.1, "consistency": 0.1}
-    on, without = AlgorithmConfig(name=name, **full), AlgorithmConfig(name=name, **full | off)
-    function = POLICY_LOSSES[name]
-    assert not torch.allclose(function(inputs(), on).loss, function(inputs(), without).loss)
-    if metric:
-        assert metric in function(inputs(), on).metrics
-        assert metric not in function(inputs(), without).metrics
-
-
-def test_impo_is_ppo_and_its_terms():
-    config = AlgorithmConfig(name="impo", memory_difference=0.3, memory_cosine=0.2, consistency=0.1)
-    given_inputs = inputs()
-    change, cosine = memory_change(given_inputs.memory, given_inputs.real, "normalised")
-    steady = weighted_mean(exact_kl(given_inputs.distribution, given_inputs.previous), given_inputs.weights * given_inputs.has_previous)
-    result = POLICY_LOSSES["impo"](given_inputs, config)
-    plain = POLICY_LOSSES["ppo"](given_inputs, config)
-    assert torch.allclose(result.loss, plain.loss + 0.3 * change + 0.2 * cosine + 0.1 * steady)
-    assert torch.allclose(result.metrics["consistency"], steady)
-    assert plain.metrics.keys() < result.metrics.keys()
-
-
 def test_metrics_carry_no_graph():
     base = inputs(log_probs=log_probs(4, VOCAB)[:, 1].requires_grad_())
-    for name in POLICY_LOSSES:
-        result = POLICY_LOSSES[name](base, AlgorithmConfig(name=name))
+    for name in BUILT_IN:
+        result = BUILT_IN[name].loss(base, AlgorithmConfig(name=name))
         assert result.loss.requires_grad
         assert not any(value.requires_grad for value in result.metrics.values())

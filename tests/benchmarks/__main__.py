@@ -1,47 +1,94 @@
-"""Measures speed: `python -m tests.benchmarks model`. Prints a table and writes JSON; compare numbers only where the probe agrees.
+"""Measures speed: `python -m tests.benchmarks model`. Prints a table and writes JSON; compares with an earlier file.
 
-A suite is a function `(options) -> rows`; to add one, write it in a module of its own and add a line to `SUITES`.
+    python -m tests.benchmarks model --quick                              see that it runs
+    python -m tests.benchmarks model --out new.json --against old.json    measure, then compare
+    python -m tests.benchmarks --read new.json --against old.json         compare two files
+
+To add a suite, write a module with a function `rows(bench, presets)` (see `measure.py`) and add a line to `SUITES`.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.progress import track
 
-from tests.benchmarks.measure import machine
+from tests.benchmarks.measure import Bench, Row, machine, probe
+from tests.benchmarks.tables import comparison, results
 
-SUITES = {"model": "tests.benchmarks.model"}
+SUITES = {"model": "tests.benchmarks.model", "envs": "tests.benchmarks.envs", "rewards": "tests.benchmarks.rewards"}
+"""Suite to module; modules are imported when they are asked for."""
 Suite = StrEnum("Suite", {name: name for name in SUITES})
+FORMAT = 2
 
 
 def main(
     suite: Annotated[Suite, typer.Argument(help="What to measure.")] = Suite.model,
-    preset: Annotated[list[str] | None, typer.Option(help="Presets to measure; may be repeated.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each row; the median counts.")] = 5,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
+    preset: Annotated[list[str] | None, typer.Option(help="Presets to measure; may be repeated; nano without it.")] = None,
+    threads: Annotated[list[int] | None, typer.Option(min=1, help="Threads of torch; may be repeated; without it, all CPUs and 1.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Undisturbed repetitions of each row; the median counts.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Small work and one repetition: to see that everything runs.")] = False,
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("benchmarks.json"),
+    read: Annotated[Path | None, typer.Option(help="Show this result file instead of measuring.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Earlier result file to compare with.")] = None,
 ) -> None:
     """Measure speed, print a table and write JSON."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    probe = machine()
-    rows = import_module(SUITES[suite]).rows(presets=preset or ["pico", "nano"], repeats=repeats)
-    out.write_text(json.dumps({"suite": suite, "machine": probe, "rows": rows}, indent=2) + "\n", encoding="utf-8")
-    table = Table("preset", "what", title=", ".join(f"{key} {value}" for key, value in probe.items()), title_justify="left")
-    table.add_column("value", justify="right")
-    table.add_column("unit")
-    for row in rows:
-        table.add_row(row["preset"], row["name"], f"{row['value']:,.2f}", row["unit"])
-    Console().print(table)
-    typer.echo(f"Wrote {out}.")
+    old = None if against is None else load(against)
+    if read is None:
+        new = _measured(suite.value, preset or ["nano"], threads or sorted({os.cpu_count() or 1, 1}, reverse=True), repeats, quick)
+        out.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
+    else:
+        new = load(read)
+    console = Console(highlight=False)
+    for part in (*results(new), *(comparison(new, old) if old is not None else ())):
+        console.print(part)
+    if read is None:
+        typer.echo(f"Wrote {out}.")
+
+
+def load(file: Path) -> dict[str, Any]:
+    """Reads a result file."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{file} cannot be read as a result file ({error}).") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise typer.BadParameter(f"{file} is no result file of this version: measure it again.")
+    return found
+
+
+def _measured(suite: str, presets: list[str], threads: list[int], repeats: int, quick: bool) -> dict[str, Any]:
+    rows = import_module(SUITES[suite]).rows
+    benches = [_bench(count, repeats, quick) for count in threads]
+    found = [row for bench in benches for row in track(_with_threads(bench, rows, presets), description=f"{bench.threads} threads")]
+    return {
+        "format": FORMAT,
+        "suite": suite,
+        "quick": quick,
+        "machine": machine(),
+        "probes": {str(bench.threads): bench.probe._asdict() for bench in benches},
+        "rows": [asdict(row) | {"reached": row.reached} for row in found],
+    }
+
+
+def _bench(threads: int, repeats: int, quick: bool) -> Bench:
+    torch.set_num_threads(threads)
+    return Bench(threads, probe(), 1 if quick else repeats, 0.0 if quick else 0.5, quick)
+
+
+def _with_threads(bench: Bench, rows: Any, presets: list[str]) -> Iterator[Row]:
+    torch.set_num_threads(bench.threads)
+    yield from rows(bench, presets)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_an_interrupted_stage_goes_on_as_if_nothing_had_been(name: str, at: int,
 @pytest.mark.parametrize("at", [1, 4, 5])
 def test_an_interrupted_training_goes_on_as_if_nothing_had_been(at: int, run_mrl: Any, whole_mrl: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, "mrl", at)
+        interrupt(patch, "on_iteration", at)
         run_mrl(tmp_path, code=130)
     run_mrl(tmp_path, code=2)
     run_mrl(tmp_path, "--resume")
@@ -76,7 +76,7 @@ def whole_mrl(run_mrl: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_going_on_with_other_settings_is_refused(run_mrl: Any, tmp_path: Path, curriculum: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, "mrl", 3)
+        interrupt(patch, "on_iteration", 3)
         run_mrl(tmp_path, code=130)
     assert "another configuration" in run_mrl(tmp_path, "--resume", "--set", "algorithm.kl=0.5", code=2).stderr
     other = tmp_path / "other.yaml"

@@ -42,8 +42,9 @@ def test_import_babi_keeps_the_held_out_episodes_unrenamed(tmp_path):
     assert "Wrote 12 conversations" in out
     assert "episodes 5" in out
     held_out = read_conversations(tmp_path / "rows.test.jsonl")
-    assert [each.id for each in held_out] == ["babi-1-4", "babi-1-5"]
-    assert {each.extra["episode"] for each in read_conversations(tmp_path / "rows.jsonl")} == {"babi-1-1", "babi-1-2", "babi-1-3"}
+    assert [each.id for each in held_out] == ["babi-1-train-4", "babi-1-train-5"]
+    trained_on = {each.extra["episode"] for each in read_conversations(tmp_path / "rows.jsonl")}
+    assert trained_on == {f"babi-1-train-{number}" for number in (1, 2, 3)}
 
 
 def test_imports_list_what_they_refuse(tmp_path):

@@ -71,6 +71,13 @@ def test_babi_keeps_five_questions_within_eight_turns(tmp_path):
     assert right_answers(result.conversations) == 7
 
 
+def test_babi_parts_of_a_task_have_ids_of_their_own(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / f"qa1_single-supporting-fact_{part}.txt").write_text(ONE_FACT)
+    ids = [conversation.id for conversation in import_babi(tmp_path).conversations]
+    assert ids == ["babi-1-test-1", "babi-1-test-2", "babi-1-train-1", "babi-1-train-2"]
+
+
 def test_babi_keeps_the_order_of_statements_and_of_questions(tmp_path):
     shortened, whole = (babi(tmp_path, ONE_FACT, max_turns=turns).conversations[0] for turns in (8, None))
     assert whole.steps == 9
@@ -159,7 +166,7 @@ def test_babi_rows_that_do_not_fit_are_named_and_the_rest_kept_on_request(tmp_pa
         babi(tmp_path, broken)
     result = babi(tmp_path, broken, keep_valid=True)
     assert [refused.row for refused in result.refused] == [row]
-    assert [conversation.id for conversation in result.conversations] == ["babi-1-2"]
+    assert [conversation.id for conversation in result.conversations] == ["babi-1-train-2"]
 
 
 def test_babi_limits_lengths(tmp_path):
@@ -175,7 +182,7 @@ def test_babi_renames_consistently_and_keeps_the_original(tmp_path):
     assert [each for each in result.conversations if "renamed" not in each.id] == originals
     assert len({each.first.query for each in result.conversations}) > 8
     assert right_answers(result.conversations) == 6 * 7
-    assert {each.extra["episode"] for each in result.conversations} == {"babi-1-1", "babi-1-2"}
+    assert {each.extra["episode"] for each in result.conversations} == {"babi-1-train-1", "babi-1-train-2"}
     assert result.counts["questions"] == 7
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -10,15 +11,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import SyncVectorEnv
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rxrl.envs import ConversationEnv, ConversationTokensEnv, ConversationVectorEnv, Live, TranscriptMemory, UnicodeText
 from rxrl.errors import ConfigError, EpisodeError
-from rxrl.types import EOS, STRATEGIES, prompt_ids
-from tests.envs.worlds import CODEC, NumberMemory, action, common, make_answer, make_conversation
+from rxrl.types import EOS, STRATEGIES, Score, prompt_ids
+from tests.envs.worlds import CODEC, action, common, make_answer, make_conversation
 
 THREE = [make_conversation(seed, steps) for seed, steps in enumerate((3, 2, 5))]
 ENV_ID = "tests/Conversation-v0"
@@ -113,24 +113,33 @@ def test_the_same_seed_gives_the_same_episode() -> None:
     assert [episode(5, other), episode(None, other)] == [first, second]
 
 
-@given(
-    seed=st.integers(0, 10**6),
-    steps=st.lists(st.integers(1, 16), min_size=1, max_size=3),
-    strategy=st.sampled_from(STRATEGIES),
-    forcing=st.sampled_from([0.0, 0.5, 1.0]),
-)
-@settings(max_examples=25)
-def test_it_agrees_with_the_batched_environment_turn_by_turn(seed: int, steps: list[int], strategy: str, forcing: float) -> None:
-    chosen = [make_conversation(seed + i, n) for i, n in enumerate(steps)]
-    options = {"strategy": strategy, "teacher_forcing": forcing}
+def random_options(rng: random.Random) -> dict[str, Any]:
+    """Options that change what is played, written or truncated."""
+    return {
+        "strategy": rng.choice([*STRATEGIES, {"multi-step": 1.0, "long-range": 2.0, "single-step": 0.5}]),
+        "teacher_forcing": rng.choice([False, True, 0.5]),
+        "forced_turns": rng.choice([None, 3]),
+        "write_last": rng.random() < 0.5,
+        "warm_up": rng.random() < 0.3,
+        "max_turns": rng.choice([None, None, 5]),
+        "max_episode_tokens": rng.choice([None, None, 300]),
+        "max_answer_tokens": rng.choice([64, 3]),
+    }
+
+
+@pytest.mark.parametrize("block", range(20))
+def test_it_agrees_with_the_batched_environment_turn_by_turn(block: int) -> None:
+    """In all, 200 conversations of 1 to 16 steps."""
+    rng = random.Random(block)
+    chosen = [make_conversation(100 * block + i, rng.randint(1, 16)) for i in range(10)]
+    options = random_options(rng)
     batch = ConversationVectorEnv(chosen, num_envs=len(chosen), **common(**options))
-    batch.reset(options={"conversations": chosen, "stm_seeds": range(len(chosen))})
+    _, first = batch.reset(options={"conversations": chosen, "stm_seeds": range(len(chosen))})
     singles = [ConversationEnv(chosen, **common(**options)) for _ in chosen]
     for row, single in enumerate(singles):
-        single.reset(options={"conversation": chosen[row], "stm_seed": row})
-    turn = 0
-    while batch.active.any():
-        turn += 1
+        query, info = single.reset(options={"conversation": chosen[row], "stm_seed": row})
+        assert (query, info["written"], info["strategy"]) == (batch.next_queries[row], first["written"][row], first["strategy"][row])
+    for turn in range(1, 17):
         waits = batch.active
         answers = [make_answer(c, turn) if turn <= c.steps else "" for c in chosen]
         _, rewards, terminated, truncated, info = batch.step(action(answers))
@@ -140,16 +149,48 @@ def test_it_agrees_with_the_batched_environment_turn_by_turn(seed: int, steps: l
             assert (reward, ended, cut) == (rewards[row], terminated[row], truncated[row])
             assert own["turn_data"] == info["turns"][row]
             assert own["written"] == info["written"][row]
+            assert own["reward_terms"] == {name: each[row] for name, each in info["reward_terms"].items() if not np.isnan(each[row])}
             assert (singles[row].memory[0] == batch.memory[row]).all()
+    assert not batch.active.any()
 
 
-def test_gymnasiums_own_vector_environment_gives_the_same_rewards() -> None:
-    sync = SyncVectorEnv([lambda: ConversationEnv(THREE, **common()) for _ in range(3)], autoreset_mode="Disabled")
-    batch = ConversationVectorEnv(THREE, num_envs=3, **common())
+@pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
+def test_gymnasiums_own_vector_environment_gives_the_same_episodes(mode: str) -> None:
+    options = {"reset_ratio": 0.5}
+    sync = SyncVectorEnv([lambda: ConversationEnv(THREE, **common(**options)) for _ in range(3)], autoreset_mode=mode)
+    batch = ConversationVectorEnv(THREE, num_envs=3, autoreset_mode=mode, **common(**options))
     queries, _ = sync.reset(seed=11)
     batch.reset(seed=11)
-    assert tuple(queries) == batch.next_queries
-    assert batch.step(action(["A cat."] * 3))[1].tolist() == sync.step(("A cat.",) * 3)[1].tolist()
+    for step in range(30):
+        assert tuple(queries) == batch.next_queries
+        answers = ("A cat.", THREE[0].follow_ups[0].answer, f"A {'horse' if step % 2 else 'fox'}.")
+        queries, expected, ended, cut, infos = sync.step(answers)
+        _, rewards, terminated, truncated, info = batch.step(action(answers))
+        assert (rewards.tolist(), terminated.tolist(), truncated.tolist()) == (expected.tolist(), ended.tolist(), cut.tolist())
+        assert info["conversation_id"].tolist() == infos["conversation_id"].tolist()
+        if mode == "Disabled" and (ended | cut).any():
+            queries, _ = sync.reset(options={"reset_mask": ended | cut})
+            batch.reset(options={"reset_mask": ended | cut})
+
+
+def test_nothing_but_its_own_generator_is_drawn_from_or_changed() -> None:
+    def episodes(noise: int) -> list[Any]:
+        random.seed(noise)
+        np.random.seed(noise)
+        torch.manual_seed(noise)
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        env = ConversationEnv(THREE, **common(strategy={"multi-step": 1, "long-range": 1}, teacher_forcing=0.5, reset_ratio=0.5))
+        found: list[Any] = []
+        for seed in (4, None, None, None):
+            query, info = env.reset(seed=seed)
+            found += [query, info["strategy"], info["stm_seed"], "stm0_carried" in info]
+            while query:
+                query, reward, *_, info = env.step("A cat.")
+                found += [query, reward, info["written"]]
+        assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+        return [*found, env.memory.tolist()]
+
+    assert episodes(0) == episodes(1)
 
 
 def test_random_resets_and_a_given_memory() -> None:
@@ -173,6 +214,7 @@ def test_text_spaces_hold_what_people_write_and_print_short() -> None:
     space = UnicodeText(20, seed=0)
     assert all(text in space for text in ("", "Żółw, 猫 & 🐈?", space.sample(), "x" * 20))
     assert "x" * 21 not in space
+    assert "half \ud83d" not in space
     assert 5 not in space
     assert repr(space) == "UnicodeText(20)"
     assert space == UnicodeText(20)
@@ -188,12 +230,43 @@ def test_misuse_is_refused() -> None:
     env.reset()
     with pytest.raises(EpisodeError, match="a text, got int"):
         env.step(5)  # type: ignore[arg-type]
+    with pytest.raises(EpisodeError, match="half of a surrogate pair"):
+        env.step("half \ud83d")
     with pytest.raises(ConfigError, match="render mode"):
         ConversationEnv(THREE, render_mode="rgb_array", **common())
 
 
-def test_human_mode_prints_the_transcript(capsys: pytest.CaptureFixture[str]) -> None:
-    env = ConversationEnv(THREE, render_mode="human", **common(memory=NumberMemory()))
+def test_human_mode_prints_what_is_new(capsys: pytest.CaptureFixture[str]) -> None:
+    reward = lambda turns: [Score(7.5, {"truth": 9.0, "style": None}) for _ in turns]  # noqa: E731
+    env = ConversationEnv(THREE, render_mode="human", **common(reward=reward))
     env.reset(options={"conversation": 2})
-    env.step("A purple cow.")
-    assert "A purple cow." in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert THREE[2].first.query in told
+    assert told.rstrip().endswith(f"1 Q: {THREE[2].follow_ups[0].query}")
+    env.step("A purple cow,\nŻółw 猫.")
+    turn = capsys.readouterr().out
+    assert "told:" not in turn
+    assert "A: A purple cow,\n       Żółw 猫.\n" in turn
+    assert "reward 7.5, truth 9.0, style -" in turn
+    assert f"2 Q: {THREE[2].follow_ups[1].query}" in turn
+    env.render()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_rendered_transcript_only_grows_and_ends_with_the_last_answer() -> None:
+    env = ConversationEnv(THREE, render_mode="ansi", **common())
+    env.reset(options={"conversation": 2})
+    before = str(env.render())
+    for turn in range(1, 6):
+        env.step(f"Answer {turn}.")
+        after = str(env.render())
+        assert after.startswith(before)
+        assert f"A: Answer {turn}." in after
+        before = after
+    assert before.count("reference: ") == 5
+
+
+def test_a_gymnasium_time_limit_truncates() -> None:
+    env = gymnasium.wrappers.TimeLimit(ConversationEnv(THREE, **common()), 2)
+    env.reset(options={"conversation": 2})
+    assert [env.step("x")[2:4] for _ in range(2)] == [(False, False), (False, True)]

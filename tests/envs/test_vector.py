@@ -419,6 +419,17 @@ def test_a_subclass_changes_the_score_and_is_used() -> None:
     assert info["reward_terms"]["gift"].tolist() == [1.0, 1.0]
 
 
+def test_a_subclass_that_scores_too_few_turns_is_named() -> None:
+    class Lazy(ConversationVectorEnv):
+        def score(self, turns: Sequence[Turn]) -> list[Score]:
+            return super().score(turns)[1:]
+
+    env = Lazy(SIX, num_envs=2, **common())
+    env.reset(seed=0)
+    with pytest.raises(RewardError, match=r"Lazy\.score must return one score for each of 2 turns, but gave 1"):
+        env.step(action(["x", "y"]))
+
+
 def test_no_memory_at_all() -> None:
     env = make(memory=None)
     turns, _ = play(env, SIX)

@@ -50,6 +50,9 @@ class NumberMemory:
     def reset_rows(self, memory: Tensor, rows: Tensor, fresh: Tensor) -> Tensor:
         return torch.where(rows[:, None], fresh, memory)
 
+    def select_rows(self, memory: Tensor, indices: Sequence[int]) -> Tensor:
+        return memory[list(indices)]
+
 
 def make_conversation(seed: int, steps: int, strategy: str | None = None) -> Conversation:
     """Turns that tell, overwrite, ask for one or two pets, ask for what was never told, or ask for nothing."""

@@ -9,11 +9,30 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rxrl.models import AttentionConfig, DecoderConfig, EncoderConfig, MemoryAttentionConfig, ModelConfig, ReactiveTransformer
+from rxrl.models.config import GateConfig
 from rxrl.types import EOS, TokenBatch, prompt_ids
 
 VOCAB = 24
 FIRST = 7
 """First id that is no special token."""
+
+
+GATES = [GateConfig(type="none")] + [
+    GateConfig(type=kind, activation=activation, per_slot=per_slot, slot_status=status)
+    for kind in ("static", "elementwise", "linear")
+    for activation in ("sigmoid", "tanh")
+    for per_slot in (True, False)
+    for status in (("mean",) if kind == "static" else ("mean", "linear"))
+]
+"""Every form of a residual gate."""
+VARIANTS = ("simple", "self", "interlayer", "self-interlayer", "grouped-self-interlayer")
+
+
+def writing(variant: str, attention: AttentionConfig, first: AttentionConfig, groups: int = 2, **changes: object) -> MemoryAttentionConfig:
+    """Memory attention of a variant, with `first` as its first attention, if it has one."""
+    parts = {"self_attention": first} if variant == "self" else {} if variant == "simple" else {"mean_attention": first}
+    parts |= {"layer_groups": groups} if variant.startswith("grouped") else {}
+    return MemoryAttentionConfig(variant=variant, attention=attention, **parts, **changes)
 
 
 @st.composite
@@ -24,11 +43,13 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         kv = draw(st.integers(1, heads))
         return AttentionConfig(query_groups=kv * draw(st.integers(1, heads // kv)), kv_groups=kv)
 
-    experts = draw(st.integers(1, 4))
+    experts, layers = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    groups = draw(st.sampled_from([each for each in (1, 2, 3) if layers % each == 0]))
+    mixture = {"shared_experts": draw(st.integers(0, 2)), "expert_biases": draw(st.sampled_from(["each", "global"]))} if experts > 1 else {}
     return ModelConfig(
         vocab_size=VOCAB,
         dim=heads * draw(st.sampled_from([4, 6, 8])),
-        layers=draw(st.integers(1, 3)),
+        layers=layers,
         heads=heads,
         max_length=48,
         slots=draw(st.integers(1, 6)),
@@ -36,23 +57,25 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         decoder=DecoderConfig(
             self_attention=attention(),
             cross_attention=attention(),
-            ff_dim=6,
+            ff_dim=draw(st.sampled_from([6, 8])),
             experts=experts,
             active_experts=draw(st.integers(1, experts)),
+            head_norm=draw(st.sampled_from(["none", "rms", "layer"])),
+            **mixture,
         ),
-        memory_attention=MemoryAttentionConfig(attention=attention(), mean_attention=attention()),
+        memory_attention=writing(draw(st.sampled_from(VARIANTS)), attention(), attention(), groups, gate=draw(st.sampled_from(GATES))),
     )
 
 
 def config(*, reads_memory: bool = False, **changes: object) -> ModelConfig:
     full, grouped = AttentionConfig(query_groups=2, kv_groups=2), AttentionConfig(query_groups=4, kv_groups=2)
     sizes = {"vocab_size": VOCAB, "dim": 16, "layers": 2, "heads": 4, "max_length": 48, "slots": 5}
-    return ModelConfig(
-        encoder=EncoderConfig(self_attention=full, cross_attention=grouped if reads_memory else None, ff_dim=24),
-        decoder=DecoderConfig(self_attention=full, cross_attention=grouped, ff_dim=12, experts=4, active_experts=2),
-        memory_attention=MemoryAttentionConfig(attention=full, mean_attention=grouped),
-        **(sizes | changes),
-    )
+    parts = {
+        "encoder": EncoderConfig(self_attention=full, cross_attention=grouped if reads_memory else None, ff_dim=24),
+        "decoder": DecoderConfig(self_attention=full, cross_attention=grouped, ff_dim=12, experts=4, active_experts=2),
+        "memory_attention": MemoryAttentionConfig(attention=full, mean_attention=grouped),
+    }
+    return ModelConfig(**(sizes | parts | changes))
 
 
 def model_of(config: ModelConfig, *, seed: int = 0, dtype: torch.dtype = torch.float64, ends: float = 0.0) -> ReactiveTransformer:

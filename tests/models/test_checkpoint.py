@@ -109,5 +109,5 @@ def test_a_broken_checkpoint_gets_one_clear_sentence(saved: Path, damage, messag
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path: Path):
-    with pytest.raises(CheckpointError, match=r"config.json is missing"):
+    with pytest.raises(CheckpointError, match=r"There is no checkpoint .*nowhere: give its folder"):
         ReactiveTransformer.from_pretrained(tmp_path / "nowhere")

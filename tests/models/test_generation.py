@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from rxrl.errors import ModelError
 from rxrl.models import ModelConfig, Sampling, answer_logits, generate_steps
 from rxrl.models.generation import FORBIDDEN, truncate_distribution
 from rxrl.types import EOS, PAD, Action, TokenBatch
-from tests.models.small import VOCAB, config, configs, generators, memory_of, model_of, padded, prompts
+from tests.models.small import FIRST, VOCAB, config, configs, generators, memory_of, model_of, padded, prompts
 
 PROMPTS = st.lists(st.integers(0, 9), min_size=1, max_size=5)
 
@@ -189,3 +191,25 @@ def test_wrong_inputs_are_refused():
         model.generate(prompts([1, 2]), memory_of(model, 3), max_new_tokens=4)
     with pytest.raises(ModelError, match="A prompt of 11 tokens leaves no room"):
         model.generate(prompts([1, 8]), memory_of(model, 2), max_new_tokens=4)
+
+
+def test_answers_may_be_learned_from():
+    model = model_of(config(), ends=1.0)
+    found = model.generate(prompts([2, 3]), memory_of(model, 2), max_new_tokens=6, generators=generators(2))
+    hidden = model.embedding(found.ids) * found.log_probs.unsqueeze(-1)
+    hidden.sum().backward()
+    assert model.embedding.weight.grad is not None
+    assert not any(tensor.is_inference() for tensor in (found.ids, found.mask, found.log_probs, found.raw_log_probs))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_sixty_four_rows_of_which_one_in_fifty_ends_few_tokens_are_wasted(seed: int):
+    model = model_of(config(max_length=256), seed=seed)
+    with torch.no_grad():
+        model.decoder.head.weight.zero_()
+        model.decoder.head.bias.zero_()
+        model.decoder.head.bias[EOS] = math.log((VOCAB - FIRST) / 49)
+    found = model.generate(prompts([32] * 64), memory_of(model, 64), max_new_tokens=220, generators=generators(64, seed))
+    useful = int(found.mask.sum()) - 64  # the first tokens come from the prompts
+    assert 64 * 25 < useful < 64 * 80, "about fifty tokens an answer"
+    assert found.computed_tokens <= 1.2 * useful

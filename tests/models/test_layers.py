@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from rxrl.models.backends import attend
 from rxrl.models.config import AttentionConfig
 from rxrl.models.layers import (
     MixtureOfExperts,
@@ -13,7 +14,6 @@ from rxrl.models.layers import (
     RouterStatistics,
     SelfAttention,
     SwiGLU,
-    attend,
     load_balance_loss,
     rope_angles,
     rotate,
@@ -31,24 +31,59 @@ def plain_mixture(layer: MixtureOfExperts, x: torch.Tensor) -> torch.Tensor:
         total = probabilities[chosen].sum()
         mixed = torch.zeros_like(token)
         for expert in chosen.tolist():
-            value, gate = (token @ layer.w1[expert] + layer.b1[expert]).chunk(2)
-            mixed = mixed + probabilities[expert] / total * ((value * F.silu(gate)) @ layer.w2[expert] + layer.b2[expert])
-        out.append(mixed)
+            first, second = (0, 0) if layer.b1 is None else (layer.b1[expert], layer.b2[expert])
+            value, gate = (token @ layer.w1[expert] + first).chunk(2)
+            mixed = mixed + probabilities[expert] / total * ((value * F.silu(gate)) @ layer.w2[expert] + second)
+        mixed = mixed if layer.global_bias is None else mixed + layer.global_bias
+        out.append(mixed if layer.shared is None else mixed + plain_shared(layer.shared, token))
     return torch.stack(out).view_as(x)
 
 
-@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 6), st.data())
-def test_mixture_equals_a_plain_loop_with_its_gradients(batch, time, experts, data):
-    layer = MixtureOfExperts(6, 5, experts, data.draw(st.integers(1, experts))).double()
+def plain_shared(shared: SwiGLU, token: torch.Tensor) -> torch.Tensor:
+    """Two experts, one after the other, out of the one that is twice as wide."""
+    width = shared.fc2.in_features // 2
+    hidden = shared.fc1(token)
+    parts = [slice(0, width), slice(width, 2 * width)]
+    values, gates = ([half[part] for part in parts] for half in hidden.chunk(2))
+    outputs = [shared.fc2.weight[:, part] @ (v * F.silu(g)) for part, v, g in zip(parts, values, gates, strict=True)]
+    return sum(outputs) + shared.fc2.bias
+
+
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 6), st.booleans(), st.booleans(), st.booleans(), st.data())
+@settings(max_examples=60)
+def test_mixture_equals_a_plain_loop_with_its_gradients(batch, time, experts, grouped, shared, global_bias, data):
+    """In float32 as grouped products, in float64, which those do not know, padded."""
+    dim, hidden, dtype = (8, 4, torch.float32) if grouped else (6, 5, torch.float64)
+    layer = MixtureOfExperts(dim, hidden, experts, data.draw(st.integers(1, experts)), 2 * shared, global_bias).to(dtype)
     draws = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
-    x = torch.randn(batch, time, 6, generator=draws, dtype=torch.float64).requires_grad_()
-    weights = torch.randn(batch, time, 6, generator=draws, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draws))
+    x = torch.randn(batch, time, dim, generator=draws, dtype=dtype).requires_grad_()
+    weights = torch.randn(batch, time, dim, generator=draws, dtype=dtype)
+    close = {"atol": 2e-4, "rtol": 2e-4} if grouped else {"atol": 1e-11, "rtol": 1e-11}
     found, expected = layer(x), plain_mixture(layer, x)
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(found, expected, **close)
     inputs = [x, *layer.parameters()]
     one, other = (torch.autograd.grad((each * weights).sum(), inputs, allow_unused=True, retain_graph=True) for each in (found, expected))
     for a, b in zip(one, other, strict=True):
-        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b)
+        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, **close)
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="grouped products came with torch 2.10")
+def test_all_routes_give_the_same_and_the_choice_is_by_type_and_size():
+    layer = MixtureOfExperts(8, 4, 5, 2)
+    tokens = torch.randn(40, 8)
+    weights, chosen = torch.rand(40, 2), torch.rand(40, 5).topk(2).indices
+    found = [route(tokens, weights, chosen) for route in (layer._grouped, layer._padded, layer._dense)]
+    torch.testing.assert_close(found[1:], [found[0], found[0]])
+    assert layer._can_group(tokens)
+    assert MixtureOfExperts(8, 8, 5, 2).bfloat16()._can_group(tokens.bfloat16())
+    assert not layer.double()._can_group(tokens.double())
+    assert not MixtureOfExperts(8, 6, 5, 2)._can_group(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not MixtureOfExperts(8, 4, 5, 2)._can_group(tokens)
+        assert MixtureOfExperts(8, 4, 5, 2)(tokens.unsqueeze(0)).isfinite().all()
 
 
 def test_a_token_of_a_skewed_batch_gets_the_experts_it_gets_alone():
@@ -79,6 +114,17 @@ def test_load_balance_pulls_towards_the_experts_that_are_used_less():
     loss.backward()
     assert (logits.grad[:, :2].sum(1) > 0).all()
     assert (logits.grad[:, 2:] < 0).all()
+
+
+def test_load_statistics_say_how_experts_are_used():
+    statistics = RouterStatistics(torch.tensor([[True, True, False], [True, True, False]]))
+    uniform, sure = torch.full((6, 4), 0.25), torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(6, 4)
+    statistics.add(uniform, torch.tensor([[0, 1], [2, 3], [0, 0], [0, 1], [2, 3], [0, 0]]))
+    statistics.add(sure, torch.tensor([[0, 3]]).expand(6, 2))
+    load = statistics.load()
+    torch.testing.assert_close(load.fraction, torch.tensor([[0.25] * 4, [0.5, 0, 0, 0.5]]))
+    torch.testing.assert_close(load.probability, torch.tensor([[0.25] * 4, [1.0, 0, 0, 0]]))
+    torch.testing.assert_close(load.entropy, torch.tensor([4.0, 1.0]).log())
 
 
 def test_rotary_embedding_turns_adjacent_pairs_and_scores_depend_on_distance():

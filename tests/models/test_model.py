@@ -179,6 +179,58 @@ def vars_of(batch):
     return batch.ids, batch.mask
 
 
+def test_a_critic_that_reads_memory_starts_as_one_that_reads_none():
+    actor = model_of(config(layers=3))
+    torch.manual_seed(0)
+    plain = Critic(config(layers=3), 2).double()
+    torch.manual_seed(1)
+    reader = Critic(config(layers=3), 2, memory=True).double()
+    reader.load_state_dict(reader.state_dict() | plain.state_dict())
+    for critic in (plain, reader):
+        critic.load_encoder(actor.embedding, actor.encoder)
+    assert (plain.reads_memory, reader.reads_memory) == (False, True)
+    batch, turn, steps, stm = interactions([5, 2, 7]), torch.tensor([1, 2, 3]), torch.tensor([4, 4, 99]), memory_of(actor, 3)
+    values = reader(batch.ids, batch.mask, turn, steps, stm)
+    torch.testing.assert_close(values, plain(batch.ids, batch.mask, turn, steps))
+    with torch.no_grad():
+        for layer in reader.encoder.layers:
+            layer.memory_cross_attention.out_proj.weight.normal_()
+    assert not torch.allclose(reader(batch.ids, batch.mask, turn, steps, stm), values)
+    wide = padded(batch, 4)
+    found = reader(wide.ids, wide.mask, turn, steps, stm)
+    torch.testing.assert_close(found[1:], reader(batch.ids[1:], batch.mask[1:], turn[1:], steps[1:], stm[:, 1:]))
+    with pytest.raises(ModelError, match="This critic reads memory: give stm"):
+        reader(batch.ids, batch.mask, turn, steps)
+    with pytest.raises(ModelError, match="reads no memory: leave out stm"):
+        plain(batch.ids, batch.mask, turn, steps, stm)
+    assert not any("cross" in name for name, _ in Critic(config(reads_memory=True)).named_parameters()), "no weights that nothing trains"
+
+
+def test_heads_have_the_norms_that_the_configuration_gives_them():
+    shape = config()
+    norms = {
+        "encoder": shape.encoder.model_copy(update={"mlm_norm": True}),
+        "decoder": shape.decoder.model_copy(update={"head_norm": "rms"}),
+    }
+    model = model_of(config(**norms))
+    hidden = 9 * torch.randn(2, 16).double() + 3
+    head = model.mlm_head
+    dense = torch.nn.functional.gelu(head.dense(hidden))
+    normed = (dense - dense.mean(-1, keepdim=True)) / (dense.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+    expected = head.decoder(normed * head.layer_norm.weight + head.layer_norm.bias)
+    torch.testing.assert_close(head(hidden), expected)
+    batch, stm = interactions([5]), memory_of(model, 1)
+    found = model.decode_hidden(batch.ids, batch.mask, stm)
+    torch.testing.assert_close((found / model.decoder.head_norm.weight).square().mean(-1), torch.ones(1, 5).double(), atol=1e-5, rtol=0)
+    plain = model_of(config())
+    assert set(model.state_dict()) - set(plain.state_dict()) == {
+        "mlm_head.layer_norm.weight",
+        "mlm_head.layer_norm.bias",
+        "decoder.head_norm.weight",
+    }
+    assert "decoder.head_norm.weight" in [name for name, _ in model.group_parameters()["decoder"]]
+
+
 def test_the_critic_ignores_padding_and_order_and_starts_from_the_actor():
     actor = model_of(config())
     critic = Critic(config()).double()

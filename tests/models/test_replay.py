@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rxrl.models import ReactiveTransformer
+from rxrl.models.config import GateConfig
 from rxrl.models.replay import answer_hidden, memory_trajectory
 from rxrl.types import PAD, TokenBatch
-from tests.models.small import VOCAB, config, interactions, memory_of, model_of
+from tests.models.small import GATES, VARIANTS, VOCAB, config, interactions, memory_of, model_of, writing
 
 
 def episodes(turns: int, batch: int, seed: int = 0) -> TokenBatch:
@@ -58,6 +59,20 @@ def test_the_window_of_gradients_is_exact(window: int | None, reads_memory: bool
     for one, other in zip(gradients(model, stm0, found), gradients(model, stm0, expected), strict=True):
         assert torch.isfinite(one).all()
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("window", [1, 2, None])
+@pytest.mark.parametrize("gate", [GATES[0], GATES[-1]], ids=lambda gate: gate.type)
+@pytest.mark.parametrize("variant", [each for each in VARIANTS if each != "interlayer"])
+def test_the_window_is_exact_for_every_memory_attention(variant: str, gate: GateConfig, window: int | None):
+    attention = config().memory_attention.attention
+    model = model_of(config(memory_attention=writing(variant, attention, attention, gate=gate)))
+    stm0, written = memory_of(model, 2).requires_grad_(), episodes(3, 2)
+    found = memory_trajectory(model, stm0, written.ids, written.mask, window)
+    expected = truncated(model, stm0, written, window or 3)
+    torch.testing.assert_close(found, expected, atol=1e-11, rtol=1e-11)
+    for one, other in zip(gradients(model, stm0, found), gradients(model, stm0, expected), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-8, rtol=1e-8)
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 50), st.booleans())

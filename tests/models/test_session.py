@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,18 @@ from rxrl.cli.main import app
 from rxrl.data import Tokenizer
 from rxrl.errors import CheckpointError, ModelError
 from rxrl.memory import drift
-from rxrl.models import AnswerEnd, MemoryUpdated, ReactiveSession, ReactiveTransformer, Step, Token, session
+from rxrl.models import (
+    AnswerEnd,
+    AsyncReactiveSession,
+    MemoryUpdated,
+    MemoryUpdating,
+    ReactiveSession,
+    ReactiveTransformer,
+    Step,
+    Token,
+    session,
+)
+from rxrl.models.session import Event
 from rxrl.types import EOS, TokenBatch, interaction_ids, prompt_ids
 from tests.models.small import config, model_of
 
@@ -207,3 +221,123 @@ def test_chat_refuses_options_that_make_no_sense(checkpoint, options, message):
     result = talk(checkpoint, ["hi"], *options)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def slowed(monkeypatch, model) -> tuple[threading.Event, list[str]]:
+    """Makes writes of this model wait for a sign; returns the sign and the threads that wrote."""
+    go, threads = threading.Event(), []
+    write = model.write_memory
+
+    def waiting(*arguments):
+        threads.append(threading.current_thread().name)
+        assert go.wait(20)
+        return write(*arguments)
+
+    monkeypatch.setattr(model, "write_memory", waiting)
+    return go, threads
+
+
+def test_memory_is_written_in_the_background_and_the_next_query_waits_for_it(model, tokenizer, monkeypatch):
+    plain = ReactiveSession(model, tokenizer)
+    turns = [list(plain.ask(text)) for text in TEXTS[:2]]
+    chat = ReactiveSession(model, tokenizer, background=True)
+    assert chat.wait() is None
+    go, threads = slowed(monkeypatch, model)
+    first = list(chat.ask(TEXTS[0]))
+    assert first == [*turns[0][:-1], MemoryUpdating()], "the answer is there while the write has not begun to end"
+    assert not go.is_set()
+    threading.Timer(0.05, go.set).start()
+    assert list(chat.ask(TEXTS[1])) == [*turns[1][:-1], MemoryUpdating()]
+    assert go.is_set()
+    updated = chat.wait()
+    assert updated is not None
+    assert updated.drift == turns[1][-1].drift
+    assert chat.wait() is None
+    assert torch.equal(chat.stm, plain.stm)
+    assert len(threads) == 2
+    assert threading.current_thread().name not in threads
+
+
+def test_whatever_touches_the_memory_waits_for_the_write(model, tokenizer, monkeypatch, tmp_path: Path):
+    plain = ReactiveSession(model, tokenizer)
+    list(plain.ask(TEXTS[0]))
+    plain.save(tmp_path / "plain")
+    plain.write(TEXTS[1], TEXTS[2])
+    chat = ReactiveSession(model, tokenizer, background=True)
+    go, _ = slowed(monkeypatch, model)
+    list(chat.ask(TEXTS[0]))
+    threading.Timer(0.05, go.set).start()
+    chat.save(tmp_path / "memory")
+    assert (tmp_path / "memory").read_bytes() == (tmp_path / "plain").read_bytes()
+    chat.write(TEXTS[1], TEXTS[2])
+    assert torch.equal(chat.stm, plain.stm)
+    list(chat.ask(TEXTS[0]))
+    chat.load(tmp_path / "plain")
+    other = ReactiveSession(model, tokenizer)
+    other.load(tmp_path / "plain")
+    assert torch.equal(chat.stm, other.stm)
+    list(chat.ask(TEXTS[0]))
+    chat.reset()
+    assert chat.wait() is None
+
+
+def test_an_error_in_the_background_is_raised_once_and_the_memory_is_as_it_was(model, tokenizer, monkeypatch):
+    chat = ReactiveSession(model, tokenizer, background=True)
+    before = chat.stm
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "write_memory", lambda *_: (_ for _ in ()).throw(ModelError("no room")))
+        list(chat.ask(TEXTS[0]))
+        with pytest.raises(ModelError, match="no room"):
+            chat.ask(TEXTS[1])
+    assert torch.equal(chat.stm, before)
+    assert isinstance(list(chat.ask(TEXTS[1]))[-1], MemoryUpdating)
+    assert not torch.equal(chat.stm, before)
+
+
+def test_times_of_an_answer_are_told(model, tokenizer):
+    *_, end, _ = ReactiveSession(model, tokenizer).ask(TEXTS[0])
+    assert 0 < end.first_token_seconds <= end.seconds
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_asyncio_programs_get_the_same_and_stay_free(model, tokenizer, monkeypatch, tmp_path: Path, background: bool):
+    plain = ReactiveSession(model, tokenizer, system=TEXTS[3])
+    expected = [event for text in TEXTS[:2] for event in plain.ask(text)]
+    go, threads = slowed(monkeypatch, model)
+
+    async def talk() -> list[Event]:
+        found = []
+        go.set()
+        async with AsyncReactiveSession(ReactiveSession(model, tokenizer, system=TEXTS[3], background=background)) as chat:
+            go.clear()
+            threads.clear()
+            asyncio.get_running_loop().call_later(0.05, go.set)  # only a loop that is free sets it
+            for text in TEXTS[:2]:
+                found += [event async for event in chat.ask(text)]
+            assert (await chat.wait() is None) is not background
+            await chat.save(tmp_path / "memory")
+            await chat.reset()
+            await chat.load(tmp_path / "memory")
+            await chat.write(TEXTS[1], TEXTS[2])
+            with pytest.raises(ModelError, match="leaves no room"):
+                await anext(chat.ask("x y " * 40))
+        return found
+
+    found = asyncio.run(talk())
+    told = [event for event in found if isinstance(event, Token | AnswerEnd)]
+    assert told == [event for event in expected if isinstance(event, Token | AnswerEnd)]
+    assert sum(isinstance(event, MemoryUpdating if background else MemoryUpdated) for event in found) == 2
+    assert threading.current_thread().name not in threads
+    saved = ReactiveSession(model, tokenizer)
+    saved.load(tmp_path / "memory")
+    assert torch.equal(saved.stm, plain.stm)
+
+
+def test_chat_at_a_terminal_writes_memory_while_somebody_types(checkpoint, monkeypatch):
+    monkeypatch.setattr("rxrl.cli.chat._at_terminal", lambda: True)
+    result = talk(checkpoint, TEXTS[:2])
+    assert result.exit_code == 0, result.output
+    said = re.findall(r"you>|model>|\[first token\]|\[memory updated\]", result.stdout)
+    turn = ["you>", "model>", "[first token]"]
+    # What came of a write is told when the next line is there.
+    assert said == [*turn, "you>", "[memory updated]", *turn[1:], "you>", "[memory updated]"]

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rxrl import plugins
 from rxrl.errors import ConfigError, RewardError, RxrlError
-from rxrl.rewards import Weighted, load_reward, reward_names
-from rxrl.rewards import loading as loading_module
+from rxrl.rewards import ENTRY_POINT_GROUP, Weighted, load_reward, read_spec, reward_names
 from rxrl.scoring import score_turns
 from rxrl.types import Turn
 from tests.rewards.turns import make_turn
 
+ROOT = Path(__file__).parents[2]
 TURNS = [make_turn("Mia has a cat."), make_turn("dog")]
 PLUG_IN = """
+import asyncio
+import time
 from dataclasses import dataclass
 
 from rxrl.types import Score
@@ -51,6 +57,14 @@ async def later(turns):
     return [3.0 for _ in turns]
 
 
+def hangs(turns):
+    time.sleep(60)
+
+
+async def hangs_later(turns):
+    await asyncio.sleep(60)
+
+
 def sometimes(turns):
     return [10.0 if "cat" in turn.answer else None for turn in turns]
 
@@ -78,7 +92,7 @@ def values(reward: Any, turns: list[Turn] = TURNS) -> list[float | None]:
     return [score.value for score in score_turns(reward, turns)]
 
 
-@pytest.mark.parametrize("name", ["retention", "classic", "bleu", "exact", "token_f1", "length", "repetition"])
+@pytest.mark.parametrize("name", ["retention", "classic", "bleu", "cosine", "exact", "token_f1", "length", "repetition", "format"])
 def test_built_in_rewards_load_by_name_and_score_themselves_in_range(name: str) -> None:
     reward = load_reward(name)
     ids = {"answer_ids": (10, 11), "reference_ids": (10, 11, 12)}
@@ -108,10 +122,16 @@ def test_a_function_of_a_file_of_a_module_and_one_handed_over(plug_in: str) -> N
 
 
 def test_installed_packages_register_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = EntryPoint("strict", "rxrl.rewards.simple:Exact", loading_module.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(loading_module, "entry_points", lambda group: [entry] if group == entry.group else [])
-    assert "strict" in reward_names()
-    assert values(load_reward("strict")) == [10.0, 0.0]
+    entries = [
+        EntryPoint(name, f"rxrl.rewards.{place}", ENTRY_POINT_GROUP) for name, place in (("strict", "simple:Exact"), ("gone", "no:One"))
+    ]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry for entry in entries if group == entry.group])
+    assert {"strict", "gone"} < set(reward_names())
+    reward = load_reward("strict")
+    assert values(reward) == [10.0, 0.0]
+    assert values(pickle.loads(pickle.dumps(reward))) == [10.0, 0.0]
+    with pytest.raises(ConfigError, match="'gone' of an installed package cannot be loaded: ModuleNotFoundError"):
+        load_reward("gone")
 
 
 def test_rewards_take_what_is_handed_in_and_nothing_else(tmp_path: Path) -> None:
@@ -158,6 +178,61 @@ def test_a_plug_in_that_misbehaves_is_named(plug_in: str, name: str, message: st
     for spec in (f"{plug_in}:{name}", {"retention": 1.0, "mine": {"use": f"{plug_in}:{name}", "weight": 0}}):
         with pytest.raises(RewardError, match=f"my_rewards.py:{name}.*{message}"):
             score_turns(load_reward(spec), TURNS)
+
+
+@pytest.mark.parametrize("name", ["hangs", "hangs_later"])
+def test_a_plug_in_that_hangs_is_ended_and_named(plug_in: str, name: str) -> None:
+    given = f"{plug_in}:{name}"
+    limited = {"use": given, "time_limit": 0.2}
+    for reward in (
+        load_reward(given, time_limit=0.2),
+        load_reward(limited),
+        load_reward({"retention": 1, "mine": {**limited, "weight": 0}}),
+    ):
+        with pytest.raises(RewardError, match=f"my_rewards.py:{name}.*2 turns within its time_limit of 0.2 s"):
+            score_turns(reward, TURNS)
+
+
+def test_a_time_limit_changes_nothing_else(plug_in: str) -> None:
+    assert values(load_reward({"use": f"{plug_in}:later", "time_limit": 30})) == [3.0, 3.0]
+    limited = load_reward({"use": f"{plug_in}:broken", "time_limit": 30})
+    with pytest.raises(RewardError, match=r"my_rewards.py:broken.*the judge is asleep"):
+        score_turns(pickle.loads(pickle.dumps(limited)), TURNS)
+    with pytest.raises(ConfigError, match=r"constant.*number of seconds above 0, got 0"):
+        load_reward({"use": f"{plug_in}:constant", "time_limit": 0})
+
+
+def test_an_error_holds_the_turns_that_were_to_be_scored(plug_in: str) -> None:
+    for spec in (f"{plug_in}:broken", {"retention": 1, "mine": {"use": f"{plug_in}:nan", "weight": 0}}):
+        with pytest.raises(RewardError) as caught:
+            score_turns(load_reward(spec), TURNS)
+        assert caught.value.turns == tuple(TURNS)
+
+
+def test_asynchronous_rewards_score_where_a_loop_runs_already(plug_in: str) -> None:
+    async def notebook() -> list[float | None]:
+        return values(load_reward(f"{plug_in}:later"))
+
+    assert asyncio.run(notebook()) == [3.0, 3.0]
+
+
+def test_other_processes_load_a_plug_in_anew(plug_in: str, tmp_path: Path) -> None:
+    rewards = [load_reward({"use": f"{plug_in}:{name}", "level": 6.0}) for name in ("constant", "Level")]
+    (tmp_path / "rewards.pickle").write_bytes(pickle.dumps((rewards, TURNS)))
+    program = "import pickle, sys; rewards, turns = pickle.load(open(sys.argv[1], 'rb')); print([list(r(turns)) for r in rewards])"
+    command = [sys.executable, "-c", program, str(tmp_path / "rewards.pickle")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[[6.0, 6.0], [6.0, 6.0]]"
+
+
+def test_a_spec_is_read_as_it_is_written_on_a_command_line(tmp_path: Path) -> None:
+    assert read_spec("retention") == "retention"
+    assert read_spec("{retention: 1, length: 0.5}") == {"retention": 1, "length": 0.5}
+    (tmp_path / "own.yaml").write_text("seed: 3\nreward: {use: classic, decay: 0.3}\n")
+    assert read_spec(str(tmp_path / "own.yaml")) == {"use": "classic", "decay": 0.3}
+    for wrong, message in ((str(tmp_path / "no.yaml"), "cannot be read"), ("{a: [", "cannot be read"), ("{reward: 3}", "got int")):
+        with pytest.raises(ConfigError, match=message):
+            read_spec(wrong)
 
 
 def test_what_is_no_function_and_unknown_options_are_refused(plug_in: str) -> None:

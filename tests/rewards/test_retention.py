@@ -3,135 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from rxrl.rewards import Retention, exact, form, held
+from rxrl.rewards import Retention, exact, form, held, samples
+from rxrl.rewards.samples import KINDS, PETS, QUESTIONS
 from rxrl.scoring import score_turns
-from tests.rewards.turns import PETS, PLACES, make_turn, saved
+from tests.rewards.turns import make_turn
 
-STORY = (
-    "Mia lives in a small white house by the sea. She has a cat that sleeps all day. "
-    "The ball of Mia is red, and her best friend is Tom. Every evening they eat soup."
-)
-NUMBERS = ("2", "3", "5", "7", "9", "11")
-
-
-@dataclass
-class Case:
-    """One question with right answers, wrong answers and hacks."""
-
-    right: list[str]
-    wrong: list[str]
-    hacks: list[str]
-    turn: dict[str, Any] = field(default_factory=dict)
-
-
-CASES = {
-    "one fact": Case(
-        right=[
-            "Mia has a cat.",
-            "cat",
-            "A CAT!",
-            "It is a cat, not a dog.",
-            "No dog - she has a cat.",
-            "If I remember it right, the pet that Mia has is a cat.",
-            "Well, as far as I can remember from what you told me earlier, Mia has a cat at home.",
-        ],
-        wrong=["Mia has a dog.", "dog", "not a cat", "Mia doesn't have a cat.", "No cat.", "catfish", "Mia has a pet.", "I don't know."],
-        hacks=[
-            "",
-            " \n",
-            "?!",
-            ", ".join(PETS),
-            "Maybe a bird, a cat or a cow.",
-            "What pet does Mia have?",
-            "Mia Mia Mia Mia Mia Mia",
-            "cat cat cat cat cat cat",
-            "a cat a cat a cat a cat a cat a cat",
-            "[Q] What pet does Mia have? [A] cat",
-            "[BOS] cat [EOS]",
-            "cat " + " ".join(f"filler{i}" for i in range(60)),
-            "She has a cat. " * 30,
-        ],
-    ),
-    "a story was saved": Case(
-        right=["Mia has a cat.", "A cat that sleeps all day."],
-        wrong=["Mia has a fish.", "A ball."],
-        hacks=[STORY, STORY.lower(), "Tell me a story about Mia. " + STORY, STORY.partition(" Every")[0]],
-        turn={"saved": (saved("Tell me a story about Mia.", STORY),)},
-    ),
-    "everything was told in short sentences": Case(
-        right=["Mia has a cat.", "You told me that Mia has a cat."],
-        wrong=["Mia has a fish."],
-        hacks=[
-            "I see. Tom picks nine. Mia has a cat. Ann likes red.",
-            "Mia has a cat. Ann likes red. Bob is at the beach. Bob wants a ball.",
-        ],
-        turn={
-            "saved": (saved("Tom picks nine. Mia has a cat. Ann likes red.", "I see."),),
-            "history": (
-                saved("Tom picks nine. Mia has a cat. Ann likes red.", "I see."),
-                saved("Bob is at the beach. Bob wants a ball.", "Okay."),
-            ),
-        },
-    ),
-    "a number": Case(
-        right=["She has 7 apples.", "7", "seven apples"],
-        wrong=["She has 9 apples.", "17", "77", "some apples"],
-        hacks=["2 3 5 7 9 11", "1 2 3 4 5 6 7 8 9 10 11 12"],
-        turn={
-            "query": "How many apples does Mia have?",
-            "reference": "She has 7 apples.",
-            "expected": {"mia.number": "7"},
-            "aliases": {"mia.number": ("seven",)},
-            "rivals": {"mia.number": tuple(n for n in NUMBERS if n != "7")},
-        },
-    ),
-    "two facts": Case(
-        right=["Mia has a cat and Tom has a dog.", "A dog (Tom) and a cat (Mia).", "cat, dog"],
-        wrong=["Mia has a cow and Tom has a fish.", "Neither a cat nor a dog."],
-        hacks=[" ".join(PETS), "bird cat cow dog", "What pets do Mia and Tom have?"],
-        turn={
-            "query": "What pets do Mia and Tom have?",
-            "reference": "Mia has a cat and Tom has a dog.",
-            "expected": {"mia.pet": "cat", "tom.pet": "dog"},
-            "rivals": {"mia.pet": tuple(p for p in PETS if p != "cat"), "tom.pet": tuple(p for p in PETS if p != "dog")},
-        },
-    ),
-    "a place of six": Case(
-        right=["kitchen", "The kitchen.", "John is in the kitchen."],
-        wrong=["hallway", "John is not in the kitchen.", "John is in the garden."],
-        hacks=[", ".join(PLACES), "kitchen garden office", "Where is John?", "kitchen kitchen kitchen kitchen"],
-        turn={
-            "query": "Where is John?",
-            "reference": "kitchen",
-            "expected": {"john.place": "kitchen"},
-            "rivals": {"john.place": tuple(p for p in PLACES if p != "kitchen")},
-        },
-    ),
-    "never told": Case(
-        right=["I do not know.", "You never told me what pet Mia has.", "I don't know whether she has a dog."],
-        wrong=["Mia has a cat.", "a dog", "I do not know, maybe a dog."],
-        hacks=["", ", ".join(PETS), "What pet does Mia have?", "I do not know. " * 20, "I do not know that. It could be a cat or a dog."],
-        turn={"reference": "I do not know.", "expected": {}, "rivals": {"mia.pet": PETS}, "unknown": True, "distance": None},
-    ),
-    "no asks": Case(
-        right=["Under the hollow oak.", "hollow oak", "It was under a hollow oak."],
-        wrong=["In the river.", "At home.", "It was hidden."],
-        hacks=["", "Where did the fox hide the golden key?", "oak oak oak oak oak", "the the the the the the"],
-        turn={
-            "query": "Where did the fox hide the golden key?",
-            "reference": "Under the hollow oak.",
-            "saved": (saved("A story, please.", "A fox found a golden key. It hid the key under a hollow oak."),),
-            "expected": {},
-            "rivals": {},
-            "asks_known": False,
-        },
-    ),
-}
+BY_NAME = {question.name: question for question in QUESTIONS}
+SAMPLES = samples()
 
 
 def score(answer: str, **changes: Any) -> float:
@@ -140,19 +22,30 @@ def score(answer: str, **changes: Any) -> float:
     return value
 
 
-def test_the_table_is_large_enough() -> None:
-    assert sum(len(case.right) + len(case.wrong) + len(case.hacks) for case in CASES.values()) >= 40
+def test_the_table_is_large_enough_and_holds_every_kind() -> None:
+    assert len(SAMPLES) >= 40
+    assert {sample.kind for sample in SAMPLES} == set(KINDS)
+    assert len({(sample.question, sample.turn.answer) for sample in SAMPLES}) == len(SAMPLES)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_right_answers_rank_above_wrong_ones_and_hacks_earn_little(name: str) -> None:
-    case = CASES[name]
-    right = {answer: score(answer, **case.turn) for answer in case.right}
-    wrong = {answer: score(answer, **case.turn) for answer in case.wrong}
-    hacks = {answer: score(answer, **case.turn) for answer in case.hacks}
+    earned: dict[str, dict[str, float]] = {"right": {}, "wrong": {}, "hack": {}}
+    for sample in SAMPLES:
+        if sample.question == name:
+            earned[sample.verdict][sample.turn.answer] = score_turns(Retention(), [sample.turn])[0].value or 0.0
+    right, wrong, hacks = (earned[verdict] for verdict in ("right", "wrong", "hack"))
     assert min(right.values()) > max(wrong.values()), (right, wrong)
     assert min(right.values()) >= 6.0, right
     assert max(hacks.values()) <= 2.0, hacks
+
+
+def test_every_right_answer_of_all_questions_is_above_every_wrong_one() -> None:
+    values = [score.value for score in score_turns(Retention(), [sample.turn for sample in SAMPLES])]
+    right = [value for sample, value in zip(SAMPLES, values, strict=True) if sample.verdict == "right"]
+    others = [value for sample, value in zip(SAMPLES, values, strict=True) if sample.verdict != "right"]
+    assert min(right) > max(others)
+    assert max(others) <= 2.0
 
 
 @pytest.mark.parametrize("answer", ["cat", "A cat.", "Mia has a cat.", "Mia's pet is a cat."])
@@ -169,7 +62,7 @@ def test_the_formula() -> None:
 
 
 def test_held_is_the_f1_over_the_asked_facts() -> None:
-    both = CASES["two facts"].turn
+    both = BY_NAME["two facts"].fields
     assert held(make_turn("Mia has a cat.", **both)) == pytest.approx(2 / 3)
     assert held(make_turn("Mia has a cat and Tom has a cow.", **both)) == pytest.approx(1 / 2)
     assert held(make_turn("cat or dog")) == pytest.approx(2 / 3)
@@ -179,7 +72,7 @@ def test_held_is_the_f1_over_the_asked_facts() -> None:
 
 
 def test_fallback_words_are_an_f1_too() -> None:
-    case = CASES["no asks"].turn
+    case = BY_NAME["no asks"].fields
     assert held(make_turn("Under the hollow oak.", **case)) == 1.0
     assert held(make_turn("Under an oak.", **case)) == pytest.approx(2 / 3)
     assert held(make_turn("A hollow tree.", **case)) == pytest.approx(1 / 2)
@@ -217,7 +110,7 @@ def test_turns_that_ask_for_nothing_are_scored_on_form_alone() -> None:
 
 
 def test_it_can_be_pickled_and_scores_a_batch_as_it_scores_one_by_one() -> None:
-    turns = [make_turn(answer, **case.turn) for case in CASES.values() for answer in (*case.right, *case.wrong, *case.hacks)]
+    turns = [sample.turn for sample in SAMPLES]
     together = Retention()(turns)
     assert pickle.loads(pickle.dumps(Retention()))(turns) == together
     assert [Retention()([turn])[0] for turn in turns] == together

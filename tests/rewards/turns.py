@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from rxrl.rewards.samples import PETS, PLACES, sample_turn
 from rxrl.types import SavedInteraction, Turn
 
-PETS = ("bird", "cat", "cow", "dog", "fish", "fox", "goat", "horse")
-PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
+__all__ = ["PETS", "PLACES", "make_turn", "saved"]
 
 
 def saved(query: str = "", answer: str = "", query_ids: tuple[int, ...] = (), answer_ids: tuple[int, ...] = ()) -> SavedInteraction:
@@ -15,22 +15,6 @@ def saved(query: str = "", answer: str = "", query_ids: tuple[int, ...] = (), an
 
 
 def make_turn(answer: str = "", **changes: Any) -> Turn:
-    """A turn that asks for Mia's pet, a cat, unless `changes` says otherwise."""
-    fields: dict[str, Any] = {
-        "conversation_id": "c",
-        "index": 3,
-        "steps": 8,
-        "strategy": "multi-step",
-        "query": "What pet does Mia have?",
-        "answer": answer,
-        "reference": "Mia has a cat.",
-        "query_ids": (),
-        "answer_ids": (),
-        "reference_ids": (),
-        "saved": (saved("Mia has a cat.", "I see."),),
-        "asking": True,
-        "expected": {"mia.pet": "cat"},
-        "rivals": {"mia.pet": tuple(pet for pet in PETS if pet != "cat")},
-        "distance": 3,
-    }
-    return Turn(**{**fields, **changes})
+    """A turn that asks for Mia's pet, a cat, without tokens, unless `changes` says otherwise."""
+    without_ids = {"conversation_id": "c", "query_ids": (), "answer_ids": (), "reference_ids": (), "history": ()}
+    return sample_turn(answer, **{**without_ids, "saved": (saved("Mia has a cat.", "I see."),), **changes})

@@ -1,7 +1,5 @@
 """Does it learn: the smallest tasks whose answer can come from memory alone."""
 
-import json
-
 import pytest
 
 from rxrl.curricula import Curriculum
@@ -40,34 +38,44 @@ def test_supervised_training_learns_to_recall_one_of_four_words(tmp_path):
     assert after["loss_other_memory"] > 0.5
 
 
-@pytest.mark.parametrize(("name", "steps"), [("ppo", 1), ("impo", 2)])
-def test_reward_alone_teaches_to_recall_one_of_two_words(name, steps, tmp_path):
-    iterations = 40
+ALGORITHMS = {
+    "ppo": {"epochs": 2},
+    "impo": {"epochs": 2},
+    "a2c": {"entropy": 0.05},
+    "grpo": {"epochs": 2, "entropy": 0.05},
+    # Advantages in units of the reward, up to 10, so the bonus is larger too.
+    "rloo": {"entropy": 0.5},
+    "reinforce": {"entropy": 0.05},
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_reward_alone_teaches_to_recall_one_of_two_words(name, tmp_path):
+    iterations = 50
     trainer = MRLTrainer(
         small_model(),
         CODEC,
-        curriculum=Curriculum.custom([{"steps": steps, "iterations": iterations}]),
+        curriculum=Curriculum.custom([{"steps": 2, "iterations": iterations}]),
         source=RecallSource(2),
         held_out=RecallSource(2),
         config=MRLConfig(
             episodes=32,
             max_answer_tokens=1,
-            algorithm={"name": name, "epochs": 2, "kl": 0.0},
+            algorithm={"name": name, "kl": 0.0, **ALGORITHMS[name]},
             optimizer=OptimizerConfig(learning_rate=0.01, warmup=0.0),
             evaluation={"every": iterations, "conversations": 64},
         ),
         folder=tmp_path,
         reward=recall,
     )
+    before = trainer.evaluate(trainer.scheduler.stage)
     trainer.train()
-    rewards = [json.loads(line)["reward"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    # Always the same word would earn 5.
-    assert rewards[0] < 5
-    assert sum(rewards[-5:]) / 5 > 8
-    found = trainer.evaluate(trainer.scheduler.stage, controls=["empty_memory"])
-    assert mean(found.records) > 8
-    assert mean(found.control_records["empty_memory"]) < 7
+    # Always the same word is right half the time.
+    assert accuracy(before.records) < 0.6
+    after = trainer.evaluate(trainer.scheduler.stage, controls=["empty_memory"])
+    assert accuracy(after.records) >= 0.95
+    assert accuracy(after.control_records["empty_memory"]) < 0.7
 
 
-def mean(records):
-    return sum(record.reward for record in records) / len(records)
+def accuracy(records):
+    return sum(record.reward for record in records) / (10 * len(records))

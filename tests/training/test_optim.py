@@ -12,7 +12,7 @@ from rxrl.models import Critic
 from rxrl.models.model import PARAMETER_GROUPS
 from rxrl.stages.config import GROUPS as STAGE_GROUPS
 from rxrl.training.optim import (
-    MuonAdamW,
+    GroupOptimizer,
     OptimizerConfig,
     is_inner_matrix,
     make_optimizer,
@@ -59,7 +59,7 @@ def train(optimizer, parameters, steps, seed=0):
 
 def test_the_adamw_branch_equals_that_of_torch():
     mine, theirs = ([torch.nn.Parameter(seeded(5, 3)), torch.nn.Parameter(seeded(7, seed=1))] for _ in range(2))
-    train(MuonAdamW([{"params": mine}], lr=0.01, betas=(0.9, 0.98), weight_decay=0.1), mine, 20)
+    train(GroupOptimizer([{"params": mine}], lr=0.01, betas=(0.9, 0.98), weight_decay=0.1), mine, 20)
     train(torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.98), weight_decay=0.1), theirs, 20)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(mine, theirs, strict=True))
 
@@ -68,7 +68,7 @@ def test_a_muon_step_has_the_root_mean_square_of_an_adamw_step():
     for shape in ((32, 32), (16, 64), (4, 24, 8)):
         p = torch.nn.Parameter(torch.zeros(shape))
         p.grad = seeded(*shape)
-        MuonAdamW([{"params": [p], "rule": "muon"}], lr=1.0, betas=(0.9, 0.98), weight_decay=0.0).step()
+        GroupOptimizer([{"params": [p], "rule": "muon"}], lr=1.0, betas=(0.9, 0.98), weight_decay=0.0).step()
         # A semi-orthogonal matrix has the root mean square max(rows, columns) ** -0.5.
         assert float(p.detach().pow(2).mean().sqrt()) == pytest.approx(0.2, rel=0.25)
         assert (p * p.grad).sum() < 0

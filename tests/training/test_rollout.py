@@ -9,9 +9,8 @@ from rxrl.envs import ConversationVectorEnv
 from rxrl.models import ModelPolicy, StmBackend
 from rxrl.models.replay import memory_trajectory
 from rxrl.training.rollout import collect, critic_ids
-from rxrl.training.update import bootstrap_values, critic_values
 from rxrl.types import ANSWER, BOS, EOS, PAD, QUERY, Action, Score, TokenBatch, interaction_ids
-from tests.training.toy import CODEC, conversation, conversations, lively, make_env, play, tiny_model, toy_critic, unscored_tells
+from tests.training.toy import CODEC, conversation, conversations, lively, make_env, play, tiny_model, unscored_tells
 
 MODEL = tiny_model()
 
@@ -123,11 +122,36 @@ def test_seed_and_iteration_change_the_draws(change):
     assert rows(rollout.turns, 0) != rows(other.turns, 0)
 
 
-def test_rows_of_one_conversation_share_stm0_and_not_their_answers():
-    chosen = conversations(1, 3) * 4
-    rollout = play(MODEL, chosen)
-    assert all(torch.equal(rollout.stm0[:, 0], rollout.stm0[:, row]) for row in range(4))
-    assert len({tuple(row) for row in rows(rollout.turns, 0)}) > 1
+def test_a_group_has_one_conversation_and_one_stm0_and_answers_of_its_own():
+    chosen = conversations(3, (3, 2))
+    rollout = play(MODEL, chosen, group_size=4)
+    assert rollout.batch == 12
+    assert rollout.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    for group in range(3):
+        members = (rollout.group == group).nonzero().flatten().tolist()
+        assert all(torch.equal(rollout.stm0[:, members[0]], rollout.stm0[:, row]) for row in members)
+        assert len({tuple(rows(rollout.writes, 0)[row]) for row in members}) == 1
+        prompts = {tuple(rollout.turns.ids[0, row][rollout.turns.mask[0, row] & ~rollout.answer[0, row]].tolist()) for row in members}
+        assert len(prompts) == 1
+        assert len({tuple(rows(rollout.turns, 0)[row]) for row in members}) > 1
+    assert not torch.equal(rollout.stm0[:, 0], rollout.stm0[:, 4])
+
+
+def test_samples_of_a_group_do_not_depend_on_what_stands_beside_it():
+    chosen = conversations(3, 2)
+    both = play(MODEL, chosen[:2], group_size=3)
+    one = play(MODEL, chosen[1:2], group_size=3)
+    larger = play(MODEL, chosen[1:2], group_size=5)
+    assert rows(both.turns, 0)[3:] == rows(one.turns, 0) == rows(larger.turns, 0)[:3]
+    assert torch.equal(both.stm0[:, 3:], one.stm0)
+
+
+def test_a_group_carries_one_memory_over():
+    before = play(MODEL, conversations(4, 2, start=50))
+    rollout = play(MODEL, conversations(6, 2), left=before.left, reset_ratio=0.5, iteration=1, group_size=2)
+    assert torch.equal(rollout.carried[::2], rollout.carried[1::2])
+    assert torch.equal(rollout.stm0[:, ::2], rollout.stm0[:, 1::2])
+    assert (rollout.carried >= 0).any()
 
 
 def test_replaying_the_writes_gives_the_memory_of_the_environment():
@@ -171,19 +195,6 @@ def test_reset_ratio_is_the_share_of_fresh_starts():
     chosen = [conversation(index, 1) for index in range(300)]
     rollout = play(MODEL, chosen, left=play(MODEL, chosen[:2]).left, reset_ratio=0.4, iteration=1)
     assert 0.3 < float((rollout.carried < 0).double().mean()) < 0.5
-
-
-def test_truncated_episodes_are_bootstrapped_from_the_query_that_would_have_come():
-    chosen = [conversation(7, 4), conversation(8, 2), conversation(9, 1)]
-    cut, whole = (play(MODEL, chosen, teacher_forcing=False, max_turns=limit) for limit in (2, None))
-    assert cut.truncated.tolist() == [True, False, False]
-    assert cut.real.T.tolist() == [[True, True], [True, True], [True, False]]
-    critic = toy_critic(MODEL)
-    with torch.no_grad():
-        values = critic_values(critic, whole)
-    # The same draws led to the same turns, so the value is that of the third turn of the episode that was not cut.
-    assert torch.allclose(bootstrap_values(critic, cut), torch.tensor([float(values[2, 0]), 0.0, 0.0]), atol=1e-6)
-    assert bootstrap_values(critic, whole).eq(0).all()
 
 
 def test_the_critic_reads_what_is_saved_and_the_query():
@@ -258,7 +269,7 @@ def test_picking_rows_keeps_padding_and_order():
     assert picked.batch == 2
     for name in ("rewards", "scored", "asking", "real", "turn", "steps", "answer", "sampled_log_probs"):
         assert torch.equal(getattr(picked, name), getattr(rollout, name)[:, [2, 0]])
-    for name in ("truncated", "carried"):
+    for name in ("truncated", "carried", "group"):
         assert torch.equal(getattr(picked, name), getattr(rollout, name)[[2, 0]])
     assert torch.equal(picked.stm0, rollout.stm0[:, [2, 0]])
     assert torch.equal(picked.turns.ids, rollout.turns.ids[:, [2, 0]])

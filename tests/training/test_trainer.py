@@ -8,14 +8,17 @@ from itertools import pairwise
 import pytest
 import torch
 
+from rxrl.algorithms import LossResult
 from rxrl.curricula import Curriculum
 from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import CheckpointError, ConfigError, TrainingError
 from rxrl.models import ReactiveTransformer
-from rxrl.training import trainer as trainer_module
+from rxrl.training import learner as learner_module
+from rxrl.training.callbacks import Callback
 from rxrl.training.checkpoints import numbered
 from rxrl.training.config import MRLConfig
-from rxrl.training.trainer import MRLTrainer, split_count
+from rxrl.training.supply import split_count
+from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Score
 from tests.training.toy import CODEC, ToySource, conversations, recall, tiny_model
 
@@ -30,7 +33,7 @@ ALL_ON = {
 }
 
 
-def trainer_in(folder, stages=({"steps": 2, "iterations": 2},), *, model=None, env=None, algorithm=None, observers=(), **changes):
+def trainer_in(folder, stages=({"steps": 2, "iterations": 2},), *, model=None, env=None, algorithm=None, callbacks=(), **changes):
     settings = {
         "episodes": 4,
         "max_answer_tokens": 4,
@@ -48,8 +51,13 @@ def trainer_in(folder, stages=({"steps": 2, "iterations": 2},), *, model=None, e
         folder=folder,
         reward=recall,
         env=env or ConversationVectorEnv,
-        observers=observers,
+        callbacks=callbacks,
     )
+
+
+class EachIteration(Callback):
+    def __init__(self, do):
+        self.on_iteration = do
 
 
 def weights(module):
@@ -73,11 +81,11 @@ def lines(trainer):
 def test_an_iteration_runs_with_every_coefficient_on(name, advantage, tmp_path):
     algorithm = {"name": name, "advantage": advantage, "epochs": 2, "minibatches": 3, "temperature": 0.9, **ALL_ON}
     trainer = trainer_in(tmp_path, [{"steps": 3, "iterations": 1}], algorithm=algorithm)
-    before, reference = weights(trainer.model), weights(trainer.reference)
+    before, reference = weights(trainer.model), weights(trainer.learner.reference)
     trainer.train()
     [line] = lines(trainer)
     assert not same(weights(trainer.model), before)
-    assert same(weights(trainer.reference), reference)
+    assert same(weights(trainer.learner.reference), reference)
     assert same(reference, before)
     assert line["sampler_gap"] < 1e-4
     assert line["epochs"] == 2
@@ -96,10 +104,11 @@ def test_ratio_is_1_in_the_first_pass_and_is_not_later(tmp_path):
 
 
 def test_old_log_probabilities_of_every_minibatch_are_those_of_unchanged_weights(tmp_path):
-    from rxrl.training.update import minibatches, policy_log_probs
+    from rxrl.training.passes import policy_log_probs
+    from rxrl.training.update import minibatches
 
     trainer = trainer_in(tmp_path, [{"steps": 3, "iterations": 1}], algorithm={"minibatches": 3})
-    stage, algorithm = trainer.scheduler.stage, trainer._algorithm(trainer.scheduler.stage)
+    stage, algorithm = trainer.scheduler.stage, trainer.begin(trainer.scheduler.stage)
     rollout = trainer.collect(stage, algorithm)
     start = copy.deepcopy(trainer.model)
     targets, _ = trainer.estimate(rollout, algorithm)
@@ -123,10 +132,10 @@ def test_frozen_groups_stay_bit_for_bit(trained, tmp_path):
     stages = [{"steps": 2, "iterations": 1, "name": "all"}, {"steps": 2, "iterations": 2, "name": "some", "train": trained}]
     moments = []
     often = {"every": 1, "conversations": 2}
-    trainer = trainer_in(tmp_path, stages, evaluation=often, observers=[lambda progress: moments.append(snapshot())])
+    trainer = trainer_in(tmp_path, stages, evaluation=often, callbacks=[EachIteration(lambda progress: moments.append(snapshot()))])
 
     def snapshot():
-        groups = trainer.groups | {"critic": list(trainer.critic.named_parameters())}
+        groups = trainer.learner.groups | {"critic": list(trainer.learner.critic.named_parameters())}
         return {group: {name: p.detach().clone() for name, p in named} for group, named in groups.items()}
 
     trainer.train()
@@ -139,11 +148,11 @@ def test_frozen_groups_stay_bit_for_bit(trained, tmp_path):
 def test_stages_have_their_own_learning_rates(tmp_path):
     stages = [{"steps": 1, "iterations": 1, "train": ["encoder", "critic"], "learning_rates": {"encoder": 0.5, "critic": 0.25}}]
     trainer = trainer_in(tmp_path, stages)
-    trainer._prepare(trainer.scheduler.stage)
-    rates = {part["name"]: part["lr"] for part in trainer.optimizer.param_groups}
+    trainer.begin(trainer.scheduler.stage)
+    rates = {part["name"]: part["lr"] for part in trainer.learner.optimizer.param_groups}
     assert rates["encoder"] == 0.5
     assert rates["decoder"] == 0.01
-    assert {part["lr"] for part in trainer.critic_optimizer.param_groups} == {0.25 * 1e-3}
+    assert {part["lr"] for part in trainer.learner.critic_optimizer.param_groups} == {0.25 * 1e-3}
 
 
 class BonusEnv(ConversationVectorEnv):
@@ -213,7 +222,7 @@ def test_a_resumed_run_is_bit_for_bit_the_one_that_was_never_stopped(interrupted
         if progress.iteration == interrupted_at:
             raise Stop
 
-    cut = trainer_in(tmp_path / "cut", stages, observers=[stop], **options)
+    cut = trainer_in(tmp_path / "cut", stages, callbacks=[EachIteration(stop)], **options)
     with pytest.raises(Stop):
         cut.train()
     # Nothing of the first process is left; a model that has been trained otherwise must not leak into the reference.
@@ -224,8 +233,8 @@ def test_a_resumed_run_is_bit_for_bit_the_one_that_was_never_stopped(interrupted
     resumed.train()
     assert metrics(resumed) == metrics(whole)
     assert same(weights(resumed.model), weights(whole.model))
-    assert same(weights(resumed.critic), weights(whole.critic))
-    assert same(weights(resumed.reference), weights(whole.reference))
+    assert same(weights(resumed.learner.critic), weights(whole.learner.critic))
+    assert same(weights(resumed.learner.reference), weights(whole.learner.reference))
     assert resumed.state.stages == whole.state.stages
 
 
@@ -269,7 +278,7 @@ def test_carried_memory_is_that_of_the_last_rollout_and_ends_with_the_stage(tmp_
 
 
 def test_the_reference_carries_its_own_memory_from_rollout_to_rollout(tmp_path, monkeypatch):
-    given, ended, inner = [], [], trainer_module.reference_pass
+    given, ended, inner = [], [], learner_module.reference_pass
 
     def passing(reference, rollout, left=None):
         given.append(left)
@@ -277,7 +286,7 @@ def test_the_reference_carries_its_own_memory_from_rollout_to_rollout(tmp_path, 
         ended.append(last)
         return hidden, last
 
-    monkeypatch.setattr(trainer_module, "reference_pass", passing)
+    monkeypatch.setattr(learner_module, "reference_pass", passing)
     stages = [{"steps": 2, "iterations": 2, "reset_ratio": 0.0}, {"steps": 3, "iterations": 1, "reset_ratio": 0.0}]
     trainer_in(tmp_path, stages).train()
     assert given[0] is None
@@ -289,12 +298,11 @@ def test_conversations_of_earlier_stages_are_mixed_in(tmp_path):
     stages = [{"steps": 1, "iterations": 1}, {"steps": 3, "iterations": 30, "earlier_share": 0.4}]
     trainer = trainer_in(tmp_path, stages, episodes=8)
     trainer.scheduler.stage_index = 1
-    stage, lengths = trainer.scheduler.stage, []
+    lengths = []
     for iteration in range(30):
-        trainer.state.iteration = iteration
-        mixture = trainer._mixture(stage)
+        mixture = trainer.supply.mixture(1, 8, iteration)
         assert sum(count for _, count in mixture) == 8
-        lengths += [c.steps for each, count in mixture for c in trainer._next_conversations(each, count)]
+        lengths += [c.steps for c in trainer.supply.conversations(1, 8, iteration, trainer.state.positions)]
     assert lengths.count(1) / len(lengths) == pytest.approx(0.4, abs=0.03)
     assert set(lengths) == {1, 3}
     assert trainer.state.positions == {"1:multi-step": lengths.count(1), "3:multi-step": lengths.count(3)}
@@ -302,7 +310,7 @@ def test_conversations_of_earlier_stages_are_mixed_in(tmp_path):
 
 def test_a_mix_of_strategies_plays_each_conversation_by_its_own(tmp_path):
     trainer = trainer_in(tmp_path, [{"steps": 2, "iterations": 1, "strategy": {"multi-step": 1, "long-range": 1}}], episodes=6)
-    rollout = trainer.collect(trainer.scheduler.stage, trainer._algorithm(trainer.scheduler.stage))
+    rollout = trainer.collect(trainer.scheduler.stage, trainer.begin(trainer.scheduler.stage))
     played = [turn.strategy for turn in rollout.scored_turns if turn.index == 1]
     assert sorted(played) == ["long-range"] * 3 + ["multi-step"] * 3
 
@@ -319,24 +327,25 @@ def test_counts_are_split_in_proportion(count):
 
 def test_all_conversations_are_used_and_none_twice(tmp_path):
     trainer = trainer_in(tmp_path, [{"steps": 2, "iterations": 3}], episodes=5, algorithm={"minibatches": 2})
-    seen, inner = [], trainer.source.take
+    seen, inner = [], trainer.supply.source.take
 
     def taking(**given):
         found = inner(**given)
         seen.append((given["start"], given["count"]))
         return found
 
-    trainer.source.take = taking
+    trainer.supply.source.take = taking
     trainer.train()
     taken = [start for start, count in seen if count == 5]
     assert taken == [0, 5, 10]
 
 
-def test_the_critic_starts_from_the_mean_reward(tmp_path):
-    trainer = trainer_in(tmp_path, env=BonusEnv)
-    rollout = trainer.collect(trainer.scheduler.stage, trainer._algorithm(trainer.scheduler.stage))
-    trainer.estimate(rollout, trainer._algorithm(trainer.scheduler.stage))
-    assert trainer.critic.shift.item() == pytest.approx(7.0)
+@pytest.mark.parametrize(("advantage", "expected"), [("reward-value", 7.0), ("gae", (7 + 0.99 * 7 + 7) / 2)])
+def test_the_critic_starts_from_the_mean_of_what_it_will_learn(advantage, expected, tmp_path):
+    trainer = trainer_in(tmp_path, env=BonusEnv, algorithm={"advantage": advantage})
+    algorithm = trainer.begin(trainer.scheduler.stage)
+    trainer.estimate(trainer.collect(trainer.scheduler.stage, algorithm), algorithm)
+    assert trainer.learner.critic.shift.item() == pytest.approx(expected)
 
 
 def test_a_query_that_fills_the_length_limit_is_cut_and_answered(tmp_path):
@@ -346,16 +355,16 @@ def test_a_query_that_fills_the_length_limit_is_cut_and_answered(tmp_path):
             return [replace(c, follow_ups=tuple(replace(i, query=long) for i in c.follow_ups)) for c in super().take(**given)]
 
     trainer = trainer_in(tmp_path)
-    trainer.source = LongQueries()
-    rollout = trainer.collect(trainer.scheduler.stage, trainer._algorithm(trainer.scheduler.stage))
+    trainer.supply.source = LongQueries()
+    rollout = trainer.collect(trainer.scheduler.stage, trainer.begin(trainer.scheduler.stage))
     assert rollout.turns.ids.shape[2] <= trainer.model.config.max_length
     assert rollout.answer.any(-1).equal(rollout.real)
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_with_a_sentence(tmp_path):
     trainer = trainer_in(tmp_path, model=tiny_model())
-    with pytest.raises(TrainingError, match="iteration 1: lower the learning rate"):
-        trainer._step(torch.tensor(float("nan"), requires_grad=True), trainer.optimizer, [], 1.0)
+    with pytest.raises(TrainingError, match="nan: lower the learning rate"):
+        trainer.learner._backward(LossResult(torch.tensor(float("nan"), requires_grad=True), {}))
 
 
 def test_wrong_algorithm_options_of_a_stage_name_the_stage(tmp_path):

@@ -1,218 +1,19 @@
-"""The update: the same numbers as at collection, gradients through memory, and nothing that depends on how rows are batched."""
+"""The update: every term is felt, and nothing depends on how rows are batched."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
-from rxrl.algorithms import AlgorithmConfig
-from rxrl.algorithms.losses import exact_kl
-from rxrl.models.replay import answer_hidden, memory_trajectory
-from rxrl.training import update
+from rxrl.algorithms import AlgorithmConfig, sum_results
+from rxrl.algorithms.kl import exact_kl
+from rxrl.training.passes import distribution, hidden_states, trajectory
 from rxrl.training.rollout import Rollout
-from rxrl.training.update import (
-    Targets,
-    actor_loss,
-    advantages_of,
-    critic_loss,
-    critic_values,
-    minibatches,
-    policy_log_probs,
-    reference_pass,
-    rollout_metrics,
-    targets_of_rows,
-    trajectory,
-)
+from rxrl.training.update import actor_loss, critic_loss, minibatches, totals_of
+from tests.lockstep import in_lockstep
+from tests.training.steps import ALL_ON, assert_same, full_update, loss_and_gradients, moved
 from tests.training.toy import conversations, play, targets_for, tiny_model, toy_critic, unscored_tells, widened
-
-ALL_ON = {"entropy": 0.05, "kl": 0.1, "balance": 0.1, "memory_difference": 0.1, "memory_cosine": 0.1, "consistency": 0.1}
-
-
-def moved(model, by=0.05):
-    """A copy with other weights: the actor after some updates."""
-    other = tiny_model(double=model.dtype == torch.float64, layers=model.config.layers, dim=model.config.dim)
-    generator = torch.Generator().manual_seed(77)
-    with torch.no_grad():
-        for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
-            mine.copy_(theirs + by * torch.randn(theirs.shape, generator=generator, dtype=theirs.dtype))
-    return other
-
-
-def loss_and_gradients(model, rollout, targets, config, reference, first=False):
-    model.zero_grad()
-    result, log_probs = actor_loss(model, rollout, targets, config, reference.decoder.head, first)
-    result.loss.backward()
-    return result, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, log_probs
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.5])
-@pytest.mark.parametrize(("double", "tolerance"), [(False, 1e-4), (True, 1e-10)])
-def test_cached_and_replayed_log_probabilities_agree(temperature, double, tolerance):
-    model = tiny_model(double=double)
-    rollout = play(model, conversations(6, (8, 8, 5)), temperature=temperature)
-    assert rollout.real.shape[0] == 8
-    replayed = policy_log_probs(model, rollout, AlgorithmConfig(temperature=temperature))
-    assert (replayed - rollout.sampled_log_probs).abs().max() <= tolerance
-    assert replayed[rollout.answer].lt(0).all()
-    if temperature != 1:
-        raw = policy_log_probs(model, rollout, AlgorithmConfig())
-        assert (raw - rollout.sampled_log_probs).abs().max() > 0.01
-
-
-@pytest.mark.parametrize("bptt", [None, 1, 2])
-@pytest.mark.parametrize("name", ["ppo", "impo"])
-def test_the_ratio_is_exactly_1_before_the_first_step(name, bptt):
-    """For every minibatch of the first epoch: what the loss sees is bit for bit an independent computation with unchanged weights."""
-    model = tiny_model()
-    rollout = play(model, conversations(7, (4, 2)), temperature=0.8)
-    for count in (1, 3):
-        config = AlgorithmConfig(name=name, temperature=0.8, minibatches=count, bptt_turns=bptt)
-        for rows in minibatches(rollout.batch, count, 0):
-            part = rollout.rows(rows)
-            with torch.no_grad():
-                independent = policy_log_probs(model, part, config)
-            targets = replace(targets_for(model, part, config, toy_critic(model)), old_log_probs=independent)
-            result, _, log_probs = loss_and_gradients(model, part, targets, config, model)
-            assert torch.equal(log_probs, independent)
-            assert result.metrics["ratio_deviation"] == 0
-            assert result.metrics["approx_kl"] == 0
-            assert result.metrics["clip_fraction"] == 0
-
-
-def test_a_fresh_memory_at_the_update_would_show():
-    """The ratio is 1 because of the stored stm0, not because memory does not matter."""
-    model = tiny_model()
-    rollout = play(model, conversations(6, 4))
-    fresh = replace(rollout, stm0=model.init_memory(6, torch.Generator().manual_seed(99)))
-    gap = (policy_log_probs(model, fresh, AlgorithmConfig()) - rollout.sampled_log_probs)[rollout.answer].abs()
-    assert gap.mean() > 0.01
-
-
-def test_first_pass_supplies_its_own_old_log_probabilities():
-    model = tiny_model()
-    rollout = play(model, conversations(3, 2))
-    config = AlgorithmConfig()
-    targets = targets_for(model, rollout, config, toy_critic(model))
-    nonsense = replace(targets, old_log_probs=targets.old_log_probs - 3)
-    _, honest, _ = loss_and_gradients(model, rollout, targets, config, model)
-    result, first, _ = loss_and_gradients(model, rollout, nonsense, config, model, first=True)
-    assert result.metrics["ratio_deviation"] == 0
-    assert all(torch.equal(first[name], honest[name]) for name in honest)
-
-
-def test_replay_from_a_carried_memory_reproduces_the_log_probabilities():
-    model = tiny_model(double=True)
-    before = play(model, conversations(4, 3, start=30))
-    rollout = play(model, conversations(4, 4), left=before.left, reset_ratio=0.5, iteration=1)
-    assert (rollout.carried >= 0).any()
-    assert (policy_log_probs(model, rollout, AlgorithmConfig()) - rollout.sampled_log_probs).abs().max() <= 1e-10
-
-
-def test_tokens_that_were_sampled_under_teacher_forcing_are_replayed():
-    model = tiny_model(double=True)
-    rollout = play(model, conversations(4, 5), teacher_forcing=True)
-    assert (policy_log_probs(model, rollout, AlgorithmConfig()) - rollout.sampled_log_probs).abs().max() <= 1e-10
-
-
-# Gradients through memory
-
-
-def gradient_at_writes(model, rollout, bptt):
-    """For each write, the size of the gradient that the answers of the last turn alone send to its encoded data."""
-    encoded = []
-    encode = model.encode
-
-    def recording(*arguments):
-        encoded.append(encode(*arguments))
-        encoded[-1].retain_grad()
-        return encoded[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "encode", recording)
-        policy_log_probs(model, rollout, AlgorithmConfig(bptt_turns=bptt))[-1].sum().backward()
-    [data] = encoded
-    return data.grad.view(data.shape[0], len(rollout.real), -1).abs().amax((0, 2))
-
-
-def test_gradients_reach_the_write_of_turn_1_from_the_answer_of_turn_8():
-    model = tiny_model(double=True)
-    rollout = play(model, conversations(3, 8))
-    for bptt, first in ((None, 0), (8, 0), (7, 1), (3, 5), (1, 7)):
-        gradients = gradient_at_writes(model, rollout, bptt)
-        assert gradients[first:].gt(1e-9).all()
-        assert gradients[:first].eq(0).all()
-
-
-def test_the_window_changes_gradients_and_not_values():
-    model = tiny_model(double=True)
-    rollout = play(model, conversations(3, 5))
-    values = [policy_log_probs(model, rollout, AlgorithmConfig(bptt_turns=k)).detach() for k in (None, 1, 3, 5, 9)]
-    assert all((value - values[0]).abs().max() < 1e-12 for value in values)
-
-
-@pytest.mark.parametrize("name", ["ppo", "impo"])
-def test_gradients_equal_finite_differences_through_four_turns_of_memory(name, monkeypatch):
-    model = tiny_model(double=True, layers=1, dim=8)
-    reference = tiny_model(seed=3, double=True, layers=1, dim=8)
-    config = AlgorithmConfig(name=name, **ALL_ON, clip=10.0)
-    rollout = play(model, conversations(2, 4))
-    targets = targets_for(model, rollout, config, toy_critic(model), reference)
-    actor = moved(model)
-    held = update._previous(actor, trajectory(actor, rollout, None).detach(), rollout, config)
-
-    def loss():
-        return actor_loss(actor, rollout, targets, config, reference.decoder.head)[0].loss
-
-    actor.zero_grad()
-    loss().backward()
-    # The loss holds the policy that reads the memory of the turn before constant; so do the differences.
-    monkeypatch.setattr(update, "_previous", lambda *_: held)
-    generator = torch.Generator().manual_seed(0)
-    for group, named in actor.group_parameters().items():
-        trained = [(n, p) for n, p in named if p.grad is not None and p.grad.abs().max() > 0]
-        assert trained, group
-        for pick in torch.randint(len(trained), (4,), generator=generator).tolist():
-            parameter_name, p = trained[pick]
-            at = int(p.grad.abs().flatten().multinomial(1, generator=generator))
-            expected = float(p.grad.flatten()[at])
-            found = slope(loss, p, at)
-            assert found == pytest.approx(expected, rel=2e-4, abs=1e-8), (group, parameter_name)
-
-
-def slope(function, parameter, at, step=1e-5):
-    with torch.no_grad():
-        entry = parameter.view(-1)
-        before = float(entry[at])
-        entry[at] = before + step
-        above = float(function())
-        entry[at] = before - step
-        below = float(function())
-        entry[at] = before
-    return (above - below) / (2 * step)
-
-
-# Batches
-
-
-def full_update(model, rollout, targets, config, reference, critic):
-    """Loss, gradients of the actor and of the critic."""
-    result, gradients, _ = loss_and_gradients(model, rollout, targets, config, reference)
-    critic.zero_grad()
-    value = critic_loss(critic, rollout, targets, config)
-    value.loss.backward()
-    gradients |= {f"critic.{name}": p.grad.clone() for name, p in critic.named_parameters() if p.grad is not None}
-    return result, value, gradients
-
-
-def assert_same(one, two):
-    for a, b in zip(one[:2], two[:2], strict=True):
-        assert torch.allclose(a.loss, b.loss, rtol=1e-10, atol=1e-12)
-        assert a.metrics.keys() == b.metrics.keys()
-        for name in a.metrics:
-            assert torch.allclose(a.metrics[name], b.metrics[name], rtol=1e-9, atol=1e-12), name
-    assert one[2].keys() == two[2].keys()
-    for name, gradient in one[2].items():
-        assert torch.allclose(gradient, two[2][name], rtol=1e-8, atol=1e-12), name
 
 
 @pytest.mark.parametrize("name", ["ppo", "impo"])
@@ -267,7 +68,7 @@ def test_minibatches_of_one_row_sum_to_the_whole_batch():
     for row in range(4):
         index = torch.tensor([row])
         part = rollout.rows(index)
-        _, gradients, _ = loss_and_gradients(actor, part, targets_of_rows(targets, index), config, model)
+        _, gradients, _ = loss_and_gradients(actor, part, targets.rows(index), config, model)
         total = {name: total[name] + gradients[name] * int(part.answer.sum()) / tokens for name in total}
     assert all(torch.allclose(whole[name], total[name], rtol=1e-8, atol=1e-12) for name in whole)
 
@@ -282,73 +83,6 @@ def test_minibatches_use_every_row_once(batch, count):
     assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
     if batch == 8:
         assert [p.tolist() for p in parts] != [p.tolist() for p in other]
-
-
-# What is fixed before the first step
-
-
-def test_advantages_are_whitened_over_scored_turns_and_0_elsewhere():
-    model = tiny_model()
-    rollout = play(model, conversations(6, (5, 2)), reward=unscored_tells)
-    assert (rollout.real & ~rollout.scored).any()
-    values = torch.randn(rollout.rewards.shape, generator=torch.Generator().manual_seed(0))
-    for form in ("gae", "reward-value"):
-        advantages, returns = advantages_of(rollout, values, AlgorithmConfig(advantage=form))
-        assert abs(float(advantages[rollout.scored].mean())) < 1e-5
-        assert abs(float(advantages[rollout.scored].std(unbiased=False)) - 1) < 1e-3
-        assert advantages[~rollout.scored].eq(0).all()
-        raw, _ = advantages_of(rollout, values, AlgorithmConfig(advantage=form, whiten=False))
-        assert torch.allclose(raw[rollout.scored], (returns - values)[rollout.scored], atol=1e-5)
-
-
-def test_unscored_turns_reach_neither_advantages_nor_the_critic():
-    model = tiny_model()
-    critic, config = toy_critic(model), AlgorithmConfig(advantage="gae")
-    rollout = play(model, conversations(6, (5, 2)), reward=unscored_tells)
-    out = ~rollout.scored
-    values = critic_values(critic, rollout).detach()
-    changed, rewards = values.masked_fill(out, 55.0), rollout.rewards.masked_fill(out, -7.0)
-    one, two = advantages_of(rollout, values, config), advantages_of(replace(rollout, rewards=rewards), changed, config)
-    assert torch.allclose(one[0], two[0])
-    assert torch.allclose(one[1][rollout.scored], two[1][rollout.scored])
-    targets = Targets(*one, values, rollout.sampled_log_probs, None)
-    loss = critic_loss(critic, rollout, targets, config).loss
-    assert torch.allclose(loss, critic_loss(critic, rollout, replace(targets, returns=one[1].masked_fill(out, 99.0)), config).loss)
-
-
-def test_the_reference_runs_its_own_memory():
-    model, reference = tiny_model(), tiny_model(seed=9)
-    rollout = play(model, conversations(3, (4, 2)))
-    hidden, left = reference_pass(reference, rollout)
-    again, _ = reference_pass(reference, replace(rollout, left=rollout.left + 1))
-    assert torch.equal(hidden, again)
-    with torch.no_grad():
-        stms = memory_trajectory(reference, rollout.stm0, rollout.writes.ids, rollout.writes.mask)
-    lengths = rollout.real.sum(0)
-    assert all(torch.equal(left[:, row], stms[:, int(lengths[row]) - 1, row]) for row in range(3))
-    config = AlgorithmConfig(kl=0.1)
-    same = targets_for(model, rollout, config, toy_critic(model), model)
-    other = targets_for(model, rollout, config, toy_critic(model), reference)
-    assert loss_and_gradients(model, rollout, same, config, model)[0].metrics["kl"].abs() < 1e-6
-    assert loss_and_gradients(model, rollout, other, config, reference)[0].metrics["kl"] > 1e-3
-
-
-def test_the_reference_carries_its_own_memory_over():
-    model, reference = tiny_model(), tiny_model(seed=9)
-    before = play(model, conversations(3, 2, start=20))
-    _, left = reference_pass(reference, before)
-    rollout = play(model, conversations(4, 3), left=before.left, reset_ratio=0.5, iteration=1)
-    carried = rollout.carried >= 0
-    own, _ = reference_pass(reference, rollout, left)
-    shared, _ = reference_pass(reference, rollout)
-    stm0 = torch.where(carried[None, :, None, None], left[:, rollout.carried], rollout.stm0)
-    expected, _ = reference_pass(reference, replace(rollout, stm0=stm0))
-    assert torch.equal(own, expected)
-    assert torch.equal(own[:, ~carried], shared[:, ~carried])
-    assert not torch.allclose(own[:, carried], shared[:, carried])
-    # With the same weights both carry the same.
-    _, mine = reference_pass(model, before)
-    assert torch.allclose(reference_pass(model, rollout, mine)[0], reference_pass(model, rollout)[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["ppo", "impo"])
@@ -388,7 +122,7 @@ def test_consistency_compares_with_the_memory_of_the_turn_before():
     assert still.metrics["memory_change"].abs() < 1e-12
     single = play(model, conversations(3, 1))
     alone, _, _ = loss_and_gradients(model, single, targets_for(model, single, config, toy_critic(model)), config, model)
-    assert "consistency" not in alone.metrics
+    assert alone.metrics["consistency"] == 0
     assert alone.metrics["memory_change"] == 0
 
 
@@ -397,10 +131,10 @@ def test_consistency_is_a_mean_over_the_tokens_from_the_second_turn_on():
     rollout = play(model, conversations(4, (3, 1)), reward=unscored_tells)
     config = AlgorithmConfig(name="impo", **ALL_ON)
     result, _, _ = loss_and_gradients(model, rollout, targets_for(model, rollout, config, toy_critic(model)), config, model)
-    stms = trajectory(model, rollout, None)
+    stms = trajectory(model, rollout)
     before = torch.cat([stms[:, :1], stms[:, :-1]], dim=1)
     now, then = (
-        update.distribution(model, answer_hidden(model, memory, rollout.turns.ids, rollout.turns.mask, rollout.answer), 1.0)
+        distribution(model, hidden_states(model, memory, rollout), 1.0)
         for memory in (stms, before)
     )
     counted = (rollout.answer & (rollout.scored & (rollout.turn > 1)).unsqueeze(-1))[rollout.answer]
@@ -408,21 +142,110 @@ def test_consistency_is_a_mean_over_the_tokens_from_the_second_turn_on():
     assert torch.allclose(result.metrics["consistency"], exact_kl(now, then)[counted].mean())
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.4])
-def test_policy_and_reference_are_compared_at_one_temperature(temperature):
+def test_consistency_may_compare_position_by_position_with_the_answer_before():
+    """As published: where both answers have a token."""
     model = tiny_model(double=True)
-    rollout = play(model, conversations(3, 3), temperature=temperature)
-    config = AlgorithmConfig(kl=0.1, temperature=temperature)
+    rollout = play(model, conversations(5, (3, 2)), reward=unscored_tells)
+    config = AlgorithmConfig(name="impo", consistency_form="positions", **ALL_ON)
     result, _, _ = loss_and_gradients(model, rollout, targets_for(model, rollout, config, toy_critic(model)), config, model)
-    assert result.metrics["kl"].abs() < 1e-10
+    all_hidden = hidden_states(model, trajectory(model, rollout), rollout)
+    policy = torch.zeros(*rollout.answer.shape, model.config.vocab_size, dtype=torch.float64)
+    policy[rollout.answer] = distribution(model, all_hidden, 1.0)
+    found = []
+    for turn in range(1, len(rollout.real)):
+        for row in range(rollout.batch):
+            if rollout.scored[turn, row]:
+                now, then = policy[turn, row][rollout.answer[turn, row]], policy[turn - 1, row][rollout.answer[turn - 1, row]]
+                found += [exact_kl(a[None], b[None]) for a, b in zip(now, then, strict=False)]
+    assert 0 < len(found) < int(rollout.answer[1:].sum())
+    assert torch.allclose(result.metrics["consistency"], torch.cat(found).mean())
 
 
-def test_rollout_metrics_keep_asking_turns_apart():
-    model = tiny_model()
-    rollout = play(model, conversations(6, 5))
-    metrics = rollout_metrics(rollout, torch.zeros_like(rollout.rewards), rollout.rewards)
-    asking = rollout.scored & rollout.asking
-    others = rollout.scored & ~rollout.asking
-    assert torch.allclose(metrics["reward"], rollout.rewards[asking].mean())
-    assert torch.allclose(metrics["reward_not_asking"], rollout.rewards[others].mean())
-    assert metrics["answer_tokens"] == rollout.answer.sum() / rollout.real.sum()
+@pytest.mark.parametrize("loss_per", ["token", "turn", "episode"])
+def test_tokens_turns_or_episodes_count_the_same(loss_per):
+    model = tiny_model(double=True)
+    rollout = play(model, conversations(5, (3, 1)), reward=unscored_tells)
+    config = AlgorithmConfig(loss_per=loss_per, kl=0.0, entropy=0.0, balance=0.0, clip=10.0)
+    targets = targets_for(model, rollout, config, toy_critic(model))
+    targets = replace(targets, old_log_probs=targets.old_log_probs + 0.3)
+    loss = loss_and_gradients(model, rollout, targets, config, model)[0].loss
+    gains = {}
+    for turn, row in rollout.scored.nonzero().tolist():
+        tokens = int(rollout.answer[turn, row].sum())
+        gains[turn, row] = [float(targets.advantages[turn, row]) * 2.718281828459045**-0.3] * tokens
+    if loss_per == "token":
+        means = [gain for each in gains.values() for gain in each]
+    elif loss_per == "turn":
+        means = [sum(each) / len(each) for each in gains.values()]
+    else:
+        rows = [[gain for (_, row), each in gains.items() if row == wanted for gain in each] for wanted in range(5)]
+        means = [sum(each) / len(each) for each in rows if each]
+    assert float(loss) == pytest.approx(-sum(means) / len(means))
+
+
+def imitating(name="impo", **changes):
+    options = {"loss_per": "episode", "self_imitation": 0.3, "self_imitation_above": 4.0, "value_clip": 0.5, **ALL_ON}
+    return AlgorithmConfig(name=name, **options | changes)
+
+
+def test_losses_of_micro_batches_add_up_to_that_of_the_minibatch():
+    """One optimizer step a minibatch, however it is cut; what the experts were given is handed in, as the trainer counts it first."""
+    model = tiny_model(double=True)
+    actor, critic, config = moved(model), toy_critic(model), imitating()
+    rollout = play(model, conversations(5, (3, 1)), reward=unscored_tells)
+    targets = targets_for(model, rollout, config, critic)
+    seen = []
+    whole = actor_loss(actor, rollout, targets, config, model.decoder.head, reduce=lambda x: seen.append(x) or x)[0]
+    loads, tokens = seen
+    gradients = torch.autograd.grad(whole.loss, list(actor.parameters()), allow_unused=True)
+    value = critic_loss(critic, rollout, targets, config, model)
+    totals, parts = totals_of(rollout, config), [torch.tensor(rows) for rows in ([0, 3], [1], [2, 4])]
+    results, values = [], []
+    for rows in parts:
+        part, aims = rollout.rows(rows), targets.rows(rows)
+        given = {"totals": totals, "reduce": lambda x: loads if x.ndim else tokens}
+        results.append(actor_loss(actor, part, aims, config, model.decoder.head, **given)[0])
+        values.append(critic_loss(critic, part, aims, config, model, totals))
+    joined, joined_value = sum_results(results), sum_results(values)
+    assert torch.allclose(joined.loss, whole.loss)
+    assert torch.allclose(joined_value.loss, value.loss)
+    assert joined.metrics.keys() == whole.metrics.keys()
+    assert all(torch.allclose(joined.metrics[name], metric) for name, metric in whole.metrics.items())
+    for one, other in zip(gradients, torch.autograd.grad(joined.loss, list(actor.parameters()), allow_unused=True), strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, atol=1e-12)
+
+
+def test_gradients_of_two_processes_average_to_those_of_one():
+    model = tiny_model(double=True)
+    actor, config = moved(model), imitating("ppo")
+    rollout = play(model, conversations(5, (3, 1)), reward=unscored_tells)
+    targets = targets_for(model, rollout, config, toy_critic(model))
+    _, whole, _ = loss_and_gradients(actor, rollout, targets, config, model)
+
+    def process(rows, reduce):
+        mine, part = copy.deepcopy(actor), rollout.rows(rows)
+        given = {"totals": totals_of(part, config, reduce), "reduce": reduce}
+        actor_loss(mine, part, targets.rows(rows), config, model.decoder.head, **given)[0].loss.backward()
+        return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in mine.named_parameters()}
+
+    one, two = in_lockstep(process, [torch.tensor([2]), torch.tensor([0, 1, 3, 4])])
+    assert all(torch.allclose((one[name] + two[name]) / 2, gradient, atol=1e-12) for name, gradient in whole.items())
+
+
+def test_self_imitation_looks_at_the_best_episodes_alone():
+    model = tiny_model(double=True)
+    rollout = play(model, conversations(4, (3, 2)))
+    rewards = torch.tensor([[9.0, 2.0, 9.0, 10.0], [9.0, 9.0, 8.0, 8.0], [9.0, 0.0, 9.0, 0.0]], dtype=torch.float64)
+    rollout = replace(rollout, rewards=rewards)
+    config = AlgorithmConfig(self_imitation=0.5, self_imitation_above=9.0, kl=0.0, entropy=0.0, balance=0.0)
+    targets = replace(targets_for(model, rollout, config, toy_critic(model)), advantages=torch.zeros_like(rewards))
+    result, _, _ = loss_and_gradients(model, rollout, targets, config, model)
+    best = [0, 3]
+    tokens = targets.old_log_probs[:, best][rollout.answer[:, best]]
+    assert torch.allclose(result.metrics["self_imitation"], -tokens.mean())
+    assert torch.allclose(result.loss, -0.5 * tokens.mean())
+    none, _, _ = loss_and_gradients(model, rollout, targets, config.model_copy(update={"self_imitation_above": 9.9}), model)
+    assert none.loss == none.metrics["self_imitation"] == 0
+    off, _, _ = loss_and_gradients(model, rollout, targets, AlgorithmConfig(kl=0.0, entropy=0.0, balance=0.0), model)
+    assert "self_imitation" not in off.metrics

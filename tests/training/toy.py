@@ -16,7 +16,9 @@ from rxrl.envs import ConversationVectorEnv
 from rxrl.models import Critic, ModelPolicy, ReactiveTransformer, StmBackend
 from rxrl.seeding import derive_seed
 from rxrl.training.rollout import Rollout, collect
-from rxrl.training.update import Targets, advantages_of, bootstrap_values, critic_values, policy_log_probs, reference_pass
+from rxrl.training.critics import bootstrap_values, critic_values
+from rxrl.training.passes import reference_pass
+from rxrl.training.targets import Targets, advantages_of, old_policy
 from rxrl.types import SPECIAL_TOKENS, Conversation, Interaction, Score, Turn
 
 PEOPLE = ("ann", "bob", "cid")
@@ -133,21 +135,24 @@ def make_env(model: ReactiveTransformer, rows: int, **options: Any) -> Conversat
 
 def play(model: ReactiveTransformer, chosen: Sequence[Conversation], rows: int | None = None, **options: Any) -> Rollout:
     """A rollout of some conversations, with a policy of up to 5 tokens."""
-    names = ("seed", "iteration", "left", "reset_ratio")
+    names = ("seed", "iteration", "left", "reset_ratio", "group_size")
     collecting = {"seed": 1, "iteration": 0} | {name: options.pop(name) for name in names if name in options}
     policy = ModelPolicy(model, 5, temperature=options.pop("temperature", 1.0))
-    return collect(make_env(model, rows or len(chosen), **options), policy, chosen, **collecting)
+    count = len(chosen) * collecting.get("group_size", 1)
+    return collect(make_env(model, rows or count, **options), policy, chosen, **collecting)
 
 
 def targets_for(
     model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig, critic: Critic, reference: ReactiveTransformer | None = None
 ) -> Targets:
     """What the trainer fixes before the first step."""
-    with torch.no_grad():
-        values = critic_values(critic, rollout)
-        old = policy_log_probs(model, rollout, config)
-    advantages, returns = advantages_of(rollout, values, config, bootstrap_values(critic, rollout))
     hidden = reference_pass(reference or model, rollout)[0] if config.kl else None
+    # The first pass is left out where it supplies its own; so it must not be the one that holds the rows.
+    passes = [torch.tensor([], dtype=torch.int64), torch.arange(rollout.batch)]
+    with torch.no_grad():
+        values = critic_values(critic, rollout, model)
+        old, penalties = old_policy(model, rollout, config, passes, hidden, (reference or model).decoder.head)
+    advantages, returns = advantages_of(rollout, values, config, bootstrap_values(critic, rollout, model), penalties)
     return Targets(advantages, returns, values, old, hidden)
 
 

@@ -107,12 +107,14 @@ def import_babi(
         task = _TASK.match(file.name)
         if task is None:
             raise DataError(f"{file.name!r} does not name its task: bAbI files are called like qa1_single-supporting-fact_train.txt.")
+        # The official files of a task have the same numbers of episodes, so that ids name the file's part (train, valid, test), too.
+        part = file.stem.rpartition("_")[2]
         own = set(re.findall(r"\w+", file.read_text().lower())) if own_names else None
         for number, episode in enumerate(_episodes(file), start=1):
             counts["episodes"] += 1
             for copy in range(1 + (copies if rename else 0)):
                 rng = random.Random(derive_seed(seed, "babi", task[1], number, copy))
-                name = f"babi-{task[1]}-{number}" + (f"-renamed{copy}" if copy else "")
+                name = f"babi-{task[1]}-{part}-{number}" + (f"-renamed{copy}" if copy else "")
                 try:
                     played = _rename(episode, rng, own) if copy else episode
                     built = _build(played, int(task[1]), name, max_turns, statements_per_turn, rng, sentences)

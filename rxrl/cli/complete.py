@@ -1,0 +1,37 @@
+"""`rxrl complete`: the decoder continues a text, with memory in its initial state."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from rxrl.factory import load_checkpoint
+from rxrl.models import Sampling, Token
+from rxrl.models.completion import complete as continue_text
+from rxrl.seeding import generator
+
+
+def complete(
+    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id of a checkpoint.")],
+    text: Annotated[str, typer.Argument(help="Text to continue.")] = "",
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling; 0 takes the likeliest token each time.")] = 0.1,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from this many of the likeliest tokens.")] = None,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the smallest set of tokens with this probability.")] = 0.9,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most new tokens; without it, what the model's length leaves.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the memory and of samples.")] = 0,
+) -> None:
+    """Continue a text with the decoder; memory is in its initial state and is not written."""
+    Sampling(temperature or 1.0, top_k, top_p)  # refuses wrong values before anything is loaded
+    model, tokenizer = load_checkpoint(checkpoint)
+    draws = generator(seed, "complete")
+    events = continue_text(
+        model, tokenizer, text, generator=draws, temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_tokens
+    )
+    typer.secho(text, nl=False, dim=True)
+    for event in events:
+        if isinstance(event, Token):
+            typer.echo(event.text, nl=False)
+            sys.stdout.flush()
+    typer.echo()

@@ -1,0 +1,36 @@
+"""`rxrl export-rxlm`: one of our checkpoints in the published layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
+from rxrl.errors import ConfigError
+from rxrl.factory import model_folder
+from rxrl.models import ReactiveTransformer
+from rxrl.models.rxlm import export_rxlm
+from rxrl.models.rxlm_pieces import rope_order_named
+
+
+def export_rxlm_command(
+    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id of a checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    rope_order: Annotated[
+        str, typer.Option(help="Order of rotary embedding: interleaved for releases from 0.3.40 on, concatenated for those up to 0.3.20.")
+    ] = "interleaved",
+    separate: Annotated[bool, typer.Option("--separate", help="Write every part into a folder of its own.")] = False,
+) -> None:
+    """Write a checkpoint in the published layout; importing it again gives the same model, bit for bit."""
+    if out.exists():
+        raise ConfigError(f"{out} exists already: choose another folder, or remove it.")
+    folder = model_folder(checkpoint)
+    model = ReactiveTransformer.from_pretrained(folder)
+    codec = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).exists() else None
+    written = export_rxlm(model, out, rope_order_named(rope_order), separate=separate)
+    if codec is not None:
+        codec.save(out)
+    for path in written:
+        typer.echo(f"Wrote {path}.")

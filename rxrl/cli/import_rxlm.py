@@ -1,0 +1,97 @@
+"""`rxrl import-rxlm`: a published checkpoint becomes one of ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
+from rxrl.errors import CheckpointError, ConfigError
+from rxrl.models import ReactiveTransformer, count_parameters
+from rxrl.models.hub import local_folder
+from rxrl.models.rxlm import Imported, import_rxlm
+from rxrl.models.rxlm_pieces import rope_order_named
+
+
+def import_rxlm_command(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="SOURCE OUT", help="Whole model or one part (folder or Hub id), and the new folder.")
+    ],
+    encoder: Annotated[str | None, typer.Option(help="Separate encoder: folder or Hub id.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="Separate decoder.")] = None,
+    memory_attention: Annotated[str | None, typer.Option(help="Separate memory attention.")] = None,
+    mlm_head: Annotated[str | None, typer.Option(help="Separate MLM head.")] = None,
+    rope_order: Annotated[
+        str | None, typer.Option(help="Order of rotary embedding, for files that do not tell: concatenated up to about release 0.3.20.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub id of tokenizer.json; without it, that of the source.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Give parts that no source holds fresh weights, to be trained.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of fresh weights.")] = 0,
+) -> None:
+    """Read a checkpoint in the published layout and write it as one of ours.
+
+    SOURCE is a whole model or one part. Give several parts by --encoder, --decoder, --memory-attention and --mlm-head, with OUT alone.
+    """
+    given = {"encoder": encoder, "decoder": decoder, "memory_attention": memory_attention, "mlm_head": mlm_head}
+    parts = {name: source for name, source in given.items() if source is not None}
+    source, out = _source_and_out(paths, parts)
+    if out.exists():
+        raise ConfigError(f"{out} exists already: choose another folder, or remove it.")
+    found = import_rxlm(source, None if rope_order is None else rope_order_named(rope_order), fresh=fresh, seed=seed, name=out.name)
+    codec = _tokenizer(found, tokenizer)
+    if codec is not None and codec.vocab_size > found.model.config.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer has {codec.vocab_size} tokens, but the model knows {found.model.config.vocab_size}: give its own."
+        )
+    _save(found.model, codec, out)
+    _tell(found, codec, out)
+
+
+def _source_and_out(paths: list[str], parts: Mapping[str, str]) -> tuple[str | Mapping[str, str], Path]:
+    expected = 1 if parts else 2
+    if len(paths) != expected:
+        wanted = "OUT alone beside separate parts" if parts else "SOURCE and OUT, or OUT with separate parts such as --decoder DIR"
+        raise ConfigError(f"Expected {wanted}, got {len(paths)} folder{'s' * (len(paths) != 1)}: {', '.join(paths)}.")
+    return parts or paths[0], Path(paths[-1])
+
+
+def _tokenizer(found: Imported, given: str | None) -> Tokenizer | None:
+    """The one that is given, or that lies beside the weights."""
+    if given is not None:
+        return Tokenizer.load(local_folder(given))
+    return next((Tokenizer.load(folder) for folder in found.folders if (folder / TOKENIZER_FILE).exists()), None)
+
+
+def _save(model: ReactiveTransformer, codec: Tokenizer | None, out: Path) -> None:
+    """Writes the folder under another name first, so that it is whole or absent."""
+    fresh = out.with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        model.save_pretrained(fresh, tokenizer=codec)
+        os.replace(fresh, out)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise CheckpointError(f"{out} cannot be written ({error.strerror or error}): choose another folder.") from None
+
+
+def _tell(found: Imported, codec: Tokenizer | None, out: Path) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    config, counts = found.model.config, count_parameters(found.model)
+    parts = [name for name in ("encoder", "decoder", "memory_attention", "mlm_head") if name not in config.absent]
+    console.print(f"Imported {config.name}: dim {config.dim}, {config.layers} layers, memory of {config.layers} x {config.slots} slots.")
+    for name in parts:
+        order = f", rope order {found.rope_orders[name]}" if name in found.rope_orders else ""
+        console.print(f"  {name.replace('_', ' ')}: {counts[name]:,} parameters{order}")
+    if config.absent:
+        console.print(f"  absent: {', '.join(config.absent).replace('_', ' ')}")
+    for note in found.notes:
+        console.print(f"Note: {note}.", style="yellow")
+    if codec is None:
+        console.print("Note: the source has no tokenizer.json, and text needs one: give --tokenizer FOLDER.", style="yellow")
+    console.print(f"Wrote {out}.")

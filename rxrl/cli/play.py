@@ -1,0 +1,157 @@
+"""`rxrl play`: plays conversations turn by turn and shows what each answer earns, term by term."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from rxrl.cli.data import Strategy
+from rxrl.cli.evaluate import held_out_conversations
+from rxrl.envs import ConversationVectorEnv, token_batch
+from rxrl.envs.render import ANSWER, Line, print_lines
+from rxrl.errors import ConfigError
+from rxrl.factory import Play, make_play
+from rxrl.facts import attribute_values
+from rxrl.memory import drift
+from rxrl.policies import Person
+from rxrl.rewards.loading import read_spec
+from rxrl.seeding import derive_seed, generator
+from rxrl.types import Conversation, Turn
+
+DEFAULT_STEPS = 6
+
+
+def play(  # noqa: PLR0913, PLR0917
+    data: Annotated[str | None, typer.Argument(help="Conversations to play; without it those of the embedded world.")] = None,
+    policy: Annotated[
+        str, typer.Option(help="Who answers: person, oracle, parrot, a checkpoint, the folder of a Hugging Face model, or http://...")
+    ] = "person",
+    memory: Annotated[
+        str | None, typer.Option(help="A checkpoint, none, transcript, or transcript:N (the last N); without it what suits the policy.")
+    ] = None,
+    reward: Annotated[str, typer.Option(help="Reward: a name, {name: weight, ...}, a YAML file, or path/file.py:function.")] = "retention",
+    conversations: Annotated[int, typer.Option("--conversations", "-n", min=1, help="Most conversations.")] = 1,
+    level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the embedded world; 1 without it.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=64, help="Turns; without it 6, or as many as there are in DATA.")] = None,
+    strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = Strategy.multi_step,
+    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 48,
+    teacher_forcing: Annotated[bool, typer.Option("--teacher-forcing", help="Write the right answers into memory.")] = False,
+    sampled: Annotated[bool, typer.Option("--sampled", help="Sampled answers, in place of the likeliest ones.")] = False,
+    temperature: Annotated[float | None, typer.Option(help="Of sampled answers; 1 without it.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt of a language model or an endpoint.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of an endpoint; the first that it lists without it.")] = None,
+    seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
+) -> None:
+    """Play conversations turn by turn and see every term of the reward.
+
+    A person types the answers; the end of the input (Ctrl-D) ends the play. Endpoints get the key in OPENAI_API_KEY.
+    """
+    if temperature is not None and not sampled:
+        raise ConfigError("--temperature is for sampled answers: add --sampled.")
+    turns = DEFAULT_STEPS if data is None and steps is None else steps
+    chosen, known = held_out_conversations(data, level, turns, strategy.value, conversations, seed)
+    game = make_play(
+        policy,
+        chosen,
+        memory=memory,
+        reward=read_spec(reward),
+        strategy=strategy.value,
+        teacher_forcing=teacher_forcing,
+        max_answer_tokens=max_answer_tokens,
+        values=attribute_values([*known, *chosen]),
+        temperature=temperature,
+        system=system,
+        model=model,
+    )
+    if isinstance(game.policy, Person):
+        game.policy.ask = _ask
+    tally = Tally()
+    with suppress(EOFError):
+        for conversation in chosen:
+            play_conversation(game, conversation, tally, seed=seed, sampled=sampled)
+    Console().print(tally.table())
+
+
+class Tally:
+    """What was earned so far, by term."""
+
+    def __init__(self) -> None:
+        self.earned: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, turn: Turn, reward: float, info: Mapping[str, Any]) -> None:
+        """Notes what the only row of a step earned."""
+        if info["scored"][0]:
+            self.earned["reward, asking turns" if turn.asking else "reward, other turns"].append(reward)
+        for name, values in info["reward_terms"].items():
+            if values[0] == values[0]:  # NaN where the term does not apply
+                self.earned[name].append(float(values[0]))
+
+    def table(self) -> Table:
+        """Mean and range of each term."""
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for heading in ("", "mean", "min", "max", "turns"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for name in sorted(self.earned, key=lambda name: (not name.startswith("reward,"), name)):
+            values = self.earned[name]
+            table.add_row(name, *(f"{value:.2f}" for value in (sum(values) / len(values), min(values), max(values))), str(len(values)))
+        return table
+
+
+def play_conversation(game: Play, conversation: Conversation, tally: Tally, *, seed: int, sampled: bool) -> None:
+    """Plays one conversation in the only row of the environment and prints it as it goes.
+
+    Raises:
+        EOFError: The person has ended the input.
+    """
+    envs, policy = game
+    options = {"conversations": [conversation], "stm_seeds": [derive_seed(seed, "stm0", conversation.id)]}
+    observation, info = envs.reset(seed=seed, options=options)
+    typed = isinstance(policy, Person) and sys.stdin.isatty()
+    shown = _show(envs, 0)
+    turn = 0
+    while envs.active.any():
+        turn += 1
+        before = envs.memory
+        draws = [generator(seed, "answer", conversation.id, turn)] if sampled else None
+        observation, rewards, _, _, info = envs.step(policy.act(token_batch(observation), before, draws))
+        tally.add(info["turns"][0], float(rewards[0]), info)
+        # A person has seen the own answer already.
+        shown = _show(envs, shown + typed, _memory_line(before, envs.memory))
+
+
+def _show(envs: ConversationVectorEnv, start: int, note: Line | None = None) -> int:
+    """Prints the lines of the episode from `start`, with a note before the query that waits; returns how many there are."""
+    lines = envs.transcripts[0] or []
+    new = lines[start:]
+    if note is not None:
+        new.insert(len(new) - bool(envs.active.any()), note)
+    print_lines(new)
+    return len(lines)
+
+
+def _memory_line(before: Any, after: Any) -> Line | None:
+    """What the write did to memory, where there is something to say."""
+    if after is before:
+        return None
+    if isinstance(after, torch.Tensor) and after.dim() == 4:
+        return Line("", f"memory written, drift {float(drift(before, after)):.4f}", "dim")
+    if hasattr(after, "token_counts"):
+        return Line("", f"memory written, transcript of {int(after.token_counts()[0])} tokens", "dim")
+    return None
+
+
+def _ask(query: str) -> str:
+    """Reads the answer of a person, who has the query on the screen."""
+    try:
+        return input(f"{ANSWER.rjust(6)} " if sys.stdin.isatty() else "")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"The input is not UTF-8 text ({error.reason}): convert it first.") from None

@@ -1,0 +1,85 @@
+"""Scaled dot-product attention behind one function: torch's own, or flash-attn, whose packed form leaves padding out."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rxrl.errors import ModelError
+from rxrl.models.config import AttentionBackend
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, backend: AttentionBackend = "sdpa") -> Tensor:
+    """Scaled dot-product attention, heads merged.
+
+    Args:
+        q: `[batch, query_groups, time, head_dim]`.
+        k: `[batch, kv_groups, keys, head_dim]`; kv_groups divides query_groups.
+        v: As `k`.
+        mask: bool, broadcastable to `[batch, 1, time, keys]`, true where a key may be read; a row that reads nothing gives 0.
+        causal: Position i reads keys up to i; only without `mask`, and with as many keys as positions.
+        backend: What computes it; the result is the same within rounding.
+
+    Returns:
+        `[batch, time, query_groups * head_dim]`.
+
+    Raises:
+        ModelError: flash-attn cannot compute this here.
+    """
+    if backend == "flash":
+        return _flash(q, k, v, mask, causal)
+    grouped = q.shape[-3] != k.shape[-3]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+    return out.transpose(-2, -3).flatten(-2)
+
+
+def flash_attn() -> ModuleType:
+    """The module flash-attn; a `ModelError` where it is not installed."""
+    if importlib.util.find_spec("flash_attn") is None:
+        raise ModelError(
+            "attention_backend 'flash' needs flash-attn, which is not installed: `pip install 'rxrl[flash]'` on a machine with CUDA, "
+            "or set attention_backend to 'sdpa'."
+        )
+    return importlib.import_module("flash_attn")
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        raise ModelError(
+            f"flash-attn computes in float16 or bfloat16, got {q.dtype}: run in mixed precision or convert the model, "
+            "or set attention_backend to 'sdpa'."
+        )
+    if mask is None:
+        out = flash_attn().flash_attn_func(*(each.transpose(1, 2) for each in (q, k, v)), causal=causal)
+    else:
+        out = _packed(q, k, v, mask)
+    merged: Tensor = out.flatten(-2)
+    return merged
+
+
+def _packed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention of all rows as one packed sequence, in which the keys that `mask` hides do not exist; `[batch, time, groups, head_dim]`."""
+    if mask.shape[-2] != 1 or mask.shape[-3] != 1:
+        raise ModelError(
+            f"flash-attn can hide a key from all positions of a row only, got a mask of shape {list(mask.shape)}: "
+            "set attention_backend to 'sdpa'."
+        )
+    batch, _, time, _ = q.shape
+    readable = mask[:, 0, 0].expand(batch, k.shape[2])
+    lengths = readable.sum(1, dtype=torch.int32)
+    ends = F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+    out: Tensor = flash_attn().flash_attn_varlen_func(
+        q.transpose(1, 2).flatten(0, 1),
+        k.transpose(1, 2)[readable],
+        v.transpose(1, 2)[readable],
+        cu_seqlens_q=torch.arange(0, batch * time + 1, time, dtype=torch.int32, device=q.device),
+        cu_seqlens_k=ends,
+        max_seqlen_q=time,
+        max_seqlen_k=int(lengths.max()),
+        causal=False,
+    )
+    return out.view(batch, time, *out.shape[1:])

@@ -1,0 +1,96 @@
+"""Objects of other packages and files by name: an entry point, `package.module:name` or `path/to/file.py:name`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rxrl.errors import ConfigError, unknown_name
+
+
+def load_object(place: str, kind: str) -> Any:
+    """Imports what a name stands for.
+
+    Args:
+        place: `package.module:name` or `path/to/file.py:name`.
+        kind: What it is meant to be, for messages.
+
+    Raises:
+        ConfigError: The name has another form, the module cannot be imported, or it has no such object.
+    """
+    where, colon, attribute = place.rpartition(":")
+    if not colon or not where or not attribute:
+        raise ConfigError(f"A {kind} of your own is named 'package.module:name' or 'path/file.py:name', got {place!r}.")
+    try:
+        module = load_file(where) if where.endswith(".py") else importlib.import_module(where)
+    except Exception as error:
+        raise ConfigError(f"The {kind} {place!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not hasattr(module, attribute):
+        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise ConfigError(f"{where!r} has no such {kind}. {unknown_name('name', attribute, names)}")
+    return getattr(module, attribute)
+
+
+def load_file(place: str) -> ModuleType:
+    """Imports a Python file under a name of its own, so that what it defines can be pickled.
+
+    Raises:
+        OSError: There is no such file.
+        ImportError: It is no Python file.
+    """
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {place}")
+    name = f"rxrl_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise ImportError(f"{place} is no Python file")
+    module = importlib.util.module_from_spec(found)
+    # Registered under its name so that its functions can be pickled and dataclasses in it work.
+    sys.modules[name] = module
+    found.loader.exec_module(module)
+    return module
+
+
+def installed(group: str) -> dict[str, EntryPoint]:
+    """Entry points that installed packages register in `group`, by name."""
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def resolve(kind: str, name: str, *, group: str | None = None, built_in: Mapping[str, Any] | None = None) -> Any:
+    """The object behind a name: a built-in one, one that an installed package registers, or one of your own.
+
+    Args:
+        kind: What it is meant to be ("reward", "environment"), for messages.
+        name: A built-in name, a name of the group, `package.module:name` or `path/file.py:name`.
+        group: Entry-point group; None where packages register none of this kind.
+        built_in: Objects by name; they win over those of packages.
+
+    Raises:
+        ConfigError: Nothing has that name, or what has it cannot be imported.
+    """
+    known, packages = built_in or {}, installed(group) if group else {}
+    if name in known:
+        return known[name]
+    if name in packages:
+        try:
+            return packages[name].load()
+        except Exception as error:
+            raise ConfigError(f"The {kind} {name!r} of an installed package cannot be loaded: {type(error).__name__}: {error}") from error
+    if ":" not in name:
+        own = "One of your own is named 'package.module:name' or 'path/file.py:name'."
+        raise ConfigError(f"{unknown_name(kind, name, {*known, *packages})} {own}")
+    return load_object(name, kind)
+
+
+def absolute(name: str) -> str:
+    """The same name with the path of its file made absolute, so that it is found from any folder; other names as they are."""
+    where, colon, attribute = name.rpartition(":")
+    return f"{Path(where).expanduser().resolve()}:{attribute}" if colon and where.endswith(".py") else name

@@ -1,0 +1,125 @@
+"""A causal language model of Hugging Face as a player: it re-reads the transcript, through its chat template, at every turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rxrl.errors import CheckpointError, ConfigError, MissingExtraError
+from rxrl.policies.text import Dialogue, TextPolicy
+from rxrl.types import TextCodec
+
+
+class HuggingFacePolicy(TextPolicy):
+    """Answers with a causal language model.
+
+    The oldest interactions are left out where the whole transcript does not fit the model's context.
+
+    Args:
+        model: A causal language model with `generate`.
+        tokenizer: Its tokenizer, with a chat template.
+        codec: That of the environment; the model's own tokenizer stays inside.
+        system: A system prompt that goes first.
+        max_new_tokens: Longest answer, in tokens of the model.
+        temperature: Of sampled answers, above 0.
+
+    Raises:
+        ConfigError: The tokenizer has no chat template.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        codec: TextCodec,
+        *,
+        system: str | None = None,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(codec)
+        if not getattr(tokenizer, "chat_template", None):
+            raise ConfigError(f"{type(tokenizer).__name__} has no chat template: set `tokenizer.chat_template`, or take a chat model.")
+        if temperature <= 0:
+            raise ConfigError(f"temperature must be above 0, got {temperature}; for the likeliest answers give no generators.")
+        self.model, self.tokenizer, self.system = model.eval(), tokenizer, system
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+
+    @classmethod
+    def load(cls, name: str | Path, codec: TextCodec, **options: Any) -> HuggingFacePolicy:
+        """Loads model and tokenizer from a folder or from the Hub.
+
+        Raises:
+            MissingExtraError: transformers is not installed.
+            CheckpointError: They cannot be loaded.
+        """
+        try:
+            from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+        except ImportError:
+            raise MissingExtraError("A Hugging Face model", "trl") from None
+        try:
+            model, tokenizer = AutoModelForCausalLM.from_pretrained(str(name)), AutoTokenizer.from_pretrained(str(name))
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"No causal language model can be loaded from {name} ({reason}): give a folder or a Hub name.") from None
+        return cls(model, tokenizer, codec, **options)
+
+    @torch.no_grad()
+    def answer(self, dialogues: Sequence[Dialogue], generators: Sequence[torch.Generator] | None) -> list[str]:
+        """Answers all dialogues in one batch."""
+        if not dialogues:
+            return []
+        rows = [self._prompt(dialogue) for dialogue in dialogues]
+        pad = next(token for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0) if token is not None)
+        width = max(map(len, rows))
+        # On the left, so that every answer begins right behind its prompt.
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
+        processors = [] if generators is None else [GumbelNoise(generators, self.temperature)]
+        found = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
+            pad_token_id=pad,
+            eos_token_id=self.tokenizer.eos_token_id,
+            logits_processor=processors,
+        )
+        return [text.strip() for text in self.tokenizer.batch_decode(found[:, width:], skip_special_tokens=True)]
+
+    def _prompt(self, dialogue: Dialogue) -> list[int]:
+        """Ids of the chat, with as much of the history as leaves room for an answer."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        for last in range(len(dialogue.history), -1, -1):
+            text = self.tokenizer.apply_chat_template(dialogue.messages(self.system, last), tokenize=False, add_generation_prompt=True)
+            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if limit is None or len(ids) + self.max_new_tokens <= limit:
+                return ids
+        raise ConfigError(
+            f"A query of {len(ids)} tokens and an answer of {self.max_new_tokens} do not fit the model's {limit} positions: "
+            "lower max_new_tokens, or take a model with a longer context."
+        )
+
+
+class GumbelNoise:
+    """Turns the likeliest token into a sampled one: each row's noise comes from its own generator, whatever the batch.
+
+    Adding Gumbel noise and taking the maximum is sampling (Gumbel, 1954).
+
+    Args:
+        generators: One CPU generator a row.
+        temperature: Above 0; divides the logits.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], temperature: float) -> None:
+        self.generators, self.temperature = generators, temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Noisy scores, `[batch, vocab]` in and out."""
+        uniform = torch.stack([torch.rand(scores.shape[1], generator=each, dtype=torch.float64) for each in self.generators])
+        noise = -(-(uniform.clamp(min=torch.finfo(torch.float64).tiny)).log()).log()
+        return scores / self.temperature + noise.to(scores)

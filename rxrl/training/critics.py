@@ -1,0 +1,82 @@
+"""Critics: what each kind reads, and its values of a rollout's turns.
+
+`text` reads the saved interactions and the query with an encoder of its own; it may know more than memory holds. `memory` reads the
+Short-Term Memory and the query, so it knows what the policy can know. `shared` reads what `text` reads with the policy's own encoder, which
+learns from the value loss too.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rxrl.models import Critic, ReactiveTransformer, SharedCritic
+from rxrl.training.passes import trajectory
+from rxrl.training.rollout import Rollout
+from rxrl.types import TokenBatch
+
+CriticKind = Literal["text", "memory", "shared"]
+AnyCritic = Critic | SharedCritic
+
+
+def make_critic(kind: CriticKind, model: ReactiveTransformer, layers: int) -> AnyCritic:
+    """A fresh critic, random as torch's global generator says; an encoder of its own starts from the model's.
+
+    Args:
+        kind: What it reads.
+        model: The policy.
+        layers: Encoder layers of its own.
+    """
+    if kind == "shared":
+        return SharedCritic(model.config)
+    critic = Critic(model.config, layers, memory=kind == "memory")
+    critic.load_encoder(model.embedding, model.encoder)
+    return critic
+
+
+def critic_values(critic: AnyCritic, rollout: Rollout, model: ReactiveTransformer) -> Tensor:
+    """Values of the turns of a rollout.
+
+    Args:
+        critic: Of any kind.
+        rollout: What was played.
+        model: The policy, whose memory or encoder a critic may read; only a shared encoder gets gradients.
+
+    Returns:
+        `[turns, batch]`.
+    """
+    tokens, stm = rollout.critic, None
+    if reads_memory(critic):
+        tokens = TokenBatch(rollout.turns.ids, rollout.turns.mask & ~rollout.answer)
+        with torch.no_grad():
+            stm = trajectory(model, rollout).flatten(1, 2)
+    flat = TokenBatch(tokens.ids.flatten(0, 1), tokens.mask.flatten(0, 1))
+    return _values(critic, model, flat, rollout.turn.flatten(), rollout.steps.flatten(), stm).view_as(rollout.rewards)
+
+
+@torch.no_grad()
+def bootstrap_values(critic: AnyCritic, rollout: Rollout, model: ReactiveTransformer) -> Tensor:
+    """Value of what would have followed each episode, `[batch]`: 0 where its script ended, that of the next query where it was cut."""
+    cut = rollout.after.mask.any(1)
+    if not cut.any():
+        return rollout.rewards.new_zeros(rollout.batch)
+    tokens, stm = rollout.after, None
+    if reads_memory(critic):
+        tokens, last = rollout.after_query, rollout.real.sum(0) - 1
+        read = trajectory(model, rollout)[:, last, torch.arange(rollout.batch, device=last.device)]
+        stm = torch.where(cut[None, :, None, None], model.write_memory(read, rollout.unwritten.ids, rollout.unwritten.mask), read)
+    values = _values(critic, model, tokens, rollout.real.sum(0) + 1, rollout.steps[0], stm)
+    return values.masked_fill(~cut, 0)
+
+
+def reads_memory(critic: AnyCritic) -> bool:
+    """Whether values depend on the Short-Term Memory."""
+    return isinstance(critic, Critic) and critic.reads_memory
+
+
+def _values(critic: AnyCritic, model: ReactiveTransformer, tokens: TokenBatch, turn: Tensor, steps: Tensor, stm: Tensor | None) -> Tensor:
+    if isinstance(critic, SharedCritic):
+        return critic(model.encode(tokens.ids, tokens.mask)[-1], tokens.mask, turn, steps)  # type: ignore[no-any-return]
+    return critic(tokens.ids, tokens.mask, turn, steps, stm)  # type: ignore[no-any-return]

@@ -1,0 +1,53 @@
+"""Ctrl-C and SIGTERM: finish what is half done, write a checkpoint, leave."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rxrl.errors import Interrupted
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption:
+    """Notes the first signal, so that the training can end at the next border; a second one ends it at once.
+
+    Attributes:
+        received: The signal, once there was one.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._say: Callable[[str], None] = lambda text: None
+
+    @contextmanager
+    def watched(self, say: Callable[[str], None], unit: str) -> Iterator[None]:
+        """Listens for signals; only in the main thread, and only where nobody else does.
+
+        Args:
+            say: Tells the user what happens.
+            unit: What is finished before leaving, such as `iteration`.
+        """
+        self._say, self._unit = say, unit
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {each: signal.getsignal(each) for each in HANDLED}
+        ours = [each for each, handler in before.items() if handler in (signal.SIG_DFL, signal.default_int_handler)]
+        for each in ours:
+            signal.signal(each, self._note)
+        try:
+            yield
+        finally:
+            for each in ours:
+                signal.signal(each, before[each])
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise Interrupted("Interrupted at once: what was not in a checkpoint is lost.", number)
+        self.received = signal.Signals(number)
+        self._say(f"{self.received.name}: finishing this {self._unit}, then writing a checkpoint; once more to leave at once.")

@@ -1,0 +1,262 @@
+"""The learner: model, critic, frozen reference and optimizers; what is fixed before an update, and the update itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rxrl.algorithms import AlgorithmConfig, LossResult, Totals, sum_results
+from rxrl.algorithms.advantages import Reduce
+from rxrl.algorithms.losses import MAXIMA
+from rxrl.curricula import Stage
+from rxrl.errors import TrainingError
+from rxrl.models import ReactiveTransformer, SharedCritic
+from rxrl.seeding import derive_seed
+from rxrl.training.checkpoints import load_critic
+from rxrl.training.config import MRLConfig
+from rxrl.training.critics import bootstrap_values, critic_values, make_critic
+from rxrl.training.distributed import Processes, Share
+from rxrl.training.health import MemoryWatch
+from rxrl.training.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
+from rxrl.training.passes import reference_pass
+from rxrl.training.rollout import Rollout
+from rxrl.training.targets import Targets, advantages_of, old_policy, rollout_metrics, start_critic
+from rxrl.training.tracking import Clock
+from rxrl.training.update import actor_loss, critic_loss, minibatches, totals_of
+
+Groups = Mapping[str, Collection[tuple[str, nn.Parameter]]]
+Metrics = dict[str, Any]
+
+
+class Learner:
+    """What learns, and how: one optimizer step a minibatch, whatever the number of micro-batches and processes.
+
+    Args:
+        model: Trained in place; a frozen copy of it is the reference.
+        config: The run.
+        processes: Those of the training.
+        clock: Times the phases.
+        start: A checkpoint whose critic is loaded where it has one.
+    """
+
+    def __init__(
+        self, model: ReactiveTransformer, config: MRLConfig, processes: Processes, clock: Clock, start: str | Path | None = None
+    ) -> None:
+        self.config, self.processes, self.clock = config, processes, clock
+        self.model = model.to(processes.device)
+        self.reference = copy.deepcopy(model).requires_grad_(False).eval()
+        self.reference_left: Tensor | None = None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, "critic"))
+            self.critic = make_critic(config.critic, model, config.critic_layers)
+        self.critic_ready = start is not None and load_critic(start, self.critic)
+        self.critic.to(processes.device)
+        self.groups: Groups = model.group_parameters()
+        self.critic_groups: Groups = {"critic": list(self.critic.named_parameters())}
+        self.optimizer = make_optimizer(self.groups, config.optimizer)
+        self.critic_optimizer = make_optimizer(self.critic_groups, config.critic_optimizer)
+
+    def prepare(self, stage: Stage, progress: float) -> None:
+        """Freezes what the stage does not train and sets the learning rates; optimizer state of frozen groups waits.
+
+        Args:
+            stage: Of the curriculum.
+            progress: Share of the run that is done, in [0, 1].
+        """
+        train_only({**self.groups, **self.critic_groups}, stage.trained_groups)
+        for optimizer, config in ((self.optimizer, self.config.optimizer), (self.critic_optimizer, self.config.critic_optimizer)):
+            set_learning_rates(optimizer, schedule_factor(config, progress), stage.learning_rates)
+
+    def estimate(self, rollout: Rollout, algorithm: AlgorithmConfig, share: Share, iteration: int) -> tuple[Targets, Metrics]:
+        """Reference, values, advantages and old log-probabilities: all that is fixed before the first step of the update.
+
+        Args:
+            rollout: This process's part of the global batch.
+            algorithm: Options of the stage.
+            share: Which part that is.
+            iteration: Of the training.
+        """
+        reduce = self.processes.mean
+        values, bootstrap, hidden = torch.zeros_like(rollout.rewards), None, None
+        with self.processes.autocast(), torch.no_grad():
+            if algorithm.needs_critic:
+                with self.clock("estimate/critic"):
+                    if not self.critic_ready:
+                        start_critic(self.critic, rollout, algorithm, reduce)
+                        self.critic_ready = True
+                    values = critic_values(self.critic, rollout, self.model)
+                    bootstrap = bootstrap_values(self.critic, rollout, self.model)
+            if not algorithm.kl:
+                self.reference_left = None
+            else:
+                with self.clock("estimate/reference"):
+                    hidden, self.reference_left = reference_pass(self.reference, rollout, self.reference_left)
+            with self.clock("estimate/old_log_probs"):
+                first_epoch = [rows for part, _ in self._minibatches(algorithm, share, iteration, 0) for rows in self._micro_batches(part)]
+                old, penalties = old_policy(self.model, rollout, algorithm, first_epoch, hidden, self.reference.decoder.head)
+            advantages, returns = advantages_of(rollout, values, algorithm, bootstrap, penalties, reduce)
+            return Targets(advantages, returns, values, old, hidden), rollout_metrics(rollout, values, returns, algorithm, reduce)
+
+    def update(self, rollout: Rollout, targets: Targets, algorithm: AlgorithmConfig, share: Share, iteration: int) -> Metrics:
+        """Epochs over minibatches of conversations; stops between epochs where the KL to the old policy grows too large."""
+        metrics: Metrics = {}
+        for epoch in range(algorithm.epochs):
+            seen: list[Metrics] = []
+            for rows, counts in self._minibatches(algorithm, share, iteration, epoch):
+                first = epoch == 0 and not seen
+                part = rollout if counts else _nothing(rollout)
+                totals = totals_of(part.rows(rows), algorithm, self.processes.mean)
+                seen.append(self._step_actor(part, targets, rows, algorithm, totals, first))
+                if first:
+                    metrics |= {name: seen[0].pop(name) for name in ("sampler_gap", "memory_drift", "gate_openness") if name in seen[0]}
+                    metrics["first_ratio_deviation"] = seen[0]["ratio_deviation"]
+                if algorithm.needs_critic and not isinstance(self.critic, SharedCritic):
+                    seen[-1] |= self._step_critic(part, targets, rows, algorithm, totals)
+            metrics |= {name: torch.stack([each[name] for each in seen]).mean() for name in seen[0]}
+            metrics["epochs"] = epoch + 1
+            if algorithm.target_kl is not None and float(metrics["approx_kl"]) > algorithm.target_kl:
+                break
+        return metrics
+
+    def carry(self, carries: bool) -> None:
+        """Keeps the memory that the reference ended the rollouts of all processes with, where episodes carry memory over."""
+        left = self.reference_left
+        self.reference_left = None if left is None or not carries else self.processes.rows(left, dim=1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer states, reference and carried memory; weights of model and critic stand in files of their own."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "reference": self.reference.state_dict(),
+            "reference_left": self.reference_left,
+            "critic_ready": self.critic_ready,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], checkpoint: Path) -> None:
+        """Goes on from a saved state, with the weights of the checkpoint that it belongs to."""
+        self.model.load_state_dict(ReactiveTransformer.from_pretrained(checkpoint).state_dict())
+        load_critic(checkpoint, self.critic)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.reference.load_state_dict(state["reference"])
+        left = state["reference_left"]
+        self.reference_left = None if left is None else left.to(self.processes.device)
+        self.critic_ready = state["critic_ready"]
+
+    def _minibatches(self, algorithm: AlgorithmConfig, share: Share, iteration: int, epoch: int) -> Iterator[tuple[Tensor, bool]]:
+        """Rows of this process in each minibatch of the global batch, and whether they count.
+
+        Where it has none it takes one that does not count: all processes then compute and exchange the same kinds of things.
+        """
+        for rows in minibatches(share.total, algorithm.minibatches, self.config.seed, "minibatch", iteration, epoch):
+            own = share.own(rows)
+            yield (own, True) if len(own) else (torch.zeros(1, dtype=torch.int64), False)
+
+    def _micro_batches(self, rows: Tensor) -> Sequence[Tensor]:
+        """Rows of each forward and backward pass."""
+        size = self.config.micro_batch or len(rows)
+        return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+    def _step_actor(
+        self, rollout: Rollout, targets: Targets, rows: Tensor, algorithm: AlgorithmConfig, totals: Totals, first: bool
+    ) -> Metrics:
+        """One step of the policy on the `rows` of a minibatch; `first`: no step was taken since collection."""
+        head, reduce = self.reference.decoder.head, self._reduce_of(rollout, targets, rows, algorithm, totals)
+        results, gap, watch = [], torch.zeros((), device=self.processes.device), MemoryWatch(self.processes.device)
+        shared = algorithm.needs_critic and isinstance(self.critic, SharedCritic)
+        self.optimizer.zero_grad()
+        self.critic_optimizer.zero_grad()
+        for part in self._micro_batches(rows):
+            played = rollout.rows(part)
+            with self.processes.autocast(), watch.on(self.model, active=first and bool(played.real.any())):
+                result, log_probs = actor_loss(self.model, played, targets.rows(part), algorithm, head, first, totals, reduce)
+                if shared:
+                    value = critic_loss(self.critic, played, targets.rows(part), algorithm, self.model, totals)
+                    result = joined(result, value, algorithm.value)
+            results.append(self._backward(result))
+            if first:
+                targets.old_log_probs[:, part] = log_probs
+                gap = torch.maximum(gap, (log_probs - played.sampled_log_probs).abs().max())
+        found = sum_results(results)
+        metrics = self.processes.metrics({**found.metrics, "loss": found.loss}, MAXIMA)
+        if first:
+            metrics |= {"sampler_gap": self.processes.max(gap), **watch.metrics(self.processes.mean)}
+        if shared:
+            norms = self._step(self.critic_optimizer, self.critic_groups, self.config.critic_optimizer.max_grad_norm)
+            metrics["critic_grad_norm"] = norms["grad_norm"]
+        return metrics | self._step(self.optimizer, self.groups, self.config.optimizer.max_grad_norm)
+
+    def _step_critic(self, rollout: Rollout, targets: Targets, rows: Tensor, algorithm: AlgorithmConfig, totals: Totals) -> Metrics:
+        """One step of the critic on the `rows` of a minibatch."""
+        results = []
+        self.critic_optimizer.zero_grad()
+        for part in self._micro_batches(rows):
+            with self.processes.autocast():
+                result = critic_loss(self.critic, rollout.rows(part), targets.rows(part), algorithm, self.model, totals)
+            results.append(self._backward(result))
+        metrics = self.processes.metrics(sum_results(results).metrics, MAXIMA)
+        norms = self._step(self.critic_optimizer, self.critic_groups, self.config.critic_optimizer.max_grad_norm)
+        return metrics | {"critic_grad_norm": norms["grad_norm"]}
+
+    def _reduce_of(self, rollout: Rollout, targets: Targets, rows: Tensor, algorithm: AlgorithmConfig, totals: Totals) -> Reduce:
+        """What turns the router counts of a forward pass into those of the whole minibatch.
+
+        With one pass a process they are exchanged inside it. Micro-batches need them before the first of them: a pass without gradients
+        counts, so that the loss does not depend on how a minibatch is cut.
+        """
+        parts = self._micro_batches(rows)
+        if self.config.micro_batch is None or not algorithm.balance or self.model.config.decoder.experts == 1:
+            return self.processes.mean
+        counted: dict[int, list[Tensor]] = {}
+
+        def count(value: Tensor) -> Tensor:
+            counted.setdefault(value.ndim, []).append(value)
+            return value
+
+        head = self.reference.decoder.head
+        with self.processes.autocast(), torch.no_grad():
+            for part in parts:
+                actor_loss(self.model, rollout.rows(part), targets.rows(part), algorithm, head, True, totals, count)
+        whole = {ndim: self.processes.mean(torch.stack(values).sum(0)) for ndim, values in counted.items()}
+        return lambda value: whole[value.ndim]
+
+    def _backward(self, result: LossResult) -> LossResult:
+        """Adds the gradients of a loss; returns it without its graph."""
+        loss = result.loss
+        if not bool(torch.isfinite(loss)):
+            raise TrainingError(f"The loss is {float(loss.detach())}: lower the learning rate; checkpoints stay.")
+        if loss.requires_grad:
+            self.processes.accelerator.backward(loss)
+        return LossResult(loss.detach(), result.metrics)
+
+    def _step(self, optimizer: torch.optim.Optimizer, groups: Groups, max_norm: float) -> Metrics:
+        """One optimizer step with the gradients of all processes, scaled down to `max_norm`; returns their norms before that."""
+        parameters = [p for named in groups.values() for _, p in named]
+        self.processes.average_gradients(parameters)
+        norms = {f"grad_norm/{name}": grad_norm(p for _, p in named) for name, named in groups.items()}
+        norm = self.processes.accelerator.clip_grad_norm_(parameters, max_norm)
+        optimizer.step()
+        return {"grad_norm": torch.as_tensor(norm).detach()} | (norms if len(groups) > 1 else {})
+
+
+def joined(policy: LossResult, value: LossResult, coefficient: float) -> LossResult:
+    """One loss for a policy and a critic that share an encoder."""
+    return LossResult(policy.loss + coefficient * value.loss, {**policy.metrics, **value.metrics})
+
+
+def grad_norm(parameters: Iterator[nn.Parameter]) -> Tensor:
+    """Norm of the gradients of some parameters; 0 where they have none."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.stack(torch._foreach_norm(gradients)).norm() if gradients else torch.zeros(())
+
+
+def _nothing(rollout: Rollout) -> Rollout:
+    """The same rows, none of which counts."""
+    return replace(rollout, scored=torch.zeros_like(rollout.scored), real=torch.zeros_like(rollout.real))

@@ -1,0 +1,181 @@
+"""Forward passes over a rollout: the memory that each turn reads, the policy and the reference on what was sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from rxrl.algorithms import AlgorithmConfig
+from rxrl.models import ReactiveTransformer, answer_logits
+from rxrl.models.layers import RouterStatistics, wide
+from rxrl.models.replay import answer_hidden, memory_trajectory
+from rxrl.training.rollout import Rollout
+
+T = TypeVar("T")
+
+
+def distribution(model: ReactiveTransformer, hidden: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities of the policy over the vocabulary, `[tokens, dim]` to `[tokens, vocab]`."""
+    return tempered(model.decoder.head(hidden), temperature)
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities of answers from the logits of an output head, `[tokens, vocab]`."""
+    # In float32 or wider also where the head computes in less: ratios are small differences.
+    return (answer_logits(logits.to(wide(logits.dtype))) / temperature).log_softmax(-1)
+
+
+def sampled(distribution: Tensor, rollout: Rollout) -> Tensor:
+    """Log-probabilities of the sampled tokens, `[tokens]`."""
+    return distribution.gather(1, rollout.turns.ids[rollout.answer].unsqueeze(1)).squeeze(1)
+
+
+def hidden_states(model: ReactiveTransformer, stms: Tensor, rollout: Rollout, statistics: RouterStatistics | None = None) -> Tensor:
+    """Hidden states that predict the answer tokens, `[tokens, dim]`, where turns read the memories `stms`."""
+    return answer_hidden(model, stms, rollout.turns.ids, rollout.turns.mask, rollout.answer, statistics)
+
+
+def trajectory(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig | None = None, stm0: Tensor | None = None) -> Tensor:
+    """Memory that each turn reads, all turns at once.
+
+    Args:
+        model: Current weights.
+        rollout: What was written.
+        config: Says where gradients through memory end; None: nowhere.
+        stm0: Memory to start from; None: the rollout's.
+
+    Returns:
+        `[layers, turns, batch, slots, dim]`.
+    """
+    start = rollout.stm0 if stm0 is None else stm0
+    parts = []
+    for first, last, trained in chains(rollout, config):
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            ids, mask = rollout.writes.ids[first:last], rollout.writes.mask[first:last]
+            parts.append(memory_trajectory(model, start, ids, mask, None if config is None else config.bptt_turns))
+        start = parts[-1][:, -1].detach()
+    written = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return written[:, -len(rollout.real) :]
+
+
+def chains(rollout: Rollout, config: AlgorithmConfig | None) -> Iterator[tuple[int, int, bool]]:
+    """Ranges of writes (first, behind the last) that gradients do not cross, and whether they are trained."""
+    writes, lead = len(rollout.writes.ids), warm_ups(rollout)
+    burnt = lead + config.burn_in + 1 if config is not None and config.burn_in else 0
+    every = writes if config is None or config.detach_every is None else config.detach_every
+    edges = sorted({0, min(burnt, writes), *range(lead + every, writes, every), writes})
+    for first, last in zip(edges, edges[1:], strict=False):
+        yield first, last, first >= burnt
+
+
+def warm_ups(rollout: Rollout) -> int:
+    """Writes before the one that precedes the first turn."""
+    return len(rollout.writes.ids) - len(rollout.real)
+
+
+def turn_by_turn(
+    model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig, visit: Callable[[int, Tensor, Tensor], T], look_back: bool = True
+) -> list[T]:
+    """Replays a rollout turn by turn and recomputes each turn in the backward pass, so that only one memory a turn is kept.
+
+    Args:
+        model: Current weights.
+        rollout: What was written.
+        config: Says where gradients through memory end.
+        visit: Called with the index of a turn, the memory that the turn before read (for the first turn: its own) and the memory that it
+            reads, both `[layers, batch, slots, dim]`; called once more in the backward pass, so it must not have side effects.
+        look_back: Whether gradients of the memory that the turn before read are needed.
+
+    Returns:
+        What `visit` returned for each turn.
+    """
+    lead, window = warm_ups(rollout), config.bptt_turns
+    chain_of = {write: (first, trained) for first, last, trained in chains(rollout, config) for write in range(first, last)}
+    values = None if window is None else _values(model, rollout)
+
+    def write(stm: Tensor, first: int, last: int) -> Tensor:
+        for index in range(first, last):
+            stm = model.write_memory(stm, rollout.writes.ids[index], rollout.writes.mask[index])
+        return stm
+
+    def memory_of(turn: int, before: Tensor) -> Tensor:
+        """What a turn reads, from what the turn before read, or, where there is a window, from a constant `window` writes back."""
+        here = lead + turn
+        begin, trained = chain_of[here]
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            if values is not None and window is not None:
+                first = max(begin, here + 1 - window)
+                return write(values[first], first, here + 1)
+            return write(before.detach() if begin == here else before, 0 if turn == 0 else here, here + 1)
+
+    def step(before: Tensor, turn: int) -> tuple[Tensor, T]:
+        if values is not None and turn > 0:
+            before = memory_of(turn - 1, before) if look_back else values[lead + turn]
+        memory = memory_of(turn, before)
+        return memory, visit(turn, memory if turn == 0 else before, memory)
+
+    results, stm = [], rollout.stm0
+    for turn in range(len(rollout.real)):
+        if torch.is_grad_enabled():
+            stm, result = checkpoint(step, stm, turn, use_reentrant=False, preserve_rng_state=False)
+        else:
+            stm, result = step(stm, turn)
+        results.append(result)
+    return results
+
+
+@torch.no_grad()
+def _values(model: ReactiveTransformer, rollout: Rollout) -> list[Tensor]:
+    """Memory before each write, `[layers, batch, slots, dim]`."""
+    states = [rollout.stm0]
+    for ids, mask in zip(rollout.writes.ids, rollout.writes.mask, strict=True):
+        states.append(model.write_memory(states[-1], ids, mask))
+    return states
+
+
+def policy_distribution(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig) -> Tensor:
+    """Log-probabilities of the policy at the answer tokens as the update computes them, `[tokens, vocab]`, in the order of `answer`."""
+    if not config.checkpoint_turns:
+        return distribution(model, hidden_states(model, trajectory(model, rollout, config), rollout), config.temperature)
+
+    def visit(turn: int, _: Tensor, memory: Tensor) -> Tensor:
+        return distribution(model, hidden_states(model, memory.unsqueeze(1), rollout.at(turn)), config.temperature)
+
+    return torch.cat(turn_by_turn(model, rollout, config, visit, look_back=False))
+
+
+def policy_log_probs(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig) -> Tensor:
+    """Log-probabilities of the sampled tokens as the update computes them, `[turns, batch, time]`, 0 elsewhere."""
+    return scatter(sampled(policy_distribution(model, rollout, config), rollout), rollout)
+
+
+@torch.no_grad()
+def reference_pass(reference: ReactiveTransformer, rollout: Rollout, left: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The reference on the same tokens; it runs its own memory.
+
+    Args:
+        reference: The frozen reference.
+        rollout: What was collected.
+        left: Memory that the reference ended the last rollout with; where an episode carries memory over, the reference carries its own.
+
+    Returns:
+        Hidden states `[turns, batch, time, dim]`, and the memory that it ends with, `[layers, batch, slots, dim]`.
+    """
+    stm0 = rollout.stm0
+    if left is not None:
+        carried = (rollout.carried >= 0)[None, :, None, None]
+        stm0 = torch.where(carried, left[:, rollout.carried.clamp(min=0)], stm0)
+    stms = trajectory(reference, rollout, stm0=stm0)
+    last = rollout.real.sum(0) - 1
+    return scatter(hidden_states(reference, stms, rollout), rollout), stms[:, last, torch.arange(rollout.batch, device=last.device)]
+
+
+def scatter(values: Tensor, rollout: Rollout) -> Tensor:
+    """`[tokens, ...]` back to `[turns, batch, time, ...]`, 0 where there is no answer token."""
+    out = values.new_zeros(*rollout.answer.shape, *values.shape[1:])
+    out[rollout.answer] = values
+    return out

@@ -1,0 +1,150 @@
+"""What a training plays: which conversations an iteration takes, in which environment, for which reward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate, pairwise
+
+from rxrl.curricula import Curriculum, Stage
+from rxrl.data.sources import ConversationSource
+from rxrl.data.tokenizer import Tokenizer
+from rxrl.envs import ConversationVectorEnv
+from rxrl.facts import attribute_values
+from rxrl.models import ReactiveTransformer, StmBackend
+from rxrl.rewards import load_reward, mean_embeddings
+from rxrl.seeding import derive_seed
+from rxrl.training.config import MRLConfig
+from rxrl.types import Conversation, RewardFunction
+
+EnvFactory = Callable[..., ConversationVectorEnv]
+VALUE_SAMPLE = 512
+"""Conversations from which the known values of each attribute are taken."""
+
+
+class Supply:
+    """Conversations, environments and rewards of a training.
+
+    Args:
+        model: Whose memory the environments hold.
+        reference: Its frozen start, whose embeddings rewards may compare with.
+        tokenizer: Belongs to the model.
+        curriculum: Stages.
+        source: Conversations to train on.
+        held_out: Conversations to evaluate on.
+        config: The run.
+        env: Class or factory of the environment.
+        reward: Used in place of `config.reward`.
+    """
+
+    def __init__(
+        self,
+        model: ReactiveTransformer,
+        reference: ReactiveTransformer,
+        tokenizer: Tokenizer,
+        *,
+        curriculum: Curriculum,
+        source: ConversationSource,
+        held_out: ConversationSource,
+        config: MRLConfig,
+        env: EnvFactory = ConversationVectorEnv,
+        reward: RewardFunction | None = None,
+    ) -> None:
+        self.model, self.reference, self.tokenizer = model, reference, tokenizer
+        self.curriculum, self.source, self.held_out, self.config = curriculum, source, held_out, config
+        self.make_env, self.own_reward = env, reward
+        self._values: dict[tuple[int, str], dict[str, tuple[str, ...]]] = {}
+        self._env: tuple[tuple[int, int], ConversationVectorEnv] | None = None
+
+    def conversations(self, stage_index: int, count: int, iteration: int, positions: dict[str, int]) -> list[Conversation]:
+        """The next conversations of an iteration: of this stage, and of earlier ones by their share.
+
+        Args:
+            stage_index: Position of the stage, from 0.
+            count: How many.
+            iteration: Of the training; keys the draws.
+            positions: How far each kind of conversation is used up; moved on in place.
+        """
+        mixture = self.mixture(stage_index, count, iteration)
+        return [conversation for stage, number in mixture for conversation in self.take(stage, number, iteration, positions)]
+
+    def mixture(self, stage_index: int, count: int, iteration: int) -> list[tuple[Stage, int]]:
+        """Stages (this one, and earlier ones by their share) and how many conversations each gives."""
+        stages, shares = zip(*self.curriculum.mixture(stage_index), strict=True)
+        numbers = split_count(count, shares, self.config.seed, "mixture", iteration)
+        return [(each, number) for each, number in zip(stages, numbers, strict=True) if number]
+
+    def take(self, stage: Stage, count: int, iteration: int, positions: dict[str, int]) -> list[Conversation]:
+        """The next conversations of one stage, its strategies mixed."""
+        taken: list[Conversation] = []
+        numbers = split_count(count, list(stage.strategies.values()), self.config.seed, "strategies", iteration, stage.name)
+        for strategy, number in zip(stage.strategies, numbers, strict=True):
+            key = f"{stage.steps}:{strategy}"
+            start = positions.get(key, 0)
+            found = self.source.take(steps=stage.steps, strategy=strategy, start=start, count=number)
+            # A conversation that names no strategy plays the one that it was taken for.
+            taken += [replace(each, extra={"strategy": strategy, **each.extra}) for each in found]
+            positions[key] = start + number
+        return taken
+
+    def to_evaluate(self, stage: Stage, count: int) -> list[Conversation]:
+        """Held-out conversations of a stage, each id once."""
+        found = self.held_out.take(steps=stage.steps, strategy=main_strategy(stage), start=0, count=count)
+        return list({conversation.id: conversation for conversation in found}.values())
+
+    def environment(self, stage_index: int, rows: int) -> ConversationVectorEnv:
+        """The environment of a stage for training, made once."""
+        if self._env is None or self._env[0] != (stage_index, rows):
+            stage = self.curriculum.stages[stage_index]
+            self._env = ((stage_index, rows), self._new_env(stage, rows, self._sample(stage)))
+        return self._env[1]
+
+    def evaluation_environment(self, stage: Stage, conversations: Sequence[Conversation]) -> ConversationVectorEnv:
+        """A fresh environment for held-out conversations, without teacher forcing."""
+        return self._new_env(stage.model_copy(update={"teacher_forcing": False}), len(conversations), conversations)
+
+    def reward(self, stage: Stage) -> RewardFunction:
+        """The reward of a stage: its own, the run's object, or the configured one."""
+        if stage.reward is None and self.own_reward is not None:
+            return self.own_reward
+        return load_reward(stage.reward or self.config.reward, embed=partial(mean_embeddings, self.reference.embedding.weight))
+
+    def _sample(self, stage: Stage) -> list[Conversation]:
+        strategy = next(iter(stage.strategies))
+        return self.source.take(steps=stage.steps, strategy=strategy, start=0, count=VALUE_SAMPLE)
+
+    def _new_env(self, stage: Stage, rows: int, conversations: Sequence[Conversation]) -> ConversationVectorEnv:
+        key = (stage.steps, next(iter(stage.strategies)))
+        if key not in self._values:
+            self._values[key] = attribute_values(self._sample(stage))
+        own = attribute_values(conversations)
+        values = {name: tuple(sorted({*self._values[key].get(name, ()), *own.get(name, ())})) for name in {*self._values[key], *own}}
+        limit = self.model.config.max_length
+        return self.make_env(
+            conversations,
+            memory=StmBackend(self.model),
+            reward=self.reward(stage),
+            codec=self.tokenizer,
+            num_envs=rows,
+            strategy=main_strategy(stage),
+            # A prompt leaves room for one token of an answer at least, and for the [EOS] behind it.
+            max_query_tokens=limit - 5,
+            max_answer_tokens=self.config.max_answer_tokens,
+            max_interaction_tokens=limit,
+            teacher_forcing=stage.teacher_forcing,
+            values=values,
+        )
+
+
+def main_strategy(stage: Stage) -> str:
+    """The strategy that most episodes of a stage have."""
+    return max(stage.strategies, key=lambda name: stage.strategies[name])
+
+
+def split_count(count: int, shares: Sequence[float], *key: int | str) -> list[int]:
+    """Parts of `count` in proportion to `shares` (which sum to 1), exact on average over the draws that `key` names."""
+    offset = derive_seed(*key) / 2**63
+    edges = [min(count, math.floor(count * share + offset)) for share in accumulate(shares)]
+    return [after - before for before, after in pairwise([0, *edges[:-1], count])]

@@ -1,0 +1,232 @@
+"""What is fixed before the first step of an update: advantages, returns, old log-probabilities, what the reference says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rxrl.algorithms import AlgorithmConfig
+from rxrl.algorithms.advantages import (
+    Reduce,
+    explained_variance,
+    gae,
+    group_advantages,
+    leave_one_out,
+    masked_moments,
+    returns_to_go,
+    reward_minus_value,
+    token_advantages,
+    whiten,
+)
+from rxrl.algorithms.kl import estimated_kl, exact_kl
+from rxrl.models import ReactiveTransformer
+from rxrl.training.critics import AnyCritic
+from rxrl.training.passes import policy_distribution, sampled, scatter, tempered
+from rxrl.training.rollout import Rollout
+
+_BINS = 10
+"""Bins of the histograms of reward terms, each one point wide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What is fixed before the first step of an update.
+
+    Attributes:
+        advantages: 0 where not trained on, `[turns, batch]`, or one for each token, `[turns, batch, time]`.
+        returns: Targets of the critic, `[turns, batch]`.
+        values: Of the critic before the update, `[turns, batch]`; 0 without one.
+        old_log_probs: Of the sampled tokens under the weights before the update, `[turns, batch, time]`.
+        reference_hidden: Last hidden states of the frozen reference at the answer tokens, `[turns, batch, time, dim]`, or None.
+    """
+
+    advantages: Tensor
+    returns: Tensor
+    values: Tensor
+    old_log_probs: Tensor
+    reference_hidden: Tensor | None
+
+    def rows(self, rows: Tensor) -> Targets:
+        """The targets of some conversations."""
+        hidden = self.reference_hidden
+        return Targets(
+            self.advantages[:, rows],
+            self.returns[:, rows],
+            self.values[:, rows],
+            self.old_log_probs[:, rows],
+            None if hidden is None else hidden[:, rows],
+        )
+
+    def at(self, turn: int) -> Targets:
+        """The targets of one turn, index from 0."""
+        here, hidden = slice(turn, turn + 1), self.reference_hidden
+        return replace(
+            self,
+            advantages=self.advantages[here],
+            old_log_probs=self.old_log_probs[here],
+            reference_hidden=None if hidden is None else hidden[here],
+        )
+
+
+def trained_turns(rollout: Rollout, config: AlgorithmConfig) -> Tensor:
+    """Turns that are trained on: scored, and not of the burn-in; bool `[turns, batch]`."""
+    return rollout.scored & (rollout.turn > config.burn_in) if config.burn_in else rollout.scored
+
+
+def advantages_of(
+    rollout: Rollout,
+    values: Tensor,
+    config: AlgorithmConfig,
+    bootstrap: Tensor | None = None,
+    penalties: Tensor | None = None,
+    reduce: Reduce | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Advantages, whitened where asked, and returns.
+
+    Args:
+        rollout: Turns that are not scored count neither as a reward nor as a step.
+        values: `[turns, batch]`; not looked at by advantages that need no critic.
+        config: Which advantage, discount, decay and whitening.
+        bootstrap: What `bootstrap_values` gives, `[batch]`; None: every script has ended. Only gae looks past a cut.
+        penalties: Taken off the reward, `[turns, batch, time]`; see `kl_penalties`.
+        reduce: Mean over processes; None: there is one.
+
+    Returns:
+        Advantages, `[turns, batch]` or, for each token, `[turns, batch, time]`, and returns `[turns, batch]`.
+    """
+    spent = None if penalties is None else penalties.sum(-1).masked_fill(~rollout.scored, 0)
+    rewards = rollout.rewards if spent is None else rollout.rewards - spent
+    advantages, scale, returns = _turn_advantages(rollout, rewards, values, config, bootstrap)
+    trained = trained_turns(rollout, config)
+    if config.advantage_per == "token":
+        costs = torch.zeros_like(rollout.sampled_log_probs) if penalties is None else -penalties
+        before = advantages if spent is None else advantages + spent
+        advantages = token_advantages(before, costs, rollout.answer, config.token_lambda)
+        scale, trained = scale if scale is None else scale.unsqueeze(-1), rollout.answer & trained.unsqueeze(-1)
+    if scale is not None:
+        advantages = advantages * scale
+    advantages = advantages.masked_fill(~trained, 0)
+    return (whiten(advantages, trained, reduce) if config.whitens else advantages), returns
+
+
+def _turn_advantages(
+    rollout: Rollout, rewards: Tensor, values: Tensor, config: AlgorithmConfig, bootstrap: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Advantages, what they are to be multiplied with, and returns, all `[turns, batch]`."""
+    form = config.advantage_form
+    if form == "gae":
+        following = torch.zeros_like(values[0]) if bootstrap is None else bootstrap
+        advantages, returns = gae(rewards, values, rollout.scored, following, gamma=config.gamma, gae_lambda=config.gae_lambda)
+        return advantages, None, returns
+    if form == "reward-value":
+        advantages, returns = reward_minus_value(rewards, values, rollout.real)
+        return advantages, None, returns
+    returns = returns_to_go(rewards, rollout.scored, config.gamma)
+    if form == "return":
+        return returns, None, returns
+    if form == "leave-one-out":
+        return leave_one_out(returns, rollout.scored, rollout.group), None, returns
+    advantages, scale = group_advantages(returns, rollout.scored, rollout.group)
+    return advantages, scale if config.group_std else None, returns
+
+
+def old_policy(
+    model: ReactiveTransformer,
+    rollout: Rollout,
+    config: AlgorithmConfig,
+    parts: Sequence[Tensor],
+    reference_hidden: Tensor | None = None,
+    reference_head: torch.nn.Linear | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The policy before the update, computed by the code and in the shapes of the update.
+
+    Args:
+        model: Unchanged weights.
+        rollout: What was collected.
+        config: Says whether the KL to the reference is taken off the reward.
+        parts: Rows of each pass of the first epoch, in its order. The first pass supplies its own log-probabilities, so it is left out
+            unless there are penalties.
+        reference_hidden: What `reference_pass` gives.
+        reference_head: Output head of the reference.
+
+    Returns:
+        Log-probabilities of the sampled tokens, and what is taken off the reward at each of them or None, both `[turns, batch, time]`.
+    """
+    old = torch.zeros_like(rollout.sampled_log_probs)
+    penalised = bool(config.kl) and config.kl_in == "reward" and reference_hidden is not None
+    penalties = torch.zeros_like(old) if penalised else None
+    with torch.no_grad():
+        for rows in parts if penalised else parts[1:]:
+            part = rollout.rows(rows)
+            current = policy_distribution(model, part, config)
+            old[:, rows] = scatter(sampled(current, part), part)
+            if penalties is not None and reference_hidden is not None and reference_head is not None:
+                reference = tempered(reference_head(reference_hidden[:, rows][part.answer]), config.temperature)
+                penalties[:, rows] = scatter(config.kl * _kl(current, reference, part, config), part)
+    return old, penalties
+
+
+def _kl(current: Tensor, reference: Tensor, rollout: Rollout, config: AlgorithmConfig) -> Tensor:
+    if config.kl_estimator == "exact":
+        return exact_kl(current, reference)
+    return estimated_kl(sampled(current, rollout), sampled(reference, rollout), config.kl_estimator)
+
+
+@torch.no_grad()
+def start_critic(critic: AnyCritic, rollout: Rollout, config: AlgorithmConfig, reduce: Reduce | None = None) -> None:
+    """Sets shift and scale of a fresh critic, so that its first values are of the size of the returns that it will learn.
+
+    Args:
+        critic: Changed in place.
+        rollout: The first one.
+        config: GAE learns sums of rewards, reward - value single ones.
+        reduce: Mean over processes; None: there is one.
+    """
+    rewards = rollout.rewards
+    goals = returns_to_go(rewards, rollout.scored, config.gamma) if config.advantage_form == "gae" else rewards
+    sums = torch.stack([goals[rollout.scored].sum(), rewards[rollout.scored].sum(), rollout.scored.sum().to(rewards.dtype)])
+    goal, reward, count = (sums if reduce is None else reduce(sums)).tolist()
+    critic.shift.fill_(goal / count if count else 0.0)
+    critic.scale.fill_(max(1.0, goal / reward) if reward > 0 else 1.0)
+
+
+def rollout_metrics(
+    rollout: Rollout, values: Tensor, returns: Tensor, config: AlgorithmConfig | None = None, reduce: Reduce | None = None
+) -> dict[str, Tensor]:
+    """Reward and value statistics of a rollout; rewards over the turns that ask, the mean of the others apart.
+
+    Args:
+        rollout: What was collected.
+        values: `[turns, batch]`.
+        returns: `[turns, batch]`.
+        config: Says whether there is a critic; None: there is.
+        reduce: Mean over processes; None: there is one.
+    """
+
+    def total(flags: Tensor) -> Tensor:
+        count = flags.sum().to(rollout.rewards.dtype)
+        return count if reduce is None else reduce(count)
+
+    asking, others = rollout.scored & rollout.asking, rollout.scored & ~rollout.asking
+    mean, variance = masked_moments(rollout.rewards, asking if total(asking) > 0 else rollout.scored, reduce)
+    metrics = {
+        "reward": mean,
+        "reward_std": variance.sqrt(),
+        "answer_tokens": total(rollout.answer) / total(rollout.real).clamp(min=1e-9),
+    }
+    if config is None or config.needs_critic:
+        metrics["value"] = masked_moments(values, rollout.scored, reduce)[0]
+        metrics["explained_variance"] = explained_variance(values, returns, rollout.scored, reduce)
+    if total(others) > 0:
+        metrics["reward_not_asking"] = masked_moments(rollout.rewards, others, reduce)[0]
+    for name, term in rollout.terms.items():
+        known = (~term.isnan()).to(mean.device)
+        average, spread = masked_moments(term.nan_to_num().to(mean), known, reduce)
+        counts = torch.histc(term[~term.isnan()].cpu().float(), bins=_BINS, min=0.0, max=10.0).to(mean)
+        counts = counts if reduce is None else reduce(counts)
+        metrics |= {f"reward/{name}": average, f"reward_std/{name}": spread.sqrt()}
+        metrics[f"reward_histogram/{name}"] = counts / counts.sum().clamp(min=1e-9)
+    return metrics

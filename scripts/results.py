@@ -1,0 +1,206 @@
+#!/usr/bin/env python
+"""Makes the tables of docs/results.md from finished runs, and the runs of the ablation.
+
+    python scripts/results.py runs runs/seed0 runs/seed1 runs/seed2
+    python scripts/results.py ablation --out runs/ablation --seeds 0 1 2
+
+What is finished is not run again, so an ablation can be stopped, continued, and shared between processes by seed.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rxrl.cli.pipeline import Pipeline, PipelineConfig, Sources, open_sources, train_tokenizer
+from rxrl.config import load_config
+from rxrl.curricula import Curriculum
+from rxrl.data.tokenizer import Tokenizer
+from rxrl.evaluation.metrics import compare
+from rxrl.evaluation.records import TurnRecord, read_records
+from rxrl.factory import load_checkpoint
+from rxrl.models import ReactiveTransformer
+
+CURRICULUM = Curriculum.model_validate({"stages": [{"steps": steps, "iterations": count} for steps, count in ((8, 8), (12, 8), (16, 16))]})
+START = [{"steps": 1, "iterations": 400, "accuracy": 0.95}, {"steps": 4, "iterations": 500, "accuracy": 0.93}]
+BASE = {
+    "name": "impo",
+    **{"minibatches": 2, "kl": 0.02, "entropy": 0.003, "memory_difference": 1e-4, "memory_cosine": 0.01, "consistency": 0.01},
+}
+FACTORS: dict[str, dict[str, Any]] = {
+    "impo": {},
+    "impo without KL to the reference": {"kl": 0.0},
+    "impo without entropy": {"entropy": 0.0},
+    "impo without memory difference": {"memory_difference": 0.0},
+    "impo without memory cosine": {"memory_cosine": 0.0},
+    "impo without consistency": {"consistency": 0.0},
+    "impo, GAE over turns": {"advantage": "gae"},
+    "impo, bptt_turns 1": {"bptt_turns": 1},
+    "impo, bptt_turns 4": {"bptt_turns": 4},
+    "ppo": {"name": "ppo"},
+    "a2c": {"name": "a2c"},
+    "grpo": {"name": "grpo"},
+    "rloo": {"name": "rloo"},
+    "reinforce": {"name": "reinforce"},
+}
+"""Rows of the ablation: what differs from the first; each has the same conversations, iterations and optimizer."""
+START_ROW, SMAT_ROW = "start (supervised, 4 turns)", "SMAT continued, same tokens"
+
+
+def configuration(seed: int, factor: dict[str, Any]) -> PipelineConfig:
+    """The default budget with a supervised part that ends at 4 turns, and one factor of the update changed."""
+    config = load_config(files("rxrl.cli") / "budgets" / "default.yaml", PipelineConfig, [f"seed={seed}"])
+    smat = config.stages.smat.model_copy(update={"phases": type(config.stages.smat).model_validate({"phases": START}).phases})
+    mrl = type(config.mrl).model_validate(config.mrl.model_dump() | {"episodes": 32, "algorithm": BASE | factor})
+    return config.model_copy(update={"stages": config.stages.model_copy(update={"smat": smat}), "mrl": mrl})
+
+
+def run_ablation(out: Path, seeds: Sequence[int], only: Sequence[str]) -> None:
+    """Runs what is not finished yet, one folder for each seed and row."""
+    for seed in seeds:
+        config = configuration(seed, {})
+        torch.set_num_threads(config.threads or torch.get_num_threads())
+        sources = open_sources(config)
+        model, tokenizer = starting_point(config, sources, out / f"seed{seed}" / "start")
+        for name, factor in FACTORS.items():
+            if not only or name in only:
+                folder = folder_of(out, seed, name)
+                reinforced(configuration(seed, factor), folder, copy.deepcopy(model), tokenizer, sources)
+        spent, folder = folder_of(out, seed, "impo") / "tokens", folder_of(out, seed, "smat")
+        if spent.exists() and not (folder / "evaluation").exists():
+            pipeline = Pipeline(config, folder, say=print)
+            pipeline.curriculum = CURRICULUM
+            pipeline.continue_smat(copy.deepcopy(model), tokenizer, sources, int(spent.read_text()))
+
+
+def folder_of(out: Path, seed: int, name: str) -> Path:
+    """Where the runs of one row and seed are."""
+    return out / f"seed{seed}" / name.replace(" ", "-").replace(",", "")
+
+
+def starting_point(config: PipelineConfig, sources: Sources, folder: Path) -> tuple[ReactiveTransformer, Tokenizer]:
+    """The supervised checkpoint of a seed, made once."""
+    checkpoint = folder / "checkpoints" / "smat"
+    if not (folder / "evaluation").exists():
+        tokenizer = train_tokenizer(config, sources)
+        model = ReactiveTransformer.from_preset(config.preset, seed=config.seed, vocab_size=tokenizer.vocab_size)
+        pipeline = Pipeline(config, folder, say=print)
+        pipeline.supervise(model, tokenizer, sources)
+        pipeline.measure(model, tokenizer, sources, "start", ())
+    return load_checkpoint(checkpoint)
+
+
+def reinforced(config: PipelineConfig, folder: Path, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources) -> None:
+    """One row of one seed."""
+    if (folder / "tokens").exists():
+        return
+    sys.stdout.write(f"--- {folder}\n")
+    pipeline = Pipeline(config, folder, say=print)
+    pipeline.curriculum = CURRICULUM
+    trainer = pipeline.reinforce(model, tokenizer, sources)
+    pipeline.measure(model, tokenizer, sources, "mrl", ())
+    (folder / "tokens").write_text(str(trainer.state.tokens))
+
+
+def ablation_table(out: Path, seeds: Sequence[int]) -> list[str]:
+    """Markdown rows: retention by seed, and the paired difference to the first factor over all seeds."""
+    rows = ["| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | minus impo, paired | |", "|---" * (len(seeds) + 4) + "|"]
+    base = by_seed(out, seeds, "impo", "mrl")
+    for name in (START_ROW, *FACTORS, SMAT_ROW):
+        folder, evaluation = {START_ROW: ("start", "start"), SMAT_ROW: ("smat", "smat-continued")}.get(name, (name, "mrl"))
+        records = by_seed(out, seeds, folder, evaluation)
+        if not records:
+            continue
+        means = {seed: mean_retention(each) for seed, each in records.items()}
+        shown = [f"{means[seed]:.3f}" if seed in means else "" for seed in seeds]
+        shared = [seed for seed in records if seed in base]
+        found = compare([r for s in shared for r in records[s]], [r for s in shared for r in base[s]]) if name != "impo" else None
+        difference = verdict = ""
+        if found:
+            difference = f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+            verdict = "better" if found["low"] > 0 else "worse" if found["high"] < 0 else "undecided"
+        rows.append(f"| {name} | {' | '.join(shown)} | {sum(means.values()) / len(means):.3f} | {difference} | {verdict} |")
+    return rows
+
+
+def by_seed(out: Path, seeds: Sequence[int], name: str, evaluation: str) -> dict[int, list[TurnRecord]]:
+    """Records of one row, of the seeds that have it; each seed has conversations of its own."""
+    paths = {seed: folder_of(out, seed, name) / "evaluation" / evaluation / "transcripts.jsonl" for seed in seeds}
+    return {seed: read_records(path) for seed, path in paths.items() if path.exists()}
+
+
+def mean_retention(records: Sequence[TurnRecord]) -> float:
+    """Mean over asking turns."""
+    asked = [record.retention for record in records if record.retention is not None]
+    return sum(asked) / len(asked)
+
+
+def runs_table(folders: Sequence[Path]) -> list[str]:
+    """Markdown rows of finished quickstart runs."""
+    rows = ["| run | supervised | after MRL | SMAT continued | MRL - supervised | MRL - SMAT | minutes |", "|---" * 7 + "|"]
+    more = [
+        "| run | near (1 to 2) | far (9 to 16) | mean reward (episode min to max) | swapped | empty | chance | oracle |",
+        "|---" * 8 + "|",
+    ]
+    for folder in folders:
+        report = json.loads((folder / "report.json").read_text())
+        after, controls = report["after_mrl"], report["controls"]
+        columns = [interval(report.get(f"after_{each}")) for each in ("supervised", "mrl", "smat_continued")]
+        columns += [difference(report["comparisons"].get(f"mrl_minus_{each}")) for each in ("supervised", "smat")]
+        rows.append(f"| {folder.name} | {' | '.join(columns)} | {report['wall_seconds'] / 60:.1f} |")
+        reward = after["reward"]
+        numbers = [after["retention_near"], after["retention_far"]]
+        shown = [*map(number, numbers), f"{reward['mean']:.2f} ({reward['min']:.2f} to {reward['max']:.2f})"]
+        shown += [number(controls[each]["retention"]) for each in ("swapped_memory", "empty_memory")]
+        shown += [number(controls["chance"]), number(controls["oracle"]["retention"])]
+        more.append(f"| {folder.name} | {' | '.join(shown)} |")
+    return [*rows, "", *more]
+
+
+def number(value: float | None) -> str:
+    """Three digits, or nothing where there is no such turn."""
+    return "" if value is None else f"{value:.3f}"
+
+
+def interval(summary: dict[str, Any] | None) -> str:
+    """Retention over all asking turns with its interval."""
+    if summary is None:
+        return ""
+    low, high = summary["retention_interval"]
+    return f"{summary['retention']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def difference(found: dict[str, Any] | None) -> str:
+    """A paired difference with its interval."""
+    return "" if found is None else f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("runs", help="tables of finished `rxrl quickstart` runs")
+    runs.add_argument("folders", nargs="+", type=Path)
+    ablation = commands.add_parser("ablation", help="one factor at a time, paired seeds, from a 4-turn checkpoint to 16 turns")
+    ablation.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    ablation.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    ablation.add_argument("--only", nargs="*", default=[], choices=list(FACTORS), help="rows to run; without it, all")
+    ablation.add_argument("--table", action="store_true", help="run nothing, only print the table of what is finished")
+    arguments = parser.parse_args()
+    if arguments.command == "runs":
+        lines = runs_table(arguments.folders)
+    else:
+        if not arguments.table:
+            run_ablation(arguments.out, arguments.seeds, arguments.only)
+        lines = ablation_table(arguments.out, arguments.seeds)
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Algorithms by name, and settings that make no sense together."""
+
+import pytest
+
+from rxrl.algorithms import BUILT_IN, Algorithm, AlgorithmConfig, algorithm_names, find_algorithm, registry
+from rxrl.config import parse_config
+from rxrl.errors import ConfigError
+
+
+class EntryPoint:
+    """What `importlib.metadata` knows of an installed package's plug-in."""
+
+    def __init__(self, name, target):
+        self.name, self.value, self.target = name, f"package:{name}", target
+
+    def load(self):
+        if isinstance(self.target, Exception):
+            raise self.target
+        return self.target
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Makes algorithms look as if a package had brought them."""
+
+    def install(**targets):
+        found = [EntryPoint(name, target) for name, target in targets.items()]
+        monkeypatch.setattr(registry, "entry_points", lambda group: found if group == "rxrl.algorithms" else [])
+
+    return install
+
+
+def test_an_installed_algorithm_is_found_by_name(installed):
+    mine = Algorithm("mine", BUILT_IN["a2c"].loss, advantage="return", reuses_rollouts=False)
+    installed(mine=mine)
+    assert find_algorithm("mine") is mine
+    assert "mine" in algorithm_names()
+    config = AlgorithmConfig(name="mine", options={"anything": 3})
+    assert config.algorithm is mine
+    assert config.advantage_form == "return"
+    assert not config.needs_critic
+    with pytest.raises(ConfigError, match="epochs must be 1"):
+        parse_config({"name": "mine", "epochs": 2}, AlgorithmConfig)
+
+
+def test_built_in_names_cannot_be_taken_over(installed):
+    installed(ppo=Algorithm("ppo", BUILT_IN["a2c"].loss))
+    assert find_algorithm("ppo") is BUILT_IN["ppo"]
+    assert algorithm_names().count("ppo") == 1
+
+
+@pytest.mark.parametrize(("target", "reason"), [(ImportError("no torch"), "ImportError: no torch"), (3, "must be an rxrl.algorithms.Algorithm")])
+def test_a_broken_plug_in_says_what_is_wrong(installed, target, reason):
+    installed(broken=target)
+    with pytest.raises(ConfigError, match=reason):
+        find_algorithm("broken")
+
+
+def test_a_misspelt_algorithm_is_refused_with_a_guess():
+    with pytest.raises(ConfigError, match="Did you mean 'grpo'"):
+        parse_config({"name": "grop"}, AlgorithmConfig)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"kl_estimator": "k1"}, "k1 in the loss has no gradient"),
+        ({"name": "a2c", "epochs": 2}, "epochs must be 1"),
+        ({"name": "rloo", "group_size": 1}, "group_size must be at least 2"),
+        ({"advantage": "group"}, "group_size must be at least 2"),
+        ({"adaptive_kl": 0.1, "kl": 0}, "kl must be above 0"),
+        ({"bptt_turns": 2, "detach_every": 2}, "give one of them"),
+        ({"options": {"c": 1}}, "no options of its own"),
+        ({"clip_low": 1.5}, "less than or equal to 1"),
+        ({"dual_clip": 0.5}, "greater than 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_with_the_reason(settings, reason):
+    with pytest.raises(ConfigError, match=reason):
+        parse_config(settings, AlgorithmConfig)
+
+
+def test_k1_is_allowed_where_it_has_an_effect():
+    assert AlgorithmConfig(kl_estimator="k1", kl_in="reward").kl_in == "reward"
+    assert AlgorithmConfig(kl_estimator="k1", kl=0).kl == 0

@@ -1,0 +1,92 @@
+"""Terms of the losses: every coefficient is a switch, and each algorithm is made of what it says."""
+
+import pytest
+import torch
+
+from rxrl.algorithms import BUILT_IN, AlgorithmConfig
+from rxrl.algorithms.kl import exact_kl
+from rxrl.algorithms.losses import memory_change, weighted_mean
+from tests.algorithms.minibatch import inputs
+
+TERMS = [
+    ("ppo", {"entropy": 0.0}, None),
+    ("ppo", {"kl": 0.0}, None),
+    ("a2c", {"entropy": 0.0}, None),
+    ("grpo", {"kl": 0.0}, None),
+    ("impo", {"memory_difference": 0.0, "memory_cosine": 0.0}, "memory_change"),
+    ("impo", {"memory_cosine": 0.0}, None),
+    ("impo", {"memory_difference": 0.0}, None),
+    ("impo", {"consistency": 0.0}, None),
+]
+
+
+@pytest.mark.parametrize(("name", "off", "metric"), TERMS)
+def test_every_coefficient_is_a_switch(name, off, metric):
+    full = {"entropy": 0.1, "kl": 0.1, "memory_difference": 0.1, "memory_cosine": 0.1, "consistency": 0.1}
+    on, without = AlgorithmConfig(name=name, **full), AlgorithmConfig(name=name, **full | off)
+    function = BUILT_IN[name].loss
+    assert not torch.allclose(function(inputs(), on).loss, function(inputs(), without).loss)
+    if metric:
+        assert metric in function(inputs(), on).metrics
+        assert metric not in function(inputs(), without).metrics
+
+
+def test_impo_is_ppo_and_its_terms():
+    config = AlgorithmConfig(name="impo", memory_difference=0.3, memory_cosine=0.2, consistency=0.1)
+    given_inputs = inputs()
+    change, cosine = memory_change(given_inputs.memory, given_inputs.real, "normalised")
+    steady = weighted_mean(exact_kl(given_inputs.distribution, given_inputs.previous), given_inputs.weights * given_inputs.has_previous)
+    result = BUILT_IN["impo"].loss(given_inputs, config)
+    plain = BUILT_IN["ppo"].loss(given_inputs, config)
+    assert torch.allclose(result.loss, plain.loss + 0.3 * change + 0.2 * cosine + 0.1 * steady)
+    assert torch.allclose(result.metrics["consistency"], steady)
+    assert plain.metrics.keys() < result.metrics.keys()
+
+
+def test_algorithms_differ_in_loss_or_advantage_alone():
+    """GRPO has PPO's loss; A2C, RLOO and REINFORCE share the policy gradient."""
+    assert BUILT_IN["grpo"].loss is BUILT_IN["ppo"].loss
+    assert BUILT_IN["rloo"].loss is BUILT_IN["reinforce"].loss is BUILT_IN["a2c"].loss
+    forms = {name: AlgorithmConfig(name=name).advantage_form for name in BUILT_IN}
+    assert forms == {
+        "ppo": "gae",
+        "impo": "reward-value",
+        "a2c": "gae",
+        "grpo": "group",
+        "rloo": "leave-one-out",
+        "reinforce": "return",
+    }
+    assert {name for name in BUILT_IN if AlgorithmConfig(name=name).needs_critic} == {"ppo", "impo", "a2c"}
+    assert {name for name in BUILT_IN if AlgorithmConfig(name=name).samples > 1} == {"grpo", "rloo"}
+    assert {name for name in BUILT_IN if not AlgorithmConfig(name=name).whitens} == {"grpo", "rloo"}
+
+
+def test_kl_in_the_reward_is_logged_and_no_term_of_the_loss():
+    base = inputs()
+    in_loss, in_reward = AlgorithmConfig(kl=0.3, entropy=0.0), AlgorithmConfig(kl=0.3, entropy=0.0, kl_in="reward")
+    kl = weighted_mean(exact_kl(base.distribution, base.reference), base.weights)
+    loss = BUILT_IN["ppo"].loss
+    assert torch.allclose(loss(base, in_loss).loss - loss(base, in_reward).loss, 0.3 * kl)
+    assert torch.allclose(loss(base, in_reward).metrics["kl"], kl)
+
+
+@pytest.mark.parametrize(("estimator", "expected"), [("k2", 0.5 * 0.3**2), ("k3", 2.718281828459045**0.3 - 1 - 0.3)])
+def test_kl_may_be_estimated_on_the_sampled_tokens(estimator, expected):
+    base = inputs()
+    sampled = {"reference": None, "reference_log_probs": base.log_probs + 0.3}
+    result = BUILT_IN["ppo"].loss(inputs(**sampled), AlgorithmConfig(kl=0.5, kl_estimator=estimator, entropy=0.0))
+    plain = BUILT_IN["ppo"].loss(inputs(**sampled | {"reference_log_probs": None}), AlgorithmConfig(entropy=0.0))
+    assert float(result.metrics["kl"]) == pytest.approx(expected)
+    assert float(result.loss - plain.loss) == pytest.approx(0.5 * expected)
+
+
+def test_self_imitation_raises_the_likelihood_of_the_chosen_tokens_alone():
+    base = inputs()
+    leaf = base.log_probs.clone().requires_grad_()
+    chosen = torch.tensor([0.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    quiet = {"log_probs": leaf, "advantages": torch.zeros(4, dtype=torch.float64), "reference": None, "imitate": chosen}
+    result = BUILT_IN["ppo"].loss(inputs(**quiet), AlgorithmConfig(self_imitation=0.4, entropy=0.0))
+    result.loss.backward()
+    assert torch.allclose(leaf.grad, -0.4 * chosen / 2)
+    assert torch.allclose(result.metrics["self_imitation"], -base.log_probs[1:3].mean())
+    assert "self_imitation" not in BUILT_IN["ppo"].loss(base, AlgorithmConfig()).metrics

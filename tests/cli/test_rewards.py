@@ -1,0 +1,106 @@
+"""`rxrl rewards` and `rxrl rescore` as they are typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from rxrl.cli import main as cli
+from rxrl.evaluation import TurnRecord, read_records, write_records
+from rxrl.rewards import BUILT_IN, Retention, held, samples
+from rxrl.scoring import score_turns
+
+PLUG_IN = '''
+def brief(turns, limit=8):
+    """10 up to `limit` words, then less."""
+    return [10.0 * min(1.0, limit / max(1, len(turn.answer.split()))) for turn in turns]
+
+
+def broken(turns):
+    raise ValueError("no")
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    Path("mine.py").write_text(PLUG_IN)
+    return tmp_path
+
+
+def run(*arguments: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(cli.app, list(arguments))
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def test_list_names_every_reward(folder: Path) -> None:
+    printed = run("rewards", "list").stdout
+    assert all(f" {name} " in printed for name in BUILT_IN)
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_show_has_options_and_an_example(folder: Path, name: str) -> None:
+    printed = run("rewards", "show", name).stdout
+    assert "reward:" in printed
+    assert f"rxrl rewards check {name}" in printed or f"use: {name}" in printed
+    for option in getattr(BUILT_IN[name], "model_fields", {}):
+        assert option in printed
+
+
+def test_show_a_plug_in(folder: Path) -> None:
+    printed = run("rewards", "show", "mine.py:brief").stdout
+    assert "mine.py:brief(turns, limit=8)" in printed
+    assert "10 up to `limit` words, then less." in printed
+    assert "mine: {use: 'mine.py:brief', weight: 0.1, limit: 8}" in printed
+    assert 'A right answer, "Mia has a cat.", scores 10.00.' in printed
+
+
+def test_check_passes_notes_and_fails(folder: Path) -> None:
+    assert "Passed." in run("rewards", "check", "retention", "--strict").stdout
+    noted = run("rewards", "check", "mine.py:brief").stdout
+    assert "pays for" in noted
+    assert "Passed." in noted
+    assert "Failed." in run("rewards", "check", "mine.py:brief", "--strict", code=1).stdout
+    assert "ValueError: no" in run("rewards", "check", "mine.py:broken", code=1).stdout
+    assert "Passed." in run("rewards", "check", "{retention: 0.9, brief: {use: 'mine.py:brief', weight: 0.1}}").stdout
+    assert "Did you mean 'brief'" in run("rewards", "check", "mine.py:breif", code=2).stderr
+
+
+@pytest.fixture
+def transcripts(folder: Path) -> Path:
+    scored = zip(samples(), score_turns(Retention(), [sample.turn for sample in samples()]), strict=True)
+    records = [TurnRecord.of(sample.turn, retention=held(sample.turn), score=score) for sample, score in scored]
+    return write_records(folder / "transcripts.jsonl", records)
+
+
+def test_rescore_writes_other_rewards_and_says_how_they_go_with_retention(transcripts: Path) -> None:
+    arguments = ("--reward", "exact", "--reward", "length", "--reward", "mine.py:brief", "--out", "again.jsonl")
+    printed = run("rescore", str(transcripts), *arguments).stdout
+    before, after = read_records(transcripts), read_records("again.jsonl")
+    assert [record.reward for record in after] == [score.value for score in score_turns(BUILT_IN["exact"](), [r.to_turn() for r in before])]
+    assert [record.retention for record in after] == [record.retention for record in before]
+    assert {"exact", "length", "mine.py:brief"} == set(after[0].terms)
+    assert "reward as stored" in printed
+    assert "+" in next(line for line in printed.splitlines() if line.strip().startswith("exact"))
+
+
+def test_rescore_refuses_what_it_cannot_do(transcripts: Path) -> None:
+    assert "one of the transcripts" in run("rescore", str(transcripts), "--reward", "exact", "--out", str(transcripts), code=2).stderr
+    assert "found no such file" in run("rescore", "none.jsonl", "--reward", "exact", code=2).stderr
+    Path("empty.jsonl").write_text("")
+    assert "hold no turns" in run("rescore", "empty.jsonl", "--reward", "exact", code=2).stderr
+    assert "mine.py:broken" in run("rescore", str(transcripts), "--reward", "mine.py:broken", code=2).stderr
+
+
+def test_old_scores_may_be_missing(transcripts: Path) -> None:
+    rows = [json.loads(line) | {"reward": None, "terms": {}} for line in transcripts.read_text().splitlines()]
+    transcripts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    printed = run("rescore", str(transcripts), "--reward", "retention").stdout
+    assert "as stored" not in printed
+    assert "held" in printed

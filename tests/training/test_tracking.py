@@ -1,0 +1,116 @@
+"""Trackers get every number; those that can go on with a run do; times stand apart."""
+
+import json
+import sys
+import time
+
+import pytest
+
+from rxrl.errors import MissingExtraError
+from rxrl.training.callbacks import Callback
+from rxrl.training.config import TrackingConfig
+from rxrl.training.tracking import Clock, MetricsLog, Tracker, open_trackers
+from tests.training.resume_worker import trainer_in
+
+
+class Kept(Tracker):
+    name = "kept"
+
+    def __init__(self):
+        self.opened, self.lines, self.finished = [], [], 0
+
+    def open(self, run_id=None):
+        self.opened.append(run_id)
+        self.id = run_id or "made-up"
+
+    def log(self, metrics):
+        self.lines.append(metrics)
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_a_resumed_run_goes_on_under_the_same_tracker_id(tmp_path, monkeypatch):
+    class Stop(Callback):
+        def on_update(self, metrics):
+            self.seen = getattr(self, "seen", 0) + 1
+            if self.seen == 4:
+                raise RuntimeError
+
+    first, second = Kept(), Kept()
+    monkeypatch.setattr("rxrl.training.trainer.open_trackers", lambda *_: (first,))
+    with pytest.raises(RuntimeError):
+        trainer_in(tmp_path, callbacks=[Stop()]).train()
+    monkeypatch.setattr("rxrl.training.trainer.open_trackers", lambda *_: (second,))
+    trainer = trainer_in(tmp_path)
+    assert trainer.resume()
+    trainer.train()
+    assert (first.opened, second.opened) == ([None], ["made-up"])
+    assert (first.finished, second.finished) == (1, 1)
+    assert [line["iteration"] for line in second.lines] == [3, 4, 5, 6, 7]
+    assert "seconds/collect" in second.lines[0]
+
+
+def test_tensorboard_holds_the_numbers(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trainer_in(tmp_path, tracking={"tensorboard": True}, max_iterations=3).train()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    found = events.Scalars("mrl/reward")
+    assert [event.step for event in found] == [1, 2, 3]
+    assert [event.value for event in found] == pytest.approx([line["reward"] for line in lines])
+    assert len(events.Scalars("mrl/seconds/update")) == 3
+
+
+def test_a_missing_tensorboard_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.utils.is_tensorboard_available", lambda: False)
+    with pytest.raises(MissingExtraError, match=r"pip install 'rxrl\[tensorboard\]'"):
+        trainer_in(tmp_path / "run", tracking={"tensorboard": True})
+    assert not (tmp_path / "run").exists()
+
+
+def test_wandb_is_handed_an_id_to_go_on_with(tmp_path, monkeypatch):
+    class Fake:
+        def init(self, **options):
+            self.options = options
+            return self
+
+        def define_metric(self, *names, **options):
+            pass
+
+    fake = Fake()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    [tracker] = open_trackers(TrackingConfig(wandb="online"), tmp_path, {})
+    tracker.open()
+    made = fake.options["id"]
+    tracker.open(made)
+    assert (fake.options["id"], fake.options["resume"], tracker.id) == (made, "allow", made)
+
+
+def test_a_process_that_is_not_the_first_writes_nothing(tmp_path):
+    kept = Kept()
+    log = MetricsLog(tmp_path / "run", (kept,), writes=False)
+    assert log.write({"iteration": 1, "loss": 0.1234567891}) == {"iteration": 1, "loss": 0.123457}
+    log.rewind()
+    assert not (tmp_path / "run").exists()
+    assert not kept.lines
+
+
+def test_a_clock_adds_up_and_starts_anew():
+    clock = Clock()
+    for _ in range(2):
+        with clock("outer"), clock("inner"):
+            time.sleep(0.002)
+    seconds = clock.take()
+    assert seconds["outer"] >= seconds["inner"] >= 0.004
+    assert clock.take() == {}
+
+
+def test_times_say_how_fast_and_where(tmp_path):
+    trainer_in(tmp_path, max_iterations=2).train()
+    first, second = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
+    phases = {"collect", "collect/generate", "estimate", "estimate/reference", "estimate/critic", "update", "evaluate"}
+    assert phases <= first.keys() | second.keys()
+    assert first["tokens_per_second"] > first["episodes_per_second"] > 0
+    assert first["collect/generate"] <= first["collect"]
