@@ -5,7 +5,7 @@ Both shape; neither tells a right answer from a wrong one: "Mia has a cat." and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -133,10 +133,11 @@ def _encoder(name: str, device: str) -> _Encoder:
     try:
         # Imported late: it is optional, and takes seconds.
         from sentence_transformers import SentenceTransformer  # noqa: PLC0415
-        from transformers.utils import logging as transformers_logging  # noqa: PLC0415
+        from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
     except ImportError:
         raise MissingExtraError("The reward 'semantic'", "semantic") from None
-    transformers_logging.disable_progress_bar()
+    quiet: Callable[[], None] = disable_progress_bar
+    quiet()
     try:
         return _Encoder(SentenceTransformer(_location(name), device=device))
     except Exception as error:

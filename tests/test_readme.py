@@ -263,4 +263,4 @@ def test_scripts_and_extras_exist() -> None:
 
 def test_every_command_is_of_a_kind_that_is_checked_here() -> None:
     for line in COMMANDS:
-        assert re.match(r"(rxrl|scripts/(quickstart|test)\.sh|pip install)\b", line), line
+        assert re.match(r"(rxrl|(NODES=\S+ NODE=\S+ MASTER=\S+ )?scripts/(quickstart|test|train_multi)\.sh|pip install)\b", line), line

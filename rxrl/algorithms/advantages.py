@@ -11,9 +11,7 @@ Reduce = Callable[[Tensor], Tensor]
 """Mean of a tensor over all processes, the same on each of them."""
 
 
-def gae(
-    rewards: Tensor, values: Tensor, real: Tensor, bootstrap: Tensor, *, gamma: float, gae_lambda: float
-) -> tuple[Tensor, Tensor]:
+def gae(rewards: Tensor, values: Tensor, real: Tensor, bootstrap: Tensor, *, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation over turns (Schulman et al. 2016).
 
     Args:
@@ -128,5 +126,5 @@ def explained_variance(values: Tensor, returns: Tensor, valid: Tensor, reduce: R
 
 def _mean(values: Tensor, valid: Tensor, reduce: Reduce | None) -> Tensor:
     parts = torch.stack([values.masked_fill(~valid, 0).sum(), valid.sum().to(values.dtype)])
-    total, count = parts if reduce is None else reduce(parts)
+    total, count = (parts if reduce is None else reduce(parts)).unbind()
     return total / count.masked_fill(count == 0, 1)

@@ -48,7 +48,9 @@ class AlgorithmConfig(BaseConfig):
     clip_high: float | None = Field(None, gt=0, description="Upper clip, where it differs.")
     dual_clip: float | None = Field(None, gt=1, description="Bound of the ratio for negative advantages (published: 3); null: none.")
     value_clip: float | None = Field(None, gt=0, description="Clip of the value's change, in units of the reward; null: none.")
-    value: float = Field(0.5, ge=0, description="Coefficient of the value loss in the joint loss, where the critic shares the policy's encoder.")
+    value: float = Field(
+        0.5, ge=0, description="Coefficient of the value loss in the joint loss, where the critic shares the policy's encoder."
+    )
     entropy: float = Field(0.01, ge=0, description="Coefficient of the entropy bonus, mean over answer tokens.")
 
     kl: float = Field(0.05, ge=0, description="Coefficient of the KL(policy || reference).")
@@ -87,7 +89,8 @@ class AlgorithmConfig(BaseConfig):
     )
     burn_in: int = Field(0, ge=0, description="First turns of an episode that are played and written, but not trained on.")
     checkpoint_turns: bool = Field(
-        False, description="Recompute each turn in the backward pass: memory use no longer grows with the turns, at about 1.3 times the work."
+        False,
+        description="Recompute each turn in the backward pass: memory use no longer grows with the turns, at about 1.3 times the work.",
     )
 
     @property

@@ -37,6 +37,8 @@ def find_algorithm(name: str) -> Algorithm:
             except Exception as error:
                 raise ConfigError(f"algorithm {name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}.") from error
             if not isinstance(found, Algorithm):
-                raise ConfigError(f"algorithm {name!r} ({entry.value}) is a {type(found).__name__}: it must be an rxrl.algorithms.Algorithm.")
+                raise ConfigError(
+                    f"algorithm {name!r} ({entry.value}) is a {type(found).__name__}: it must be an rxrl.algorithms.Algorithm."
+                )
             return found
     raise ConfigError(unknown_name("algorithm", name, algorithm_names()))

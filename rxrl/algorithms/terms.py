@@ -21,7 +21,7 @@ def with_shared_terms(policy: LossResult, inputs: PolicyInputs, config: Algorith
         inputs: Its inputs.
         config: Coefficients.
 
-    Source: KL penalty of Ziegler et al. 2019, here in the loss by default; self-imitation after Oh et al. 2018, without their value baseline.
+    Source: KL penalty of Ziegler et al. 2019, in the loss by default; self-imitation after Oh et al. 2018, without their value baseline.
     """
     spread = inputs.mean(entropy(inputs.distribution))
     loss = policy.loss - config.entropy * spread

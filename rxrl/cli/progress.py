@@ -30,7 +30,7 @@ class Terminal(Callback):
     def say(self, text: str) -> None:
         """Prints one line."""
         self.close()
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def stage(self, name: str, step: int, total: int, line: dict[str, Any]) -> None:
         """Observer of the supervised stages."""

@@ -1,9 +1,4 @@
-"""A conversation inside an asyncio program: what computes runs in a thread of its own, so that the event loop stays free.
-
-    async with AsyncReactiveSession(ReactiveSession(model, tokenizer)) as session:
-        async for event in session.ask("My dog is called Rex."):
-            ...
-"""
+"""A conversation inside an asyncio program: what computes runs in a thread of its own, so that the event loop stays free."""
 
 from __future__ import annotations
 
@@ -22,6 +17,7 @@ class AsyncReactiveSession:
     """Does what a `ReactiveSession` does, awaited.
 
     One thread does everything in the order of the calls, so that a query that comes while memory is being written waits for it.
+    Used in `async with`, it ends its thread.
 
     Args:
         session: The conversation; from now on only to be used through this object.

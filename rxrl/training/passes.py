@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -68,7 +69,7 @@ def chains(rollout: Rollout, config: AlgorithmConfig | None) -> Iterator[tuple[i
     burnt = lead + config.burn_in + 1 if config is not None and config.burn_in else 0
     every = writes if config is None or config.detach_every is None else config.detach_every
     edges = sorted({0, min(burnt, writes), *range(lead + every, writes, every), writes})
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         yield first, last, first >= burnt
 
 

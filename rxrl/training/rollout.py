@@ -351,5 +351,3 @@ def _rollout(
         scored_turns=recorder.seen,
         terms={name: torch.tensor([terms.get(name, nothing) for terms in recorder.terms]) for name in names},
     )
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -239,8 +239,13 @@ def _turn_by_turn(replay: _Replay, rollout: Rollout, targets: Targets, shares: S
         return replay.loss(rollout.at(turn), targets.at(turn), shares.at(turn), memories, earlier)
 
     results, log_probs, routed = zip(*turn_by_turn(replay.model, rollout, replay.config, visit), strict=True)
-    sums = None if routed[0] is None else tuple(torch.stack(parts).sum(0) for parts in zip(*routed, strict=True))
-    return sum_results(results), torch.cat(log_probs), sums
+    return sum_results(results), torch.cat(log_probs), _summed(routed)
+
+
+def _summed(routed: Sequence[Routed | None]) -> Routed | None:
+    """What the experts were given in all turns; None for a dense decoder."""
+    loads, probabilities, tokens = ([each[part] for each in routed if each is not None] for part in range(3))
+    return (torch.stack(loads).sum(0), torch.stack(probabilities).sum(0), torch.stack(tokens).sum(0)) if loads else None
 
 
 def critic_loss(

@@ -49,7 +49,9 @@ def test_built_in_names_cannot_be_taken_over(installed):
     assert algorithm_names().count("ppo") == 1
 
 
-@pytest.mark.parametrize(("target", "reason"), [(ImportError("no torch"), "ImportError: no torch"), (3, "must be an rxrl.algorithms.Algorithm")])
+@pytest.mark.parametrize(
+    ("target", "reason"), [(ImportError("no torch"), "ImportError: no torch"), (3, "must be an rxrl.algorithms.Algorithm")]
+)
 def test_a_broken_plug_in_says_what_is_wrong(installed, target, reason):
     installed(broken=target)
     with pytest.raises(ConfigError, match=reason):

@@ -67,7 +67,9 @@ def test_bounds_below_and_above_are_their_own():
 def test_policy_gradient_by_hand():
     current = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
     advantages, weights = torch.tensor([2.0, -1.0, 3.0]), torch.tensor([1.0, 1.0, 0.0])
-    policy_gradient_loss(inputs(3, log_probs=current, old_log_probs=current.detach(), advantages=advantages, weights=weights)).loss.backward()
+    policy_gradient_loss(
+        inputs(3, log_probs=current, old_log_probs=current.detach(), advantages=advantages, weights=weights)
+    ).loss.backward()
     assert current.grad.tolist() == [-1.0, 0.5, 0.0]
 
 

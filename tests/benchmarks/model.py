@@ -93,7 +93,8 @@ def _generation(bench: Bench, subject: _Subject) -> Iterator[Row]:
         for limit, name in ((min(64, whole), "up to 64 tokens"), (whole, "up to 256 tokens")):
             tokens = 8 if bench.quick else limit
             bar = 2700.0 if (subject.preset, batch, limit) == ("nano", ROWS, whole) and bench.threads > 1 else None
-            row = bench.rate(subject.preset, f"generation, {batch} rows, {name}", _generate(subject, prompts, stm, tokens), batch * tokens, bar=bar)
+            work = _generate(subject, prompts, stm, tokens)
+            row = bench.rate(subject.preset, f"generation, {batch} rows, {name}", work, batch * tokens, bar=bar)
             yield _with_bound(bench, subject, row, batch, tokens)
     draws = [torch.Generator().manual_seed(row) for row in range(ROWS)]
     prompts, stm = subject.prompts(ROWS), subject.memory(ROWS)
@@ -137,8 +138,8 @@ def _memory(bench: Bench, subject: _Subject) -> Iterator[Row]:
     model, written, stm = subject.model, subject.interactions(ROWS), subject.memory(ROWS)
     name = f"{ROWS} x {subject.longest}"
     bar = 194 * 2 / 3 if subject.preset == "nano" and bench.threads > 1 else None
-    yield bench.time(subject.preset, f"memory update, {name}", _no_grad(lambda: model.write_memory(stm, written.ids, written.mask)), bar=bar)
-    yield bench.time(subject.preset, f"encoder alone, {name}", _no_grad(lambda: model.encode(written.ids, written.mask, stm)))
+    yield bench.time(subject.preset, f"memory update, {name}", _write(subject, stm, written), bar=bar)
+    yield bench.time(subject.preset, f"encoder alone, {name}", torch.no_grad()(lambda: model.encode(written.ids, written.mask, stm)))
     yield bench.time(subject.preset, f"memory update with gradients, {name}", lambda: _write_backward(model, stm, written))
     turn = subject.interactions(ROWS)
     yield bench.rate(
@@ -149,8 +150,8 @@ def _memory(bench: Bench, subject: _Subject) -> Iterator[Row]:
     )
 
 
-def _no_grad(work: Callable[[], Any]) -> Callable[[], Any]:
-    return torch.no_grad()(work)
+def _write(subject: _Subject, stm: Tensor, written: TokenBatch) -> Callable[[], Any]:
+    return torch.no_grad()(lambda: subject.model.write_memory(stm, written.ids, written.mask))
 
 
 def _write_backward(model: ReactiveTransformer, stm: Tensor, written: TokenBatch) -> None:
@@ -175,8 +176,9 @@ def _one_user(bench: Bench, subject: _Subject) -> Iterator[Row]:
     yield bench.time(subject.preset, "first token, one user", _generate(subject, prompts, stm, 1), bar=bar)
     turns, states = 4 if bench.quick else TURNS, [stm]
     times = [_seconds(lambda: states.append(_turn(subject, prompts, states[-1]))) for _ in range(turns)]
-    yield bench.time(subject.preset, "one turn with its write, one user", lambda: _turn(subject, prompts, stm))
-    ratio, medians = _alternating(lambda: _turn(subject, prompts, states[0]), lambda: _turn(subject, prompts, states[-2]), 2 if bench.quick else 15)
+    yield bench.time(subject.preset, "one turn with its write, one user", _turns(subject, prompts, stm))
+    first, last = (_turns(subject, prompts, state) for state in (states[0], states[-2]))
+    ratio, medians = _alternating(first, last, 2 if bench.quick else 15)
     row = bench.value(subject.preset, f"CPU time of turn {TURNS} against turn 1", ratio, "times", bar=1.05)
     yield replace(row, details={"turn_ms": [1000 * each for each in times], "first_and_last_ms": [1000 * each for each in medians]})
 
@@ -188,6 +190,10 @@ def _turn(subject: _Subject, prompts: TokenBatch, stm: Tensor) -> Tensor:
     ids = torch.cat([prompts.ids, answer.ids, torch.full((1, 1), EOS)], dim=1)
     with torch.no_grad():
         return subject.model.write_memory(stm, ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+def _turns(subject: _Subject, prompts: TokenBatch, stm: Tensor) -> Callable[[], Any]:
+    return lambda: _turn(subject, prompts, stm)
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -205,10 +211,9 @@ def _alternating(first: Callable[[], Any], last: Callable[[], Any], runs: int) -
 
 def _peaks(bench: Bench, subject: _Subject) -> Iterator[Row]:
     """Memory that the heaviest pieces of work need besides the weights."""
-    model, written, stm = subject.model, subject.interactions(ROWS), subject.memory(ROWS)
-    name = f"{ROWS} x {subject.longest}"
+    written, stm, name = subject.interactions(ROWS), subject.memory(ROWS), f"{ROWS} x {subject.longest}"
     whole = 8 if bench.quick else subject.longest - subject.query - MARKERS
     yield bench.peak(subject.preset, f"peak memory, generation, {name}", _generate(subject, subject.prompts(ROWS), stm, whole))
-    yield bench.peak(subject.preset, f"peak memory, memory update, {name}", _no_grad(lambda: model.write_memory(stm, written.ids, written.mask)))
+    yield bench.peak(subject.preset, f"peak memory, memory update, {name}", _write(subject, stm, written))
     turn = subject.interactions(ROWS)
     yield bench.peak(subject.preset, f"peak memory, one turn with gradients, {name}", lambda: _turn_backward(subject, stm, written, turn))

@@ -16,7 +16,8 @@ Found = dict[str, Any]
 def results(found: Found) -> Iterator[Table | str]:
     """A heading, then a table for each preset and number of threads with the probe of the machine above it."""
     about = found["machine"]
-    yield f"{found['suite']}{', quick: not for comparing' * found['quick']}: {about['processor']}, {about['cpus']} CPUs, torch {about['torch']}"
+    name = found["suite"] + ", quick: not for comparing" * found["quick"]
+    yield f"{name}: {about['processor']}, {about['cpus']} CPUs, torch {about['torch']}"
     yield _legend(found)
     for (preset, threads), rows in groupby(found["rows"], lambda row: (row["preset"], row["threads"])):
         table = _table(f"{preset}, {_probe(found, threads)}", "value", "unit", "by CPU time", "bar here", "runs")
@@ -95,4 +96,5 @@ def _legend(found: Found) -> str:
     about = "Bars are scaled by the probe (reference: 322 GFLOP/s, 21.6 GB/s)."
     if found["machine"]["others"] == "not measured":
         return f"{about} What other processes took was not measured on this system."
-    return f"{about} Discarded: repetitions in which others took more than 5 % of the CPUs; where none was left, the least disturbed stands and what was taken is shown."
+    rule = "Discarded: repetitions in which others took more than 5 % of the CPUs; where none is left, the least disturbed one stands"
+    return f"{about} {rule}, and what was taken is shown."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from rxrl.cli.progress import Terminal
 from rxrl.cli.quickstart import BUDGETS
 from rxrl.config import load_config
 from rxrl.models import ReactiveTransformer
+from rxrl.training.callbacks import Callback, Progress
 
 SMALLER = (
     "data.test_conversations=3",
@@ -105,3 +108,86 @@ def test_one_seed_gives_the_same_metrics_byte_for_byte(tmp_path: Path, invoke: A
     refused = invoke("quickstart", "--budget", "tiny", "--out", tmp_path / "a", code=2)
     assert "holds a finished run" in refused.stderr
     assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == first
+
+
+class Cut(Exception):
+    """Ends a run from outside, as a killed process would."""
+
+
+def cut_pipeline(folder: Path, observed: int | None, iteration: int | None) -> None:
+    """Ends the main job at a line of a supervised stage's metrics, or at an iteration of MRL."""
+    lines = []
+
+    def observer(*line: Any) -> None:
+        lines.append(line)
+        if len(lines) == observed:
+            raise Cut
+
+    class Stop(Callback):
+        def on_iteration(self, progress: Progress) -> None:
+            if progress.iteration == iteration:
+                raise Cut
+
+    config = load_config(BUDGETS / "tiny.yaml", PipelineConfig, [*SMALLER, "seed=7"])
+    with pytest.raises(Cut):
+        Pipeline(config, folder, label="tiny", observers=(observer,), callbacks=(Stop(),)).run()
+
+
+@pytest.fixture(scope="module")
+def whole_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    run_pipeline(folder, 7)
+    return folder
+
+
+@pytest.mark.parametrize(("observed", "iteration"), [(1, None), (4, None), (5, None), (None, 1)])
+def test_the_main_job_goes_on_after_the_last_checkpoint(
+    observed: int | None, iteration: int | None, whole_job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rxrl.cli.pipeline.CHECKPOINT_EVERY", 1)
+    cut_pipeline(tmp_path, observed, iteration)
+    config = load_config(BUDGETS / "tiny.yaml", PipelineConfig, [*SMALLER, "seed=7"])
+    Pipeline(config, tmp_path, label="tiny").run(resume=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole_job / "metrics.jsonl").read_bytes()
+    for name in ("smat", "smat-continued"):
+        ours, theirs = (
+            ReactiveTransformer.from_pretrained(folder / "checkpoints" / name).state_dict() for folder in (tmp_path, whole_job)
+        )
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    assert (tmp_path / "evaluation/mrl/transcripts.jsonl").read_bytes() == (whole_job / "evaluation/mrl/transcripts.jsonl").read_bytes()
+
+
+def test_quickstart_goes_on_only_with_the_same_settings(tmp_path: Path, invoke: Any) -> None:
+    cut_pipeline(tmp_path / "run", 1, None)
+    refused = invoke("quickstart", "--budget", "tiny", "--out", tmp_path / "run", "--resume", code=2)
+    assert "unfinished run with other settings" in refused.stderr
+    settings = [part for each in SMALLER for part in ("--set", each)]
+    done = invoke("quickstart", "--budget", "tiny", "--out", tmp_path / "run", "--seed", 7, "--resume", *settings)
+    assert "Report: " in done.stdout
+    assert not list(tmp_path.glob("run.unfinished*"))
+
+
+def test_a_terminated_command_leaves_a_checkpoint_and_its_own_exit_code(run_mrl: Any, whole_mrl: Path, tmp_path: Path) -> None:
+    """As `kill` or a cluster's scheduler ends it; the signal comes in the middle of an iteration."""
+    collected = []
+
+    class Ended(Terminal):
+        def on_rollout(self, rollout: Any) -> None:
+            collected.append(rollout)
+            if len(collected) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rxrl.cli.train.Terminal", Ended)
+        ended = run_mrl(tmp_path, code=143)
+    assert "SIGTERM: finishing this iteration" in ended.stdout
+    assert "Interrupted after iteration 3" in ended.stderr
+    run_mrl(tmp_path, "--resume")
+    assert_same_run(whole_mrl, tmp_path)
+
+
+def test_a_command_can_stop_on_an_alarm(run_mrl: Any, tmp_path: Path) -> None:
+    stopped = run_mrl(tmp_path, "--stop-on-alarm", "--set", "alarms.gate=0.49", code=2)
+    assert "Alarm gate: The gates of memory attention are saturated" in " ".join(stopped.stdout.split())
+    assert "Stopped by the alarm 'gate'" in stopped.stderr
+    assert (tmp_path / "checkpoints" / "step-000001").is_dir()

@@ -34,7 +34,9 @@ def test_what_a_critic_reads(kind):
     with torch.no_grad():
         values = critic_values(critic, rollout, MODEL)
         other_memory = critic_values(critic, replace(rollout, stm0=rollout.stm0 + 1), MODEL)
-        without_saved = critic_values(critic, replace(rollout, critic=type(rollout.critic)(rollout.critic.ids % 9, rollout.critic.mask)), MODEL)
+        without_saved = critic_values(
+            critic, replace(rollout, critic=type(rollout.critic)(rollout.critic.ids % 9, rollout.critic.mask)), MODEL
+        )
         other_policy = critic_values(critic, rollout, other)
     assert values.shape == rollout.rewards.shape
     assert (not torch.equal(values, other_memory)) == (kind == "memory")
@@ -58,7 +60,9 @@ def test_which_weights_the_value_loss_trains(kind):
     targets = Targets(zeros, rollout.rewards, zeros, rollout.sampled_log_probs, None)
     critic_loss(critic, rollout, targets, AlgorithmConfig(), model).loss.backward()
     assert all(p.grad is not None for name, p in critic.named_parameters() if name in {"scale", "shift", "value.weight", "turn.weight"})
-    trained = {group for group, named in model.group_parameters().items() for _, p in named if p.grad is not None and p.grad.abs().max() > 0}
+    trained = {
+        group for group, named in model.group_parameters().items() for _, p in named if p.grad is not None and p.grad.abs().max() > 0
+    }
     assert trained == ({"embedding", "encoder"} if kind == "shared" else set())
 
 

@@ -16,6 +16,7 @@ from rxrl.config import parse_config
 from rxrl.errors import ConfigError
 from rxrl.models import ModelPolicy
 from rxrl.training import learner as learner_module
+from rxrl.training.passes import policy_log_probs
 from rxrl.training.targets import advantages_of
 from rxrl.types import EOS, TokenBatch
 from tests.training.test_algorithms import trainer_in
@@ -61,9 +62,7 @@ COVERED = {
         "algorithms/test_kl.py::test_expected_values_of_the_estimators",
         "algorithms/test_kl.py::test_expected_gradients_of_the_estimators",
     ),
-    "entropy divided twice": (
-        "algorithms/test_losses.py::test_entropy_bonus_pulls_towards_the_uniform_distribution_with_its_full_weight",
-    ),
+    "entropy divided twice": ("algorithms/test_losses.py::test_entropy_bonus_pulls_towards_the_uniform_distribution_with_its_full_weight",),
     "evaluation under the training reset ratio, or of other steps than the stage's": (
         "evaluation/test_play.py::test_random_resets_of_training_are_not_used",
         "training/test_defects.py::test_evaluation_starts_from_fresh_memory_whatever_training_carries",
@@ -105,7 +104,9 @@ COVERED = {
         "rewards/test_classic.py::test_every_coefficient_is_an_option_and_weights_are_normalised",
     ),
     "top-p drops the token that crosses p": ("models/test_generation.py::test_truncation_keeps_what_it_names",),
-    "a query that fills the length limit crashes": ("training/test_trainer.py::test_a_query_that_fills_the_length_limit_is_cut_and_answered",),
+    "a query that fills the length limit crashes": (
+        "training/test_trainer.py::test_a_query_that_fills_the_length_limit_is_cut_and_answered",
+    ),
     "the log-probability of a token that was not sampled": (
         "training/test_defects.py::test_log_probabilities_belong_to_the_sampled_tokens_empty_answers_included",
     ),
@@ -153,7 +154,8 @@ def test_every_epoch_replays_from_the_memory_that_the_rollout_started_from(tmp_p
         targets, _ = trainer.estimate(rollout, algorithm)
         metrics = trainer.update(rollout, targets, algorithm)
         trainer.left = trainer.processes.rows(rollout.left, dim=1)
-        assert metrics["ratio_deviation"] == 0
+        # Minibatches of later epochs have other rows and other padding, hence other rounding.
+        assert metrics["ratio_deviation"] < 1e-5
         assert abs(metrics["kl"]) < 1e-6
         assert metrics["epochs"] == 3
         trainer.state.iteration += 1
@@ -255,8 +257,6 @@ def test_log_probabilities_belong_to_the_sampled_tokens_empty_answers_included()
     assert empty.any()
     assert rollout.answer.any(-1).equal(rollout.real)
     assert rollout.sampled_log_probs[rollout.answer].lt(0).all()
-    from rxrl.training.passes import policy_log_probs
-
     assert (policy_log_probs(model, rollout, AlgorithmConfig()) - rollout.sampled_log_probs)[empty].abs().max() < 1e-10
 
 

@@ -186,7 +186,7 @@ def first_turns(rollout, count):
 
 @pytest.mark.parametrize("options", [{}, {"bptt_turns": 2}])
 def test_memory_use_of_an_update_does_not_grow_with_the_turns_where_they_are_recomputed(options):
-    """What one more turn leaves behind is its memory (here a window keeps a second one) and a few numbers: a hundredth of its activations."""
+    """What one more turn leaves behind is its memory (a window keeps a second one) and a few numbers: a hundredth of its activations."""
     model = tiny_model()
     whole = play(model, conversations(4, 12))
     growth = {}

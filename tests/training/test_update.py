@@ -133,10 +133,7 @@ def test_consistency_is_a_mean_over_the_tokens_from_the_second_turn_on():
     result, _, _ = loss_and_gradients(model, rollout, targets_for(model, rollout, config, toy_critic(model)), config, model)
     stms = trajectory(model, rollout)
     before = torch.cat([stms[:, :1], stms[:, :-1]], dim=1)
-    now, then = (
-        distribution(model, hidden_states(model, memory, rollout), 1.0)
-        for memory in (stms, before)
-    )
+    now, then = (distribution(model, hidden_states(model, memory, rollout), 1.0) for memory in (stms, before))
     counted = (rollout.answer & (rollout.scored & (rollout.turn > 1)).unsqueeze(-1))[rollout.answer]
     assert 0 < int(counted.sum()) < len(counted)
     assert torch.allclose(result.metrics["consistency"], exact_kl(now, then)[counted].mean())

@@ -15,9 +15,9 @@ from rxrl.algorithms import AlgorithmConfig
 from rxrl.envs import ConversationVectorEnv
 from rxrl.models import Critic, ModelPolicy, ReactiveTransformer, StmBackend
 from rxrl.seeding import derive_seed
-from rxrl.training.rollout import Rollout, collect
 from rxrl.training.critics import bootstrap_values, critic_values
 from rxrl.training.passes import reference_pass
+from rxrl.training.rollout import Rollout, collect
 from rxrl.training.targets import Targets, advantages_of, old_policy
 from rxrl.types import SPECIAL_TOKENS, Conversation, Interaction, Score, Turn
 
