@@ -6,6 +6,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
+ensure_environment core
 [[ "${1:-}" =~ ^[1-9][0-9]*$ ]] || fail "Give the number of processes on this machine first: $0 2 --from CHECKPOINT --out FOLDER"
 processes="$1"
 shift
@@ -17,7 +18,6 @@ if ((nodes > 1)); then
 else
     meeting=(--standalone)
 fi
-ensure_environment core
 # Without a GPU accelerate has to be told that processes share out the CPU.
 "$VENV/bin/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || export ACCELERATE_USE_CPU=true
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

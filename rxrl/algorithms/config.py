@@ -90,7 +90,7 @@ class AlgorithmConfig(BaseConfig):
     burn_in: int = Field(0, ge=0, description="First turns of an episode that are played and written, but not trained on.")
     checkpoint_turns: bool = Field(
         False,
-        description="Recompute each turn in the backward pass: memory use no longer grows with the turns, at about 1.3 times the work.",
+        description="Recompute each turn in the backward pass: memory use no longer grows with the turns, for one more forward pass.",
     )
 
     @property

@@ -42,7 +42,7 @@ from rxrl.training.config import MRLConfig
 from rxrl.training.distributed import Processes
 from rxrl.training.rules import check_rules
 from rxrl.training.tracking import read_metrics
-from rxrl.training.trainer import MRLTrainer
+from rxrl.training.trainer import MRLTrainer, number_of_groups
 
 
 class Wandb(StrEnum):
@@ -121,7 +121,7 @@ def check_run(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransfor
     load_environment(config.env)
     check_rules(curriculum, sources.validation, config.evaluation.conversations)
     for stage in curriculum.stages:
-        algorithm_of(stage, config)
+        number_of_groups(stage.episodes or config.episodes, algorithm_of(stage, config).samples)
         load_reward(stage.reward or config.reward, embed=lambda rows: mean_embeddings(model.embedding.weight, rows))
         for strategy in stage.strategies:
             for source in (sources.train, sources.validation):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FORBIDDEN = (PAD, BOS, UNK, MASK, QUERY, ANSWER)
 """Special tokens that cannot stand in an answer: all but `[EOS]`."""
+_CANDIDATES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +102,28 @@ def answer_logits(logits: Tensor) -> Tensor:
 
 def truncate_distribution(log_probs: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
     """Keeps the `top_k` likeliest tokens and of these the smallest set that reaches `top_p`, the crossing token included."""
+    nucleus = top_p if top_p is not None and top_p < 1 else None
     if top_k is not None and top_k < log_probs.shape[-1]:
-        kth = log_probs.topk(top_k, dim=-1).values[..., -1:]
-        log_probs = log_probs.masked_fill(log_probs < kth, float("-inf")).log_softmax(-1)
-    if top_p is not None and top_p < 1:
-        ordered, order = log_probs.sort(dim=-1, descending=True)
-        before = ordered.exp().cumsum(-1) - ordered.exp()
-        drop = (before >= top_p).scatter(-1, order, before >= top_p)
-        log_probs = log_probs.masked_fill(drop, float("-inf")).log_softmax(-1)
-    return log_probs
+        kept, tokens = log_probs.topk(top_k, dim=-1)
+        kept = kept.log_softmax(-1)
+    elif nucleus is not None:
+        kept, tokens = _likeliest(log_probs, nucleus)
+    else:
+        return log_probs
+    if nucleus is not None:
+        before = kept.exp().cumsum(-1) - kept.exp()
+        kept = kept.masked_fill(before >= nucleus, float("-inf")).log_softmax(-1)
+    return torch.full_like(log_probs, float("-inf")).scatter(-1, tokens, kept)
+
+
+def _likeliest(log_probs: Tensor, mass: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and ids of so many of the likeliest tokens, in order, that they have `mass` in every row."""
+    vocab = log_probs.shape[-1]
+    found = log_probs.topk(min(_CANDIDATES, vocab), dim=-1)
+    # To sort a whole vocabulary can cost as much as the step that made it.
+    enough = bool((found.values.exp().sum(-1) >= mass).all())
+    values, tokens = found if enough else log_probs.sort(dim=-1, descending=True)
+    return values, tokens
 
 
 def _draw(log_probs: Tensor, uniform: Tensor) -> Tensor:

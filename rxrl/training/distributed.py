@@ -18,6 +18,7 @@ from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from rxrl.errors import ConfigError, TrainingError
+from rxrl.training.interruption import go_down_in_peace
 
 T = TypeVar("T")
 
@@ -153,6 +154,7 @@ class Processes:
         except RuntimeError as error:
             if self.count == 1:
                 raise
+            go_down_in_peace()
             reason = str(error).strip().splitlines()[0]
             raise TrainingError(
                 f"Process {self.rank} has lost another process of this training ({reason}). See that one's message; "

@@ -13,6 +13,12 @@ from rxrl.errors import Interrupted
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
+def go_down_in_peace() -> None:
+    """Ignores SIGTERM from now on: this process is ending with an error, and a launcher must not end it before it has said why."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class Interruption:
     """Notes the first signal, so that the training can end at the next border; a second one ends it at once.
 
@@ -44,7 +50,8 @@ class Interruption:
             yield
         finally:
             for each in ours:
-                signal.signal(each, before[each])
+                if signal.getsignal(each) == self._note:
+                    signal.signal(each, before[each])
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

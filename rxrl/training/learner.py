@@ -101,7 +101,8 @@ class Learner:
                 first_epoch = [rows for part, _ in self._minibatches(algorithm, share, iteration, 0) for rows in self._micro_batches(part)]
                 old, penalties = old_policy(self.model, rollout, algorithm, first_epoch, hidden, self.reference.decoder.head)
             advantages, returns = advantages_of(rollout, values, algorithm, bootstrap, penalties, reduce)
-            return Targets(advantages, returns, values, old, hidden), rollout_metrics(rollout, values, returns, algorithm, reduce)
+            metrics = rollout_metrics(self._with_all_terms(rollout), values, returns, algorithm, reduce)
+            return Targets(advantages, returns, values, old, hidden), metrics
 
     def update(self, rollout: Rollout, targets: Targets, algorithm: AlgorithmConfig, share: Share, iteration: int) -> Metrics:
         """Epochs over minibatches of conversations; stops between epochs where the KL to the old policy grows too large."""
@@ -158,6 +159,12 @@ class Learner:
         for rows in minibatches(share.total, algorithm.minibatches, self.config.seed, "minibatch", iteration, epoch):
             own = share.own(rows)
             yield (own, True) if len(own) else (torch.zeros(1, dtype=torch.int64), False)
+
+    def _with_all_terms(self, rollout: Rollout) -> Rollout:
+        """The rollout with the reward terms of all processes: one may have met a term that the others have not."""
+        names = sorted({name for each in self.processes.objects([list(rollout.terms)]) for name in each})
+        nothing = torch.full(rollout.rewards.shape, float("nan"))
+        return replace(rollout, terms={name: rollout.terms.get(name, nothing) for name in names})
 
     def _micro_batches(self, rows: Tensor) -> Sequence[Tensor]:
         """Rows of each forward and backward pass."""

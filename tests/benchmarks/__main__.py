@@ -26,7 +26,7 @@ from rich.progress import track
 from tests.benchmarks.measure import Bench, Row, machine, probe
 from tests.benchmarks.tables import comparison, results
 
-SUITES = {"model": "tests.benchmarks.model", "envs": "tests.benchmarks.envs", "rewards": "tests.benchmarks.rewards"}
+SUITES = {name: f"tests.benchmarks.{name}" for name in ("model", "envs", "rewards", "train")}
 """Suite to module; modules are imported when they are asked for."""
 Suite = StrEnum("Suite", {name: name for name in SUITES})
 FORMAT = 2

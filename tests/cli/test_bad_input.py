@@ -70,6 +70,9 @@ def test_the_curriculum_is_looked_at_first(invoke: Any, tmp_path: Path) -> None:
     ("option", "value", "parts"),
     [
         ("--set", "algorithm.clipp=1", ("clipp", "'clip'")),
+        ("--set", "algorithm.bptt_turns=0", ("bptt_turns", "0")),
+        ("--algorithm", "grop", ("Unknown algorithm 'grop'", "'grpo'")),
+        ("--set", "algorithm={name: grpo, group_size: 5}", ("48 episodes", "groups of 5")),
         ("--set", "optimizer.learning_rates.encodr=1", ("encodr", "'encoder'")),
         ("--set", "episodes=none", ("episodes", "none")),
         ("--reward", "retenton", ("Unknown reward 'retenton'", "'retention'")),

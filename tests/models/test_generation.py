@@ -169,6 +169,22 @@ def test_truncation_keeps_what_it_names():
     assert kept(9, 1.0) == pytest.approx([0.1, 0.4, 0.2, 0.3])
 
 
+@given(st.integers(0, 99), st.sampled_from([0.3, 3.0]), st.none() | st.integers(1, 400), st.none() | st.floats(0.01, 1.2))
+def test_truncation_of_large_vocabularies_is_that_of_its_definition(seed, spread, top_k, top_p):
+    log_probs = (spread * torch.randn(3, 300, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).log_softmax(-1)
+    found = truncate_distribution(log_probs, top_k, top_p)
+    for row, truncated in zip(log_probs.exp().tolist(), found.exp().tolist(), strict=True):
+        order = sorted(range(300), key=row.__getitem__, reverse=True)[:top_k]
+        total, reached, kept = sum(row[token] for token in order), 0.0, []
+        for token in order:
+            kept.append(token)
+            reached += row[token] / total
+            if top_p is not None and reached >= top_p:
+                break
+        mass = sum(row[token] for token in kept)
+        assert truncated == pytest.approx([row[token] / mass if token in kept else 0.0 for token in range(300)])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -216,6 +216,51 @@ def test_a_stage_that_was_done_stays_done(tmp_path):
     assert resumed.step == 2
 
 
+@pytest.mark.parametrize("finish", ["last", "best"])
+def test_the_best_validation_is_kept_and_a_stage_can_end_with_it(finish, tmp_path):
+    losses = iter([3.0, 1.0, 2.0, 1.5])
+    weights = []
+
+    class Scripted(SmatTask):
+        def validate(self, model):
+            weights.append(by_group(copy.deepcopy(model)))
+            return super().validate(model) | {"loss": next(losses)}
+
+    config = smat(((2, 4, None),), finish_with=finish).config.model_copy(update={"validate_every": 1})
+    runner = runner_in(tmp_path, task=Scripted(config, ToySource(), ToySource(), CODEC, LENGTH), checkpoint_every=2)
+    runner.run()
+    assert [path.name for path in numbered(runner.checkpoints, BEST)] == ["best-000002"]
+    assert not changed(by_group(ReactiveTransformer.from_pretrained(runner.checkpoints / "best-000002")), weights[1])
+    assert not changed(by_group(runner.model), weights[1 if finish == "best" else -1])
+
+
+def test_longer_conversations_count_before_a_lower_loss(tmp_path):
+    runner = runner_in(tmp_path, checkpoint_every=2)
+    for runner.step, steps, loss in ((1, 1, 0.5), (2, 4, 2.0), (3, 1, 0.1), (4, 4, 3.0)):
+        runner._keep_best({"steps": steps, "loss": loss})
+    assert runner.best == (4.0, -2.0)
+    assert [path.name for path in numbered(runner.checkpoints, BEST)] == ["best-000002"]
+
+
+def test_a_signal_ends_a_stage_after_a_checkpoint_that_it_goes_on_from(tmp_path):
+    def terminate(name, at, total, metrics):
+        if at == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = runner_in(tmp_path / "whole")
+    whole.run()
+    said = []
+    with pytest.raises(Interrupted, match=r"after step 3: wrote .*step-000003; go on with --resume") as stop:
+        runner_in(tmp_path / "cut", observers=(terminate,)).run(said.append)
+    assert stop.value.exit_code == 143
+    assert "finishing this step" in said[0]
+    resumed = runner_in(tmp_path / "cut", model=tiny_model(seed=4, initial_memory="learned"))
+    assert resumed.resume()
+    resumed.run()
+    assert not changed(by_group(whole.model), by_group(resumed.model))
+    assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
 def test_resuming_needs_the_same_configuration(tmp_path):
     assert not runner_in(tmp_path).resume()
     runner = runner_in(tmp_path, checkpoint_every=4)

@@ -165,7 +165,7 @@ def test_tokens_turns_or_episodes_count_the_same(loss_per):
     config = AlgorithmConfig(loss_per=loss_per, kl=0.0, entropy=0.0, balance=0.0, clip=10.0)
     targets = targets_for(model, rollout, config, toy_critic(model))
     targets = replace(targets, old_log_probs=targets.old_log_probs + 0.3)
-    loss = loss_and_gradients(model, rollout, targets, config, model)[0].loss
+    loss = loss_and_gradients(model, rollout, targets, config, model)[0].loss.detach()
     gains = {}
     for turn, row in rollout.scored.nonzero().tolist():
         tokens = int(rollout.answer[turn, row].sum())
