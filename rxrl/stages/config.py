@@ -22,7 +22,7 @@ class StageConfig(BaseConfig):
     validation_rows: int = Field(64, ge=1, description="Held-out texts or conversations of a validation.")
     log_every: int = Field(10, ge=1, description="Iterations between two lines of metrics.")
     balance: float = Field(0.01, ge=0, description="Coefficient of the experts' load-balancing loss.")
-    finish_with: Literal["last", "best"] = Field("last", description="Weights that the stage ends with: the last, or those of best validation.")
+    finish_with: Literal["last", "best"] = Field("last", description="Weights that it ends with: the last, or the best by validation.")
 
 
 class JointConfig(StageConfig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +12,8 @@ from types import FrameType
 from rxrl.errors import Interrupted
 
 HANDLED = (signal.SIGINT, signal.SIGTERM)
+SAME = 1.0
+"""Seconds in which further signals are the first one over again: a terminal and a launcher both hand Ctrl-C on."""
 
 
 def go_down_in_peace() -> None:
@@ -29,6 +32,7 @@ class Interruption:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._say: Callable[[str], None] = lambda text: None
+        self._since = 0.0
 
     @contextmanager
     def watched(self, say: Callable[[str], None], unit: str) -> Iterator[None]:
@@ -55,6 +59,8 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            if time.monotonic() - self._since < SAME:
+                return
             raise Interrupted("Interrupted at once: what was not in a checkpoint is lost.", number)
-        self.received = signal.Signals(number)
+        self.received, self._since = signal.Signals(number), time.monotonic()
         self._say(f"{self.received.name}: finishing this {self._unit}, then writing a checkpoint; once more to leave at once.")

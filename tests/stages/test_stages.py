@@ -2,16 +2,20 @@
 
 import copy
 import json
+import os
+import signal
 
 import pytest
 import torch
 
 from rxrl.config import parse_config
 from rxrl.data.batches import episode_batch
-from rxrl.errors import CheckpointError, ConfigError, DataError, TrainingError
+from rxrl.errors import CheckpointError, ConfigError, DataError, Interrupted, TrainingError
+from rxrl.models import ReactiveTransformer
 from rxrl.stages.config import GROUPS, JointConfig, MemoryAttentionStageConfig, SmatConfig, SmatPhase
 from rxrl.stages.runner import StageRunner
 from rxrl.stages.tasks import JointTask, MemoryAttentionTask, SmatTask, answered_right, asks_something, memory_health
+from rxrl.training.checkpoints import BEST, numbered
 from rxrl.training.optim import OptimizerConfig
 from rxrl.types import ANSWER, BOS, EOS, QUERY
 from tests.training.toy import CODEC, RecallSource, ToySource, tiny_model
@@ -226,7 +230,7 @@ def test_the_best_validation_is_kept_and_a_stage_can_end_with_it(finish, tmp_pat
             weights.append(by_group(copy.deepcopy(model)))
             return super().validate(model) | {"loss": next(losses)}
 
-    config = smat(((2, 4, None),), finish_with=finish).config.model_copy(update={"validate_every": 1})
+    config = smat(((2, 4, None),), finish_with=finish, validate_every=1).config
     runner = runner_in(tmp_path, task=Scripted(config, ToySource(), ToySource(), CODEC, LENGTH), checkpoint_every=2)
     runner.run()
     assert [path.name for path in numbered(runner.checkpoints, BEST)] == ["best-000002"]

@@ -7,7 +7,7 @@ import torch
 
 from rxrl.errors import CheckpointError
 from rxrl.models import Critic, ReactiveTransformer
-from rxrl.training.checkpoints import TENSORS_FILE, load_critic, load_state, numbered, prune, save_checkpoint
+from rxrl.training.checkpoints import TENSORS_FILE, load_critic, load_state, numbered, prune, recover, save_checkpoint
 from rxrl.training.tracking import MetricsLog, read_metrics
 from tests.training.toy import CODEC, tiny_model
 
@@ -66,6 +66,19 @@ def test_leftovers_of_a_killed_write_are_no_checkpoints(tmp_path):
     (tmp_path / "step-000003").mkdir()
     saved(tmp_path)
     assert [path.name for path in numbered(tmp_path)] == ["step-000001"]
+
+
+def test_what_a_killed_replacement_has_set_aside_comes_back(tmp_path):
+    path = saved(tmp_path)
+    path.rename(tmp_path / ".step-000001.old")
+    (tmp_path / ".step-000001.new").mkdir()
+    recover(tmp_path)
+    assert load_state(path)[0] == {"step": 1}
+    path.with_name(".step-000001.old").mkdir()
+    recover(tmp_path)
+    assert load_state(path)[0] == {"step": 1}
+    prune(tmp_path, 2)
+    assert [each.name for each in tmp_path.iterdir()] == ["step-000001"]
 
 
 def test_pruning_keeps_the_last(tmp_path):

@@ -81,7 +81,7 @@ def mixed_groups(seed):
     }
 
 
-@pytest.mark.parametrize("name", ["muon", "adamw"])
+@pytest.mark.parametrize("name", ["muon", "adamw", "sgd"])
 def test_state_goes_through_a_file_and_training_goes_on_bit_for_bit(name, tmp_path):
     config = OptimizerConfig(name=name)
     groups = mixed_groups(0)
@@ -130,7 +130,7 @@ def test_parameters_without_a_gradient_stay_and_a_closure_is_refused():
         optimizer.step(lambda: None)
 
 
-@pytest.mark.parametrize("name", ["muon", "adamw"])
+@pytest.mark.parametrize("name", ["muon", "adamw", "sgd"])
 def test_every_parameter_is_in_exactly_one_part_of_its_group(name):
     model = tiny_model(initial_memory="learned")
     groups = model.group_parameters()
@@ -139,6 +139,19 @@ def test_every_parameter_is_in_exactly_one_part_of_its_group(name):
         held = [p for part in optimizer.param_groups if part["name"] == group for p in part["params"]]
         assert sorted(map(id, held)) == sorted(id(p) for _, p in named)
     assert ("muon" in {part["rule"] for part in optimizer.param_groups}) == (name == "muon")
+
+
+def test_sgd_is_the_gradient_times_the_rate_and_keeps_nothing():
+    groups = mixed_groups(0)
+    optimizer = make_optimizer(groups, OptimizerConfig(name="sgd", learning_rate=0.5, weight_decay=0.0))
+    set_learning_rates(optimizer, 0.5)
+    parameters = [p for named in groups.values() for _, p in named]
+    before = [p.detach().clone() for p in parameters]
+    for p in parameters:
+        p.grad = seeded(*p.shape, seed=3)
+    optimizer.step()
+    assert all(torch.allclose(p, start - 0.25 * p.grad) for p, start in zip(parameters, before, strict=True))
+    assert not any(optimizer.state.values())
 
 
 def test_muon_serves_inner_matrices_only():

@@ -12,7 +12,7 @@ import torch
 
 from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import CheckpointError, Interrupted, TrainingError
-from rxrl.training import checkpoints, saving
+from rxrl.training import checkpoints, interruption, saving
 from rxrl.training import trainer as trainer_module
 from rxrl.training.callbacks import Callback
 from rxrl.training.checkpoints import BEST, STATE_FILE, numbered
@@ -145,10 +145,16 @@ def test_a_signal_ends_the_iteration_writes_a_checkpoint_and_says_so(number, cod
     assert same(found["weights"], weights_of(whole))
 
 
-def test_a_second_signal_leaves_at_once(tmp_path):
+def test_a_second_signal_leaves_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(interruption, "SAME", 0.0)
     with pytest.raises(Interrupted, match="at once"):
         trainer_in(tmp_path, callbacks=[SignalAt(signal.SIGINT, 3, times=2)]).train()
     assert [path.name for path in numbered(tmp_path / "checkpoints")] == ["step-000002"]
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(tmp_path):
+    with pytest.raises(Interrupted, match="after iteration 3"):
+        trainer_in(tmp_path, callbacks=[SignalAt(signal.SIGINT, 3, times=2)]).train()
 
 
 def test_a_full_disk_ends_the_run_with_a_sentence_and_older_checkpoints_stay(whole, tmp_path, monkeypatch):
