@@ -145,7 +145,7 @@ def runs_table(folders: Sequence[Path]) -> list[str]:
     """Markdown rows of finished quickstart runs."""
     rows = ["| run | supervised | after MRL | SMAT continued | MRL - supervised | MRL - SMAT | minutes |", "|---" * 7 + "|"]
     more = [
-        "| run | near (1 to 2) | far (9 to 16) | mean reward (episode min to max) | swapped | empty | chance | oracle |",
+        "| run | near (1 to 2) | far (9 to 16) | mean reward (min to max) | swapped | empty | chance | oracle |",
         "|---" * 8 + "|",
     ]
     for folder in folders:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,7 +200,8 @@ def test_the_environment_of_the_readme_trains(quickstart: str, folder: Path) -> 
 def test_yaml_blocks_are_valid(folder: Path) -> None:
     curriculum = load_curriculum("my_curriculum.yaml")
     assert [stage.steps for stage in curriculum.stages] == [2, 4, 8]
-    assert {block.file for block in BLOCKS if block.language == "yaml" and block.page not in TESTED_APART} == {"my_curriculum.yaml", "mrl.yaml"}
+    here = [block for block in BLOCKS if block.page not in TESTED_APART]
+    assert {block.file for block in here if block.language == "yaml"} == {"my_curriculum.yaml", "mrl.yaml"}
 
 
 def test_the_example_row_is_valid() -> None:
@@ -241,6 +245,19 @@ def test_every_metric_is_explained(quickstart: str, folder: Path) -> None:
     assert parts | {"after_supervised", "after_mrl", "after_smat_continued", "stages", "cost"} <= explained
 
 
+def test_tables_of_results_are_made_from_runs(quickstart: str, folder: Path) -> None:
+    script, run = [sys.executable, str(ROOT / "scripts/results.py")], folder / "runs/quickstart"
+    made = subprocess.run([*script, "runs", str(run)], check=True, capture_output=True, text=True).stdout
+    report = json.loads((run / "report.json").read_text())
+    assert f"| quickstart | {report['after_supervised']['retention']:.3f} [" in made
+    start = folder / "runs/ablation/seed5/start/evaluation"
+    shutil.copytree(run / "evaluation/mrl", start / "start")
+    table = subprocess.run(
+        [*script, "ablation", "--table", "--seeds", "5", "--out", str(folder / "runs/ablation")], check=True, capture_output=True, text=True
+    )
+    assert f"| start (supervised, 4 turns) | {report['after_mrl']['retention']:.3f} |" in table.stdout
+
+
 def test_links_lead_to_files() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
@@ -264,4 +281,4 @@ def test_scripts_and_extras_exist() -> None:
 def test_every_command_is_of_a_kind_that_is_checked_here() -> None:
     for line in COMMANDS:
         command = re.sub(r"^NODES=\S+ NODE=\S+ MASTER=\S+ ", "", line)
-        assert re.match(r"(rxrl|scripts/(quickstart|test|train_multi)\.sh|pip install)\b", command), line
+        assert re.match(r"(rxrl|scripts/(quickstart|test|train_multi)\.sh|python scripts/results\.py|pip install)\b", command), line

@@ -263,7 +263,7 @@ def _status(name: str) -> int:
 
 
 def probe() -> Probe:
-    """Measures the machine with torch's present number of threads; the best of several runs, so that others hardly count."""
+    """Measures the machine with torch's present number of threads: the best of several runs, by CPU time with one thread."""
     a, b = torch.randn(2, PROBE_SIZE, PROBE_SIZE).unbind()
     source = torch.zeros(PROBE_COPY)
     target = torch.empty_like(source)
@@ -272,11 +272,12 @@ def probe() -> Probe:
 
 
 def _best(work: Work, runs: int) -> float:
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times = []
     for _ in range(runs + 1):
-        start = time.perf_counter()
+        start = clock()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times[1:])
 
 
