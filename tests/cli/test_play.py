@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,12 @@ def test_teacher_forcing_writes_what_is_right(invoke: Any, talks: Path) -> None:
         (("--policy", "parrot", "--sampled", "--temperature", "0.5"), "The player parrot takes no temperature"),
         (("--policy", "parrot", "--memory", "nowhere"), "There is no checkpoint nowhere"),
         (("--policy", "parrot", "--reward", "retenton"), "Did you mean 'retention'"),
-        (("--policy", "hf:nowhere"), "No causal language model can be loaded from nowhere"),
+        (
+            ("--policy", "hf:nowhere"),
+            "No causal language model can be loaded from nowhere"
+            if find_spec("transformers")
+            else "install it with `pip install 'rxrl[trl]'`",
+        ),
     ],
 )
 def test_what_cannot_be_played_is_refused_with_a_sentence(options: tuple[str, ...], message: str, invoke: Any, talks: Path) -> None:

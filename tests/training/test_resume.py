@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -129,6 +130,15 @@ class SignalAt(Callback):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """Ctrl-C works as in a terminal, also where the tests run in the background and a shell had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_iteration_writes_a_checkpoint_and_says_so(number, code, whole, tmp_path):
     said = []
@@ -145,6 +155,7 @@ def test_a_signal_ends_the_iteration_writes_a_checkpoint_and_says_so(number, cod
     assert same(found["weights"], weights_of(whole))
 
 
+@pytest.mark.usefixtures("foreground")
 def test_a_second_signal_leaves_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(interruption, "SAME", 0.0)
     with pytest.raises(Interrupted, match="at once"):
@@ -152,6 +163,7 @@ def test_a_second_signal_leaves_at_once(tmp_path, monkeypatch):
     assert [path.name for path in numbered(tmp_path / "checkpoints")] == ["step-000002"]
 
 
+@pytest.mark.usefixtures("foreground")
 def test_a_signal_that_comes_twice_at_once_is_one(tmp_path):
     with pytest.raises(Interrupted, match="after iteration 3"):
         trainer_in(tmp_path, callbacks=[SignalAt(signal.SIGINT, 3, times=2)]).train()
