@@ -382,3 +382,6 @@ def _check_weights(path: Path, found: dict[str, Tensor], expected: dict[str, Ten
     problems = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(unknown)}"] * bool(unknown) + shapes
     if problems:
         raise CheckpointError(f"{path} does not fit its config.json ({'; '.join(problems)}): use the file that belongs to it.")
+    broken = sorted(name for name, tensor in found.items() if not bool(tensor.isfinite().all()))
+    if broken:
+        raise CheckpointError(f"{path} holds NaN or infinite weights in {', '.join(broken)}: use an earlier checkpoint.")

@@ -67,6 +67,12 @@ def change_shape(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors")
 
 
+def write_nan(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["decoder.head.bias"][1] = float("nan")
+    save_file(weights, folder / "model.safetensors")
+
+
 def without(name: str):
     return lambda folder: (folder / name).unlink()
 
@@ -90,6 +96,7 @@ def write_config(text: str):
         (cut_header, "model.safetensors cannot be read .*: copy the checkpoint again"),
         (rename_key, "missing: embedding.weight; unknown: embeding.weight"),
         (change_shape, r"decoder.head.bias is \[3\], expected \[24\]"),
+        (write_nan, "NaN or infinite weights in decoder.head.bias: use an earlier checkpoint"),
         (without("config.json"), "is not a model checkpoint: config.json is missing"),
         (without("model.safetensors"), "is not a model checkpoint: model.safetensors is missing"),
         (edit_config(format_version=2), "not a configuration of this version: format_version: Input should be 1"),
