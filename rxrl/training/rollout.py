@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -223,16 +224,10 @@ def collect(
     conversations = [each for each in conversations for _ in range(group_size)]
     count = len(conversations)
     keys = _draw_keys(conversations)
-    stm_seeds = [derive_seed(seed, "stm0", iteration, conversation.id) for conversation in conversations]
-    options: dict[str, object] = {"conversations": list(conversations), "stm_seeds": stm_seeds}
     carried = torch.full((env.num_envs,), -1)
     if left is not None:
         carried[:count] = torch.tensor([_carried_from(left, reset_ratio, seed, iteration, each.id) for each in conversations])
-        options |= {"stm": left[:, carried.clamp(min=0)], "stm_rows": (carried >= 0).numpy()}
-    observation, info = env.reset(seed=derive_seed(seed, "env", iteration) % 2**31, options=options)
-    stm0 = env.backend.init(info["stm_seeds"].tolist())
-    if left is not None:
-        stm0 = env.backend.reset_rows(stm0, carried >= 0, left[:, carried.clamp(min=0)])
+    observation, info, stm0 = _begin(env, conversations, seed, iteration, left, carried)
     recorder = _Recorder(count)
     written, steps = info["written"], torch.from_numpy(info["steps"][:count])
     if env.warm_up:
@@ -265,6 +260,21 @@ def collect(
         carried=carried[:count].to(device),
         group=torch.arange(count, device=device) // group_size,
     )
+
+
+def _begin(
+    env: ConversationVectorEnv, conversations: Sequence[Conversation], seed: int, iteration: int, left: Tensor | None, carried: Tensor
+) -> tuple[dict[str, Any], dict[str, Any], Tensor]:
+    """Resets the environment to `conversations`: observation, info, and stm0 of every row, fresh or the row of `left` that `carried` names."""
+    stm_seeds = [derive_seed(seed, "stm0", iteration, conversation.id) for conversation in conversations]
+    options: dict[str, object] = {"conversations": list(conversations), "stm_seeds": stm_seeds}
+    if left is not None:
+        options |= {"stm": left[:, carried.clamp(min=0)], "stm_rows": (carried >= 0).numpy()}
+    observation, info = env.reset(seed=derive_seed(seed, "env", iteration) % 2**31, options=options)
+    stm0 = env.backend.init(info["stm_seeds"].tolist())
+    if left is not None:
+        stm0 = env.backend.reset_rows(stm0, carried >= 0, left[:, carried.clamp(min=0)])
+    return observation, info, stm0
 
 
 def _draw_keys(conversations: Sequence[Conversation]) -> list[tuple[str, int]]:
