@@ -265,7 +265,7 @@ def collect(
 def _begin(
     env: ConversationVectorEnv, conversations: Sequence[Conversation], seed: int, iteration: int, left: Tensor | None, carried: Tensor
 ) -> tuple[dict[str, Any], dict[str, Any], Tensor]:
-    """Resets the environment to `conversations`: observation, info, and stm0 of every row, fresh or the row of `left` that `carried` names."""
+    """Resets to `conversations`: observation, info, and stm0 of every row, fresh or the row of `left` that `carried` names."""
     stm_seeds = [derive_seed(seed, "stm0", iteration, conversation.id) for conversation in conversations]
     options: dict[str, object] = {"conversations": list(conversations), "stm_seeds": stm_seeds}
     if left is not None:
