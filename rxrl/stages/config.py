@@ -55,6 +55,7 @@ class SmatPhase(BaseConfig):
     steps: int = Field(ge=1, le=32, description="Turns of the conversations.")
     iterations: int = Field(ge=1, description="Optimizer steps at most; the last phase also takes what earlier ones left.")
     accuracy: float | None = Field(None, gt=0, le=1, description="Go on once validation answers this share of the asking turns right.")
+    validations: int = Field(1, ge=1, description="Validations in a row that have to reach `accuracy`.")
 
 
 class SmatConfig(StageConfig):

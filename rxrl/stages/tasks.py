@@ -204,6 +204,7 @@ class SmatTask(EpisodeTask):
     phase_start: int = 0
     position: int = 0
     last_step: int = 0
+    reached: int = 0
 
     def groups(self, progress: float) -> frozenset[str]:
         """Groups whose turn to learn has come."""
@@ -236,19 +237,22 @@ class SmatTask(EpisodeTask):
         return metrics | memory_health(model, stm0, batch)
 
     def phase_done(self, validation: dict[str, Any]) -> bool:
-        """Moves to the next phase once the accuracy of this one is reached."""
+        """Moves to the next phase once enough validations in a row have reached the accuracy of this one."""
         wanted = self._current.accuracy
         if wanted is None or validation.get("asking_accuracy", 0.0) < wanted:
+            self.reached = 0
             return False
-        return self._next(self.last_step + 1)
+        self.reached += 1
+        return self.reached >= self._current.validations and self._next(self.last_step + 1)
 
     def state(self) -> dict[str, int]:
         """Where the phases stand."""
-        return {"phase": self.phase, "phase_start": self.phase_start, "position": self.position, "last_step": self.last_step}
+        names = ("phase", "phase_start", "position", "last_step", "reached")
+        return {name: getattr(self, name) for name in names}
 
     def restore(self, state: dict[str, int]) -> None:
         """Goes on from `state`."""
-        self.phase, self.phase_start = state["phase"], state["phase_start"]
+        self.phase, self.phase_start, self.reached = state["phase"], state["phase_start"], state["reached"]
         self.position, self.last_step = state["position"], state["last_step"]
 
     def _enter(self, step: int) -> None:
@@ -259,7 +263,7 @@ class SmatTask(EpisodeTask):
     def _next(self, step: int) -> bool:
         if self.phase + 1 >= len(self._config.phases):
             return True
-        self.phase, self.phase_start = self.phase + 1, step
+        self.phase, self.phase_start, self.reached = self.phase + 1, step, 0
         return False
 
     @property

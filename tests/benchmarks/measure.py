@@ -263,22 +263,25 @@ def _status(name: str) -> int:
 
 
 def probe() -> Probe:
-    """Measures the machine with torch's present number of threads: the best of several runs, by CPU time with one thread."""
+    """Measures the machine with torch's present number of threads: medians of many runs, by CPU time with one thread.
+
+    Medians, because rows are medians too: the best of several runs says what the machine reaches in a lucky moment.
+    """
     a, b = torch.randn(2, PROBE_SIZE, PROBE_SIZE).unbind()
     source = torch.zeros(PROBE_COPY)
     target = torch.empty_like(source)
-    product, copy = _best(lambda: a @ b, 9), _best(lambda: target.copy_(source), 5)
+    product, copy = _median(lambda: a @ b, 101), _median(lambda: target.copy_(source), 21)
     return Probe(2 * PROBE_SIZE**3 / product / 1e9, 4 * PROBE_COPY / copy / 1e9)
 
 
-def _best(work: Work, runs: int) -> float:
+def _median(work: Work, runs: int) -> float:
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times = []
-    for _ in range(runs + 1):
+    for _ in range(runs):
         start = clock()
         work()
         times.append(clock() - start)
-    return min(times[1:])
+    return statistics.median(times)
 
 
 def machine() -> dict[str, Any]:

@@ -35,6 +35,7 @@ MEN = (
     *("John", "Daniel", "Bill", "Fred", "Jeff", "Jason", "Antoine", "Sumit", "Yann", "Bernhard", "Brian", "Greg", "Julius"),
     *("Ben", "David", "Finn", "Hugo", "Jack", "Max", "Otto", "Paul", "Leo"),
 )
+GENDERED = frozenset({"he", "him", "his", "she", "her", "hers"})
 PLACES = (
     *("bathroom", "hallway", "garden", "office", "bedroom", "kitchen", "school", "park", "cinema"),
     *("attic", "cellar", "garage", "library", "market", "museum", "station", "castle", "bakery", "stable", "tower", "harbour"),
@@ -124,7 +125,10 @@ def question_key(question: str, asked: str | None) -> str:
 
 
 def renamed(texts: Sequence[str], rng: random.Random, only: Collection[str] | None = None) -> list[str]:
-    """The same texts with people and places renamed, one for one and consistently; women stay women, and men stay men.
+    """The same texts with people and places renamed, one for one and consistently.
+
+    Women stay women and men stay men only where a pronoun needs it: elsewhere who is a woman would stay a mark of the episode, from which
+    a model learns by heart what the episode asks.
 
     Args:
         texts: Lines of one episode.
@@ -133,7 +137,8 @@ def renamed(texts: Sequence[str], rng: random.Random, only: Collection[str] | No
     """
     found = {word.lower() for text in texts for word in re.findall(r"\w+", text)}
     names: dict[str, str] = {}
-    for everything in (WOMEN, MEN, PLACES):
+    people = (WOMEN, MEN) if found & GENDERED else ((*WOMEN, *MEN),)
+    for everything in (*people, PLACES):
         pool = [name for name in everything if only is None or name.lower() in only]
         used = [name.lower() for name in pool if name.lower() in found]
         names.update(zip(used, (name.lower() for name in rng.sample(pool, len(used))), strict=True))
