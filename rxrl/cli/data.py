@@ -82,6 +82,9 @@ def babi(
     holdout: Annotated[int, typer.Option(min=0, help="Write the last episodes, never renamed, to NAME.test.jsonl instead.")] = 0,
     max_turns: Annotated[int, typer.Option(min=1, help="Most turns of a conversation.")] = 8,
     statements: Annotated[int, typer.Option(min=1, help="Most statements that are told together.")] = 10,
+    windows: Annotated[
+        bool, typer.Option("--windows", help="Add the rest of each training conversation from every later telling turn on.")
+    ] = False,
     rename: Annotated[int, typer.Option(min=0, help="Copies of each episode with people and places renamed, for training.")] = 0,
     own_names: Annotated[bool, typer.Option("--own-names", help="Rename among the task's own people and places only.")] = False,
     sentences: Annotated[bool, typer.Option("--sentences", help="Answer with the supporting statement, not with the bare word.")] = False,
@@ -99,6 +102,7 @@ def babi(
         copies=rename,
         own_names=own_names,
         sentences=sentences,
+        windows=windows,
         limit=_limit(max_length, tokenizer),
         seed=seed,
         keep_valid=keep_valid,

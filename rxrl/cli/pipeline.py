@@ -132,9 +132,7 @@ def cycled(texts: Sequence[str]) -> Callable[[int, int], Sequence[str]]:
 
 def _texts(conversations: Sequence[Conversation]) -> list[str]:
     """Each interaction together with the one before it: recalling a fact within one text is what memory builds on."""
-    return [
-        f"{before.query} {before.answer} {i.query} {i.answer}" for c in conversations for before, i in pairwise(c.interactions)
-    ]
+    return [f"{before.query} {before.answer} {i.query} {i.answer}" for c in conversations for before, i in pairwise(c.interactions)]
 
 
 class Pipeline:
@@ -256,9 +254,7 @@ class Pipeline:
         self.say(headline("after SMAT continued", evaluation))
         return evaluation
 
-    def measure(
-        self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources, name: str, controls: Sequence[str]
-    ) -> Evaluation:
+    def measure(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources, name: str, controls: Sequence[str]) -> Evaluation:
         """Greedy answers on the test conversations, always from fresh memory."""
         sample = sources.train.take(steps=1, strategy="multi-step", start=0, count=500)
         longest = self.config.mrl.max_answer_tokens
@@ -351,5 +347,3 @@ def headline(when: str, evaluation: Evaluation) -> str:
     numbers = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
     mean = (summary.get("reward") or {}).get("mean")
     return f"Held-out {when}: {numbers}" + (f", reward {mean:.2f} of 10" if mean is not None else "")
-
-

@@ -37,7 +37,7 @@ DEFAULT_PRESET = "pico"
 
 
 @app.command()
-def stage(  # noqa: PLR0913, PLR0917
+def stage(
     name: Annotated[str, typer.Argument(help=f"Stage: {', '.join(STAGES)} (in this order).", show_default=False)],
     out: Out,
     start: Start = None,

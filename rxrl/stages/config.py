@@ -90,4 +90,3 @@ STAGES: dict[str, type[StageConfig]] = {
     "smat": SmatConfig,
 }
 """Configuration of each stage by name, in the order in which they are run."""
-

@@ -309,4 +309,3 @@ def memory_health(model: ReactiveTransformer, stm0: torch.Tensor, batch: Episode
     real = batch.real[None, :, :, None, None]
     drift = ((stms - before).pow(2) * real).sum() / (real.sum() * stms.shape[0] * stms.shape[3] * stms.shape[4])
     return {"drift": float(drift), "gate_openness": float(torch.stack(opened).mean())}
-

@@ -9,9 +9,11 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import permutations
+from functools import partial
+from itertools import pairwise, permutations
 from pathlib import Path
 
 from rxrl.data.importers.babi_world import EXACT_TASKS, Carrying, question_key, renamed
@@ -27,6 +29,7 @@ LISTS = 8
 """The task whose answers are lists in any order: they are sorted, other orders are aliases."""
 _LINE = re.compile(r"(\d+) (.+)")
 _TASK = re.compile(r"qa(\d+)_")
+_VARIANT = re.compile(r"(-renamed\d+)?(-from\d+)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ def import_babi(
     copies: int = 1,
     own_names: bool = False,
     sentences: bool = False,
+    windows: bool = False,
     limit: LengthLimit | None = None,
     seed: int = 0,
     keep_valid: bool = False,
@@ -87,13 +91,14 @@ def import_babi(
         rename: Add `copies` of each episode with people and places renamed at random, for training.
         copies: Renamed copies of each episode.
         sentences: Answer with the statement that supports the answer, in place of the bare word.
+        windows: Add the rest of each conversation from every later telling turn on, for training.
         own_names: Rename among the people and places of the task itself, in place of a larger pool.
         limit: Longest interaction; longer ones do not fit.
         seed: Decides names and which statements move.
         keep_valid: Keep the rest where rows do not fit.
 
     Returns:
-        Conversations (an episode is followed by its renamed copies), and counts of episodes, statements and questions.
+        Conversations (an episode is followed by its renamed copies, each by its windows), and counts of episodes, statements and questions.
 
     Raises:
         DataError: Nothing is there, or a row does not fit and the rest is not wanted.
@@ -112,18 +117,22 @@ def import_babi(
         own = set(re.findall(r"\w+", file.read_text().lower())) if own_names else None
         for number, episode in enumerate(_episodes(file), start=1):
             counts["episodes"] += 1
+            base = f"babi-{task[1]}-{part}-{number}"
             for copy in range(1 + (copies if rename else 0)):
                 rng = random.Random(derive_seed(seed, "babi", task[1], number, copy))
-                name = f"babi-{task[1]}-{part}-{number}" + (f"-renamed{copy}" if copy else "")
+                name = base + (f"-renamed{copy}" if copy else "")
+                make = partial(_build, task=int(task[1]), max_turns=max_turns, together=statements_per_turn, rng=rng, sentences=sentences)
                 try:
                     played = _rename(episode, rng, own) if copy else episode
-                    built = _build(played, int(task[1]), name, max_turns, statements_per_turn, rng, sentences)
+                    built = make(played, name=name)
                     if limit is not None and (reason := limit.complaint(built)):
                         raise _RowError(episode.row, reason)
                 except _RowError as error:
                     refused.append(RefusedRow(str(file), error.row, str(error)))
                     break
                 conversations.append(built)
+                if windows:
+                    conversations += _windows(played, name, make)
                 if not copy:
                     counts["statements"] += sum(line.answer is None for line in episode.lines)
                     counts["questions"] += sum(line.answer is not None for line in episode.lines)
@@ -181,8 +190,19 @@ def _rename(episode: Episode, rng: random.Random, only: Collection[str] | None) 
     return replace(episode, lines=[replace(line, text=next(changed), answer=next(changed) or None) for line in episode.lines])
 
 
+def _windows(episode: Episode, name: str, make: Callable[..., Conversation]) -> Iterator[Conversation]:
+    """What is left of an episode from each later telling turn on, without the questions that need what was told before."""
+    for before, line in pairwise(episode.lines):
+        if before.answer is None or line.answer is not None:
+            continue
+        lines = [each for each in episode.lines if each.number >= line.number and min(each.supports, default=each.number) >= line.number]
+        # Some endings mean nothing by themselves: no question is left, or a pronoun stands for somebody who was named before.
+        with suppress(_RowError):
+            yield make(Episode(episode.row, lines), name=f"{name}-from{line.number}")
+
+
 def _build(
-    episode: Episode, task: int, name: str, max_turns: int | None, together: int, rng: random.Random, sentences: bool
+    episode: Episode, *, task: int, name: str, max_turns: int | None, together: int, rng: random.Random, sentences: bool
 ) -> Conversation:
     if episode.problem:
         raise _RowError(*episode.problem)
@@ -203,7 +223,7 @@ def _build(
         raise _RowError(episode.row, f"no question is left within {max_turns} turns")
     said = {line.number: line.text for line in episode.lines if line.answer is None} if sentences else {}
     interactions = [_interaction(block, task, said) for block in blocks]
-    return Conversation(name, interactions[0], tuple(interactions[1:]), {"task": task, "episode": name.partition("-renamed")[0]})
+    return Conversation(name, interactions[0], tuple(interactions[1:]), {"task": task, "episode": _VARIANT.sub("", name)})
 
 
 def _blocks(lines: Sequence[Line], together: int) -> list[Block]:
