@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from rxrl.allocation import keep_freed_memory
 from rxrl.curricula import load_curriculum
 from rxrl.data.world import GeneratedSource
 from rxrl.factory import load_checkpoint
@@ -40,6 +41,7 @@ parser.add_argument("--out", type=Path, default=Path("runs/train-mrl"), help="fo
 parser.add_argument("--seed", type=int, default=0)
 arguments = parser.parse_args()
 
+keep_freed_memory()
 model, tokenizer = load_checkpoint(arguments.checkpoint)
 trainer = MRLTrainer(
     model,

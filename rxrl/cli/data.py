@@ -82,10 +82,8 @@ def babi(
     holdout: Annotated[int, typer.Option(min=0, help="Write the last episodes, never renamed, to NAME.test.jsonl instead.")] = 0,
     max_turns: Annotated[int, typer.Option(min=1, help="Most turns of a conversation.")] = 8,
     statements: Annotated[int, typer.Option(min=1, help="Most statements that are told together.")] = 10,
-    windows: Annotated[
-        bool, typer.Option("--windows", help="Add the rest of each training conversation from every later telling turn on.")
-    ] = False,
     rename: Annotated[int, typer.Option(min=0, help="Copies of each episode with people and places renamed, for training.")] = 0,
+    reword: Annotated[bool, typer.Option("--reword", help="In those copies, draw the verbs of movements anew.")] = False,
     own_names: Annotated[bool, typer.Option("--own-names", help="Rename among the task's own people and places only.")] = False,
     sentences: Annotated[bool, typer.Option("--sentences", help="Answer with the supporting statement, not with the bare word.")] = False,
     max_length: MaxLength = None,
@@ -101,8 +99,8 @@ def babi(
         rename=rename > 0,
         copies=rename,
         own_names=own_names,
+        reword=reword,
         sentences=sentences,
-        windows=windows,
         limit=_limit(max_length, tokenizer),
         seed=seed,
         keep_valid=keep_valid,

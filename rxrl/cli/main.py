@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from rxrl import __version__
+from rxrl.allocation import keep_freed_memory
 from rxrl.errors import RxrlError
 
 DEBUG_VARIABLE = "RXRL_DEBUG"
@@ -114,4 +115,5 @@ for _name, _command in COMMANDS.items():
 
 def main() -> None:
     """Runs the command line of this process and exits."""
+    keep_freed_memory()
     app(prog_name="rxrl")

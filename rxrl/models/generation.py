@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rxrl.errors import ModelError
+from rxrl.models.decoding import Decoding, begin
 from rxrl.models.layers import wide
 from rxrl.types import ANSWER, BOS, EOS, MASK, PAD, QUERY, UNK, Action, TokenBatch
 
 if TYPE_CHECKING:
     from rxrl.models.model import ReactiveTransformer
-    from rxrl.models.transformer import Decoder, LayerCache, MemoryKV
+    from rxrl.models.transformer import Decoder
 
 FORBIDDEN = (PAD, BOS, UNK, MASK, QUERY, ANSWER)
 """Special tokens that cannot stand in an answer: all but `[EOS]`."""
@@ -240,7 +241,7 @@ def _steps(
     if not len(rows):
         return
     longest = int(limits[rows].max())
-    state, head = _Prefix.compute(model, prompts, stm, rows, longest), _AnswerHead.of(model.decoder)
+    state, head = _Running.begin(model, prompts, stm, rows, longest), _AnswerHead.of(model.decoder)
     for step in range(longest):
         raw = head.log_probs(state.last)
         drawn_from = sampling.distribution(raw)
@@ -274,30 +275,23 @@ class _AnswerHead:
 
 
 @dataclass(slots=True)
-class _Prefix:
+class _Running:
     """What generation carries from token to token for the rows that still run."""
 
     rows: Tensor
     finished: Tensor
     last: Tensor
     lengths: Tensor
-    key_mask: Tensor | None
-    memory: list[MemoryKV]
-    caches: list[LayerCache]
+    decoding: Decoding
 
     @classmethod
-    def compute(cls, model: ReactiveTransformer, prompts: TokenBatch, stm: Tensor, rows: Tensor, limit: int) -> _Prefix:
-        ids, mask = prompts.ids[rows], prompts.mask[rows]
+    def begin(cls, model: ReactiveTransformer, prompts: TokenBatch, stm: Tensor, rows: Tensor, limit: int) -> _Running:
+        mask = prompts.mask[rows]
         lengths = mask.sum(1)
         width = int(lengths.max())
-        embedded = model.embedding(ids[:, :width])
-        memory = model.decoder.project_memory(stm if len(rows) == stm.shape[1] else stm[:, rows])
-        caches = model.decoder.new_cache(len(rows), width + limit, embedded)
-        hidden = model.decoder.step(embedded, torch.arange(width, device=ids.device), memory, caches, None)
-        padded = int(lengths.min()) < width
-        key_mask = torch.cat([mask[:, :width], mask.new_ones(len(rows), limit)], dim=1) if padded else None
-        last = hidden[torch.arange(len(rows), device=ids.device), lengths - 1]
-        return cls(rows, torch.zeros_like(rows, dtype=torch.bool), last, lengths, key_mask, memory, caches)
+        embedded = model.embedding(prompts.ids[rows, :width])
+        last, decoding = begin(model.decoder, embedded, mask[:, :width], stm if len(rows) == stm.shape[1] else stm[:, rows], limit)
+        return cls(rows, torch.zeros_like(rows, dtype=torch.bool), last, lengths, decoding)
 
     def compact(self, token: Tensor) -> Tensor:
         """Drops finished rows once they are more than a sixth, so that at most 1.2 tokens are computed per useful one."""
@@ -306,13 +300,8 @@ class _Prefix:
             return token
         keep = running.nonzero().squeeze(1)
         self.rows, self.lengths, self.finished = self.rows[keep], self.lengths[keep], self.finished[keep]
-        self.key_mask = None if self.key_mask is None else self.key_mask[keep]
-        self.memory = [(k[keep], v[keep]) for k, v in self.memory]
-        self.caches = [cache.select(keep) for cache in self.caches]
+        self.decoding.keep(keep)
         return token[keep]
 
     def advance(self, model: ReactiveTransformer, token: Tensor, step: int) -> None:
-        width = self.caches[0].used + 1
-        positions = (self.lengths + step).unsqueeze(1)
-        mask = None if self.key_mask is None else self.key_mask[:, None, None, :width]
-        self.last = model.decoder.step(model.embedding(token.unsqueeze(1)), positions, self.memory, self.caches, mask)[:, 0]
+        self.last = self.decoding.step(model.embedding(token), self.lengths + step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from rxrl.models.config import AttentionBackend, AttentionConfig
 
 NORM_EPS = 1.1920929e-07
 ROPE_BASE = 10_000.0
+_FEW = 8
+"""Choices for each expert, on average, up to which a batch is small."""
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -248,17 +251,27 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor, statistics: RouterStatistics | None = None) -> Tensor:
         """`[batch, time, dim]` to the same; `statistics` collects router counts."""
         tokens = x.reshape(-1, x.shape[-1])
-        probabilities = self.router(tokens).softmax(-1, dtype=wide(x.dtype)).to(x.dtype)
-        weights, chosen = probabilities.topk(self.active, dim=-1)
+        scores = self.router(tokens).to(wide(x.dtype))
+        best, chosen = scores.topk(self.active, dim=-1)
         if statistics is not None:
-            statistics.add(probabilities, chosen)
-        route = self._grouped if self._can_group(tokens) else self._dense if torch.compiler.is_compiling() else self._padded
-        out = route(tokens, weights / weights.sum(-1, keepdim=True), chosen)
+            statistics.add(scores.softmax(-1).to(x.dtype), chosen)
+        # The softmax of the k best is that of all, renormalised over them.
+        out = self._route(tokens)(tokens, best.softmax(-1).to(x.dtype), chosen)
         if self.global_bias is not None:
             out = out + self.global_bias
         if self.shared is not None:
             out = out + self.shared(tokens)
         return out.view_as(x)
+
+    def _route(self, tokens: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The way that is fastest here."""
+        if torch.compiler.is_compiling():
+            return self._grouped if self._can_group(tokens) else self._dense
+        choices = len(tokens) * self.active
+        # On CPUs reading the weights decides for so few: padding costs nothing then, and one product for all starts fewer kernels.
+        if not self._can_group(tokens) or (tokens.device.type == "cpu" and self.experts < choices <= _FEW * self.experts):
+            return self._padded
+        return self._grouped
 
     def _can_group(self, tokens: Tensor) -> bool:
         """Grouped products want torch 2.10, no autocast, no float64, rows of whole 16 bytes, and bfloat16 to be compiled."""
@@ -280,21 +293,21 @@ class MixtureOfExperts(nn.Module):
         if self.b2 is not None:
             outputs = outputs + self.b2.index_select(0, expert)
         place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order), device=order.device))
-        return (outputs.index_select(0, place).view(*chosen.shape, -1) * weights.unsqueeze(-1)).sum(1)
+        return torch.bmm(weights.unsqueeze(1), outputs.index_select(0, place).view(*chosen.shape, -1)).squeeze(1)
 
     def _padded(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """The same as batched products; gathers in both directions, because their gradients are cheaper than those of scatters."""
         expert = chosen.flatten()
-        queues = F.one_hot(expert, self.experts).cumsum(0)
+        queues = (expert.unsqueeze(1) == torch.arange(self.experts, device=expert.device)).cumsum(0)
         longest = int(queues[-1].max())
         # Where each choice stands in its expert's queue; places that stay empty read token 0 and are read by nobody.
-        place = expert * longest + queues.gather(1, expert.unsqueeze(1)).squeeze(1) - 1
+        place = queues.gather(1, expert.unsqueeze(1)).squeeze(1).add_(expert, alpha=longest).sub_(1)
         source = torch.arange(len(expert), device=expert.device) // self.active
         queued = place.new_zeros(self.experts * longest).index_copy(0, place, source)
         inputs = tokens.index_select(0, queued).view(self.experts, longest, -1)
         value, gate = _batched(inputs, self.w1, self.b1).chunk(2, dim=-1)
         outputs = _batched(value * F.silu(gate), self.w2, self.b2).flatten(0, 1)
-        return (outputs.index_select(0, place).view(*chosen.shape, -1) * weights.unsqueeze(-1)).sum(1)
+        return torch.bmm(weights.unsqueeze(1), outputs.index_select(0, place).view(*chosen.shape, -1)).squeeze(1)
 
     def _dense(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """The same as products of all tokens with all experts, of which the unchosen get weight 0."""

@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from rxrl.allocation import keep_freed_memory
 from tests.benchmarks.measure import Bench, Row, machine, probe
 from tests.benchmarks.tables import comparison, results
 
@@ -92,4 +93,5 @@ def _with_threads(bench: Bench, rows: Any, presets: list[str]) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as every command does
     typer.run(main)

@@ -9,14 +9,12 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import pairwise, permutations
+from itertools import permutations
 from pathlib import Path
 
-from rxrl.data.importers.babi_world import EXACT_TASKS, Carrying, question_key, renamed
+from rxrl.data.importers.babi_world import EXACT_TASKS, Carrying, question_key, renamed, reworded
 from rxrl.data.importers.common import ImportResult, existing, read_text
 from rxrl.data.rows import LengthLimit, RefusedRow
 from rxrl.errors import DataError
@@ -29,7 +27,6 @@ LISTS = 8
 """The task whose answers are lists in any order: they are sorted, other orders are aliases."""
 _LINE = re.compile(r"(\d+) (.+)")
 _TASK = re.compile(r"qa(\d+)_")
-_VARIANT = re.compile(r"(-renamed\d+)?(-from\d+)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +70,8 @@ def import_babi(
     rename: bool = False,
     copies: int = 1,
     own_names: bool = False,
+    reword: bool = False,
     sentences: bool = False,
-    windows: bool = False,
     limit: LengthLimit | None = None,
     seed: int = 0,
     keep_valid: bool = False,
@@ -90,15 +87,15 @@ def import_babi(
         statements_per_turn: Most statements that are told together.
         rename: Add `copies` of each episode with people and places renamed at random, for training.
         copies: Renamed copies of each episode.
-        sentences: Answer with the statement that supports the answer, in place of the bare word.
-        windows: Add the rest of each conversation from every later telling turn on, for training.
         own_names: Rename among the people and places of the task itself, in place of a larger pool.
+        reword: In renamed copies, also draw the verb of every movement anew ("went to", "travelled to" ...).
+        sentences: Answer with the statement that supports the answer, in place of the bare word.
         limit: Longest interaction; longer ones do not fit.
         seed: Decides names and which statements move.
         keep_valid: Keep the rest where rows do not fit.
 
     Returns:
-        Conversations (an episode is followed by its renamed copies, each by its windows), and counts of episodes, statements and questions.
+        Conversations (an episode is followed by its renamed copies), and counts of episodes, statements and questions.
 
     Raises:
         DataError: Nothing is there, or a row does not fit and the rest is not wanted.
@@ -117,22 +114,18 @@ def import_babi(
         own = set(re.findall(r"\w+", file.read_text().lower())) if own_names else None
         for number, episode in enumerate(_episodes(file), start=1):
             counts["episodes"] += 1
-            base = f"babi-{task[1]}-{part}-{number}"
             for copy in range(1 + (copies if rename else 0)):
                 rng = random.Random(derive_seed(seed, "babi", task[1], number, copy))
-                name = base + (f"-renamed{copy}" if copy else "")
-                make = partial(_build, task=int(task[1]), max_turns=max_turns, together=statements_per_turn, rng=rng, sentences=sentences)
+                name = f"babi-{task[1]}-{part}-{number}" + (f"-renamed{copy}" if copy else "")
                 try:
-                    played = _rename(episode, rng, own) if copy else episode
-                    built = make(played, name=name)
+                    played = _rename(episode, rng, own, reword) if copy else episode
+                    built = _build(played, int(task[1]), name, max_turns, statements_per_turn, rng, sentences)
                     if limit is not None and (reason := limit.complaint(built)):
                         raise _RowError(episode.row, reason)
                 except _RowError as error:
                     refused.append(RefusedRow(str(file), error.row, str(error)))
                     break
                 conversations.append(built)
-                if windows:
-                    conversations += _windows(played, name, make)
                 if not copy:
                     counts["statements"] += sum(line.answer is None for line in episode.lines)
                     counts["questions"] += sum(line.answer is not None for line in episode.lines)
@@ -184,25 +177,17 @@ def _line(text: str) -> tuple[Line | None, str | None]:
     return Line(number, said, parts[1].strip().replace(",", ", "), tuple(map(int, supports))), None
 
 
-def _rename(episode: Episode, rng: random.Random, only: Collection[str] | None) -> Episode:
+def _rename(episode: Episode, rng: random.Random, only: Collection[str] | None, reword: bool) -> Episode:
     texts = [part for line in episode.lines for part in (line.text, line.answer or "")]
-    changed = iter(renamed(texts, rng, only))
-    return replace(episode, lines=[replace(line, text=next(changed), answer=next(changed) or None) for line in episode.lines])
-
-
-def _windows(episode: Episode, name: str, make: Callable[..., Conversation]) -> Iterator[Conversation]:
-    """What is left of an episode from each later telling turn on, without the questions that need what was told before."""
-    for before, line in pairwise(episode.lines):
-        if before.answer is None or line.answer is not None:
-            continue
-        lines = [each for each in episode.lines if each.number >= line.number and min(each.supports, default=each.number) >= line.number]
-        # Some endings mean nothing by themselves: no question is left, or a pronoun stands for somebody who was named before.
-        with suppress(_RowError):
-            yield make(Episode(episode.row, lines), name=f"{name}-from{line.number}")
+    changed = renamed(texts, rng, only)
+    if reword:
+        changed = [reworded(text, rng) for text in changed]
+    parts = iter(changed)
+    return replace(episode, lines=[replace(line, text=next(parts), answer=next(parts) or None) for line in episode.lines])
 
 
 def _build(
-    episode: Episode, *, task: int, name: str, max_turns: int | None, together: int, rng: random.Random, sentences: bool
+    episode: Episode, task: int, name: str, max_turns: int | None, together: int, rng: random.Random, sentences: bool
 ) -> Conversation:
     if episode.problem:
         raise _RowError(*episode.problem)
@@ -223,7 +208,7 @@ def _build(
         raise _RowError(episode.row, f"no question is left within {max_turns} turns")
     said = {line.number: line.text for line in episode.lines if line.answer is None} if sentences else {}
     interactions = [_interaction(block, task, said) for block in blocks]
-    return Conversation(name, interactions[0], tuple(interactions[1:]), {"task": task, "episode": _VARIANT.sub("", name)})
+    return Conversation(name, interactions[0], tuple(interactions[1:]), {"task": task, "episode": name.partition("-renamed")[0]})
 
 
 def _blocks(lines: Sequence[Line], together: int) -> list[Block]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 EXACT_TASKS: Mapping[int, str] = {1: "location", 2: "object-location", 8: "carrying", 11: "location", 12: "location", 13: "location"}
 """Tasks whose facts can be read from their statements, with what their questions ask for."""
 
-_MOVE = re.compile(r"(?:went|moved|travelled|journeyed)(?: back)? to the (\w+)\.")
+MOVEMENTS = ("went", "went back", "moved", "travelled", "journeyed")
+_MOVED = "(?:went|moved|travelled|journeyed)(?: back)?"
+_MOVE = re.compile(rf"{_MOVED} to the (\w+)\.")
 _TAKE = re.compile(r"(?:got|took|grabbed|picked up) the (\w+)(?: there)?\.")
 _DROP = re.compile(r"(?:dropped|left|discarded|put down) the (\w+)(?: there)?\.")
 _SUBJECT = re.compile(r"(?:(?:After that|Afterwards|Following that|Then),? (he|she|they)|(\w+)(?: and (\w+))?) (.+)")
@@ -148,3 +150,8 @@ def renamed(texts: Sequence[str], rng: random.Random, only: Collection[str] | No
 
 def _in_case_of(old: str, new: str) -> str:
     return new.capitalize() if old[0].isupper() else new
+
+
+def reworded(text: str, rng: random.Random) -> str:
+    """The same statement with the verb of a movement drawn anew, which changes no fact."""
+    return re.sub(rf"{_MOVED}(?= to the )", lambda _: rng.choice(MOVEMENTS), text)
