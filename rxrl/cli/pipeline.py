@@ -26,9 +26,9 @@ from rxrl.evaluation import CONTROLS, Evaluation, evaluate, summarise_comparison
 from rxrl.facts import attribute_values
 from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend, preset
 from rxrl.rewards import load_reward
-from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, SmatConfig, SmatPhase, StageConfig
+from rxrl.stages.config import STAGES, JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase, StageConfig
 from rxrl.stages.runner import Observer, StageRunner
-from rxrl.stages.tasks import JointTask, MemoryAttentionTask, SmatTask, StageTask
+from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatTask, StageTask
 from rxrl.training.callbacks import Callback
 from rxrl.training.checkpoints import STATE_FILE, Saved, numbered, recover
 from rxrl.training.config import MRLConfig
@@ -37,7 +37,7 @@ from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Conversation, RewardFunction
 
 TOKENIZER_CONVERSATIONS = 1000
-STAGE_ORDER = ("pretrain", "sft", "memory-attention", "smat")
+STAGE_ORDER = tuple(STAGES)
 CONTINUED = "smat-continued"
 CHECKPOINT_EVERY = 200
 """Steps of a supervised stage between two checkpoints to go on from."""
@@ -58,6 +58,7 @@ class StagesConfig(BaseConfig):
 
     pretrain: JointConfig | None = JointConfig(iterations=150)
     sft: JointConfig | None = JointConfig(iterations=100)
+    reading: ReadingConfig | None = None
     memory_attention: MemoryAttentionStageConfig | None = MemoryAttentionStageConfig(iterations=60)
     smat: SmatConfig = SmatConfig()
 
@@ -332,9 +333,11 @@ def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Token
     """The task of a stage."""
     if isinstance(config, SmatConfig):
         return SmatTask(config, sources.train, sources.validation, tokenizer, max_length)
+    if isinstance(config, ReadingConfig):
+        return ReadingTask(config, sources.train, sources.validation, tokenizer, max_length)
     if isinstance(config, MemoryAttentionStageConfig):
         return MemoryAttentionTask(config, sources.train, sources.validation, tokenizer, max_length)
-    assert isinstance(config, JointConfig), "stages have one of three configurations"
+    assert isinstance(config, JointConfig), "stages have one of four configurations"
     if name == "pretrain":
         return JointTask.on_texts(config, sources.stories("train"), sources.stories("validation"), tokenizer, max_length)
     return JointTask.on_interactions(config, sources.train, sources.validation, 1, tokenizer, max_length)

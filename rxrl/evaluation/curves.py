@@ -25,6 +25,7 @@ _PHASES = {
     "sft": "Interaction fine-tuning",
     "finetune": "Interaction fine-tuning",
     "memory": "Memory attention",
+    "reading": "Reading",
     "memory-attention": "Memory attention",
     "smat": "Supervised memory-aware training",
     "smat-continued": "Supervised training continued",

@@ -36,6 +36,12 @@ class JointConfig(StageConfig):
     slot_dropout: float = Field(0.5, ge=0, lt=1, description="Probability that a slot of the encoded data is hidden.")
 
 
+class ReadingConfig(StageConfig):
+    """The decoder answers from the encoded interaction before, as from a memory that keeps all of it."""
+
+    accuracy: float | None = Field(None, gt=0, le=1, description="End once validation answers this share of the asking turns right.")
+
+
 class MemoryAttentionStageConfig(StageConfig):
     """Self-supervised memory attention: towards a mix of the old memory and the new interaction."""
 
@@ -86,6 +92,7 @@ class SmatConfig(StageConfig):
 STAGES: dict[str, type[StageConfig]] = {
     "pretrain": JointConfig,
     "sft": JointConfig,
+    "reading": ReadingConfig,
     "memory-attention": MemoryAttentionStageConfig,
     "smat": SmatConfig,
 }

@@ -103,6 +103,36 @@ def joint_loss(
     )
 
 
+def reading_loss(model: ReactiveTransformer, batch: EpisodeBatch, *, balance_weight: float = 0.01) -> tuple[LossResult, Tensor]:
+    """Reading: the encoded interaction before each turn, whole and undetached, is the memory that the decoder answers from.
+
+    What joint training cannot teach, because there the decoder is shown the very tokens it predicts: to encode who has what, so that a
+    question finds it. Memory attention is not touched.
+
+    Args:
+        model: The Reactive Transformer; its encoder starts from an empty memory where it reads one.
+        batch: Episodes; what a turn asks should stand in the interaction before.
+        balance_weight: Weight of the load-balancing loss.
+
+    Returns:
+        Loss with metrics, and the likeliest tokens `[tokens]` at the answers, in the order of `batch.turns.ids[batch.answer]`.
+    """
+    written, turns = _flat(batch.writes), _flat(batch.turns)
+    answer = batch.answer.flatten(0, 1)
+    statistics = RouterStatistics(turns.mask)
+    encoded = model.encode(written.ids, written.mask)
+    hidden = model.decode_hidden(turns.ids, turns.mask, encoded, written.mask, statistics)
+    logits = model.decoder.head(hidden[:, :-1][answer[:, 1:]])
+    loss, accuracy = token_cross_entropy(logits, turns.ids[answer])
+    balance = _balance(statistics, loss)
+    metrics = {"loss": loss.detach(), "accuracy": accuracy, "balance": balance.detach()}
+    return LossResult(loss + balance_weight * balance, metrics), logits.detach().argmax(-1)
+
+
+def _flat(batch: TokenBatch) -> TokenBatch:
+    return TokenBatch(batch.ids.flatten(0, 1), batch.mask.flatten(0, 1))
+
+
 def memory_mix(turn: int, generator: torch.Generator) -> float:
     """Weight of the new interaction in the target memory: 0.9 on the first write, then falling, varied by up to 15 %.
 

@@ -14,8 +14,8 @@ from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
 from rxrl.models.replay import answer_hidden, memory_trajectory
 from rxrl.seeding import generator
-from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, SmatConfig, SmatPhase, StageConfig
-from rxrl.stages.losses import LossResult, joint_loss, memory_attention_loss, smat_loss
+from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase, StageConfig
+from rxrl.stages.losses import LossResult, joint_loss, memory_attention_loss, reading_loss, smat_loss
 from rxrl.types import BOS, EOS, Conversation, TokenBatch, interaction_ids
 
 Texts = Callable[[int, int], Sequence[str]]
@@ -162,6 +162,36 @@ class EpisodeTask:
 
 
 @dataclass(slots=True)
+class ReadingTask(EpisodeTask):
+    """Between stages 2 and 3: encoder and decoder learn to answer from the interaction before, without memory attention."""
+
+    def groups(self, progress: float) -> frozenset[str]:
+        """Everything but memory attention."""
+        return ALL_GROUPS - {"memory_attention"}
+
+    def loss(self, model: ReactiveTransformer, step: int) -> tuple[LossResult, int]:
+        """Cross-entropy on the answers' tokens."""
+        rows = self.rows(1)
+        batch, _ = self.batch(self.source, 1, "multi-step", step * rows, rows)
+        result, _ = reading_loss(model, batch.to(model.device), balance_weight=self.config.balance)
+        return result, batch.tokens
+
+    @torch.no_grad()
+    def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
+        """Held-out loss and the share of asking turns answered right, every token."""
+        batch, conversations = self.batch(self.held_out, 1, "multi-step", 0, self.config.validation_rows)
+        batch = batch.to(model.device)
+        result, likeliest = reading_loss(model, batch)
+        metrics: dict[str, Any] = {name: float(result.metrics[name]) for name in ("loss", "accuracy")}
+        return metrics | asking_accuracy(batch, conversations, likeliest)
+
+    def phase_done(self, validation: dict[str, Any]) -> bool:
+        """Ends once the accuracy is reached."""
+        assert isinstance(self.config, ReadingConfig), "made with its own configuration"
+        return self.config.accuracy is not None and validation.get("asking_accuracy", 0.0) >= self.config.accuracy
+
+
+@dataclass(slots=True)
 class MemoryAttentionTask(EpisodeTask):
     """Stage 3: memory attention alone, self-supervised."""
 
@@ -230,10 +260,7 @@ class SmatTask(EpisodeTask):
         losses = {name: smat_loss(model, stm0, batch, memory=name).metrics for name in ("true", "empty", "other")}
         metrics: dict[str, Any] = {f"loss_{name}_memory": float(each["loss"]) for name, each in losses.items()}
         metrics |= {"loss": float(losses["true"]["loss"]), "accuracy": float(losses["true"]["accuracy"]), "steps": self._current.steps}
-        right = answered_right(model, stm0, batch)
-        asking = asks_something(conversations, right.shape[0]).to(right.device)
-        if asking.any():
-            metrics["asking_accuracy"] = float(right[asking].float().mean())
+        metrics |= asking_accuracy(batch, conversations, likeliest_answers(model, stm0, batch))
         return metrics | memory_health(model, stm0, batch)
 
     def phase_done(self, validation: dict[str, Any]) -> bool:
@@ -281,13 +308,25 @@ class SmatTask(EpisodeTask):
         return self.config
 
 
-def answered_right(model: ReactiveTransformer, stm0: torch.Tensor, batch: EpisodeBatch) -> torch.Tensor:
-    """Where, bool `[turns, batch]`, every token of the answer is the likeliest one, teacher-forced."""
+def likeliest_answers(model: ReactiveTransformer, stm0: torch.Tensor, batch: EpisodeBatch) -> torch.Tensor:
+    """The likeliest token at each token of the answers, teacher-forced, `[tokens]`."""
     stms = memory_trajectory(model, stm0, batch.writes.ids, batch.writes.mask)
-    hidden = answer_hidden(model, stms, batch.turns.ids, batch.turns.mask, batch.answer)
+    logits: torch.Tensor = model.decoder.head(answer_hidden(model, stms, batch.turns.ids, batch.turns.mask, batch.answer))
+    return logits.argmax(-1)
+
+
+def answered_right(batch: EpisodeBatch, likeliest: torch.Tensor) -> torch.Tensor:
+    """Where, bool `[turns, batch]`, every token of the answer is the likeliest one `[tokens]`."""
     right = torch.ones_like(batch.answer)
-    right[batch.answer] = model.decoder.head(hidden).argmax(-1) == batch.turns.ids[batch.answer]
+    right[batch.answer] = likeliest == batch.turns.ids[batch.answer]
     return right.all(-1)
+
+
+def asking_accuracy(batch: EpisodeBatch, conversations: Sequence[Conversation], likeliest: torch.Tensor) -> dict[str, float]:
+    """Share of the turns that ask something whose answers are right, as a metric; nothing where nothing is asked."""
+    right = answered_right(batch, likeliest)
+    asking = asks_something(conversations, right.shape[0]).to(right.device)
+    return {"asking_accuracy": float(right[asking].float().mean())} if asking.any() else {}
 
 
 def asks_something(conversations: Sequence[Conversation], turns: int) -> torch.Tensor:

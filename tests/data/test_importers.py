@@ -208,8 +208,8 @@ def test_renaming_keeps_women_and_men_where_pronouns_tell_them_apart():
 
 def test_babi_rewords_movements_in_copies_and_changes_no_fact(tmp_path):
     plain = babi(tmp_path, ONE_FACT, rename=True, copies=20).conversations
-    result = babi(tmp_path, ONE_FACT, rename=True, copies=20, reword=True, sentences=True)
-    assert [each for each in result.conversations if "renamed" not in each.id] == babi(tmp_path, ONE_FACT, sentences=True).conversations
+    result = babi(tmp_path, ONE_FACT, rename=True, copies=20, reword=True)
+    assert [each for each in result.conversations if "renamed" not in each.id] == babi(tmp_path, ONE_FACT).conversations
     assert right_answers(result.conversations) == right_answers(plain)
     said = " ".join(each.first.query for each in result.conversations if "renamed" in each.id)
     assert all(f" {verb} to the " in said for verb in ("went", "went back", "moved", "travelled", "journeyed"))

@@ -1,0 +1,41 @@
+"""The norm of our own equals torch's, in value and gradient."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from rxrl.models.layers import NORM_EPS, rms_norm
+
+
+@pytest.mark.parametrize("weight", [(8,), (2, 1, 1, 8)])
+def test_equals_torch_s_norm(weight):
+    x, scale = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0), requires_grad=True), torch.randn(weight)
+    x_too, scale_too = x.detach().clone().requires_grad_(), scale.clone().requires_grad_()
+    scale.requires_grad_()
+    ours, theirs = rms_norm(x, scale), functional.rms_norm(x_too, (8,), None, NORM_EPS) * scale_too
+    torch.testing.assert_close(ours, theirs)
+    push = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    ours.backward(push)
+    theirs.backward(push)
+    torch.testing.assert_close(x.grad, x_too.grad)
+    torch.testing.assert_close(scale.grad, scale_too.grad)
+
+
+@pytest.mark.parametrize("weight", [(5,), (2, 1, 5)])
+def test_gradients_are_those_of_finite_differences(weight):
+    draws = torch.Generator().manual_seed(2)
+    inputs = [torch.randn(shape, generator=draws, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 5), weight)]
+    assert torch.autograd.gradcheck(rms_norm, inputs)
+
+
+def test_zeros_stay_zeros_and_have_finite_gradients():
+    x, scale = torch.zeros(2, 4, requires_grad=True), torch.ones(4, requires_grad=True)
+    normed = rms_norm(x, scale)
+    normed.sum().backward()
+    assert not normed.any()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_narrow_types_are_computed_wide():
+    x = torch.full((1, 4), 300.0, dtype=torch.float16)
+    torch.testing.assert_close(rms_norm(x, torch.ones(4, dtype=torch.float16)), torch.ones(1, 4, dtype=torch.float16))
