@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Makes the tables of docs/results.md from finished runs, and the runs of the ablation.
+"""Makes the tables of docs/results.md from finished runs, and the runs of the ablation and of "does it learn".
 
     python scripts/results.py runs runs/seed0 runs/seed1 runs/seed2
     python scripts/results.py ablation --out runs/ablation --seeds 0 1 2
+    python scripts/results.py learn --out runs/learn --seeds 0 1 2
 
-What is finished is not run again, so an ablation can be stopped, continued, and shared between processes by seed.
+What is finished is not run again, so the last two can be stopped, continued, and shared between processes by seed.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from learning import learning_table, read_runs, run_learning
 from rxrl.cli.pipeline import Pipeline, PipelineConfig, Sources, open_sources, train_tokenizer
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum
@@ -192,9 +194,17 @@ def main() -> None:
     ablation.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     ablation.add_argument("--only", nargs="*", default=[], choices=list(FACTORS), help="rows to run; without it, all")
     ablation.add_argument("--table", action="store_true", help="run nothing, only print the table of what is finished")
+    learn = commands.add_parser("learn", help="does it learn: what only memory can solve, each algorithm, with and without bptt_turns 1")
+    learn.add_argument("--out", type=Path, default=Path("runs/learn"))
+    learn.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    learn.add_argument("--table", action="store_true", help="run nothing, only print the table of what is finished")
     arguments = parser.parse_args()
     if arguments.command == "runs":
         lines = runs_table(arguments.folders)
+    elif arguments.command == "learn":
+        if not arguments.table:
+            run_learning(arguments.out, arguments.seeds, say=print)
+        lines = learning_table(read_runs(arguments.out, arguments.seeds), arguments.seeds)
     else:
         if not arguments.table:
             run_ablation(arguments.out, arguments.seeds, arguments.only)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from rxrl.factory import load_checkpoint
+from scripts import learning
+from scripts.learning import ALGORITHMS, TASKS, RecallSource, Run
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -46,3 +48,57 @@ def test_the_training_script_then_the_evaluation_script(run_script: Any, checkpo
 @pytest.mark.parametrize("name", ["train_mrl.py", "evaluate.py"])
 def test_help(name: str, run_script: Any) -> None:
     assert "checkpoint" in run_script(name, "--help")
+
+
+def keep(out: Path, *runs: Run) -> None:
+    for run in runs:
+        learning.path_of(out, *run[:4]).write_text(json.dumps(run._asdict()))
+
+
+def rows_of(table: str, task: str) -> dict[str, list[str]]:
+    """Cells of one task's table by the first one of their row."""
+    part = table.split(f"Asked {task} ")[1].split("\nAsked ", maxsplit=1)[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("| ")]
+    return {first: cells for first, *cells in lines}
+
+
+def test_the_table_of_does_it_learn_has_every_run_in_its_place(run_script: Any, tmp_path: Path) -> None:
+    keep(
+        tmp_path,
+        Run("at once", "impo", "all", 0, start=0.0, end=1.0, empty_memory=0.5, reached=15),
+        Run("at once", "rloo", "all", 0, start=0.0, end=0.75, empty_memory=0.5, reached=20),
+        Run("at once", "impo", "1", 2, start=0.5, end=0.95, empty_memory=0.5, reached=50),
+        Run("later", "impo", "1", 2, start=0.25, end=0.5, empty_memory=0.5, reached=None),
+    )
+    shown = run_script("results.py", "learn", "--table", "--out", tmp_path, "--seeds", 0, 2)
+    once, later = (rows_of(shown, task) for task in TASKS)
+    assert once[""] == ["bptt_turns all: seed 0", "bptt_turns all: seed 2", "bptt_turns 1: seed 0", "bptt_turns 1: seed 2"]
+    assert once["impo"] == ["0.00 to 1.00 (15)", "", "", "0.50 to 0.95 (50)"]
+    # What was reached once and lost again is not learned.
+    assert once["rloo"] == ["**0.00 to 0.75** (20)", "", "", ""]
+    assert later["impo"] == ["", "", "", "**0.25 to 0.50** (never)"]
+    assert once["learned"] == ["1 of 2", "", "1 of 1", ""]
+    assert later["learned"] == ["0 of 0", "", "0 of 1", ""]
+    assert [*once] == [*later] == ["", *ALGORITHMS, "learned"]
+
+
+def test_does_it_learn_runs_what_is_missing_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [missing, *there] = [Run(*key, start=0.0, end=1.0, empty_memory=0.5, reached=5) for key in learning.wanted([3])]
+    keep(tmp_path, *there)
+    trained = []
+    monkeypatch.setattr(learning, "train", lambda *key, folder: trained.append(key) or missing)
+    for _ in range(2):
+        learning.run_learning(tmp_path, [3], say=lambda text: None)
+    assert trained == [missing[:4]]
+    assert learning.read_runs(tmp_path, [3]) == [missing, *there]
+
+
+def test_a_fact_is_asked_for_after_the_small_talk_and_the_words_are_known() -> None:
+    for task in TASKS.values():
+        for one in RecallSource(2, task.quiet).take(steps=task.steps, strategy="multi-step", start=3, count=4):
+            [(_, pet)] = one.first.facts
+            told = [each.asks for each in one.follow_ups]
+            assert told == [()] * task.quiet + [("ann.pet",)] * (task.steps - task.quiet)
+            assert {each.answer for each in one.follow_ups if each.asks} == {pet}
+            for each in one.interactions:
+                assert learning.CODEC.decode(learning.CODEC.encode(each.query)) == each.query
