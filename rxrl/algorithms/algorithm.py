@@ -27,7 +27,7 @@ class Algorithm:
         whiten: Whether advantages are whitened unless the configuration says.
         group_size: Samples of each conversation unless the configuration says.
         reuses_rollouts: The loss corrects for the policy having moved, so that a rollout may serve several epochs.
-        remembers: The loss reads `PolicyInputs.previous`, the policy with the memory of the turn before.
+        remembers: The loss reads `PolicyInputs.previous_kl`, which compares with the policy that reads the memory of the turn before.
     """
 
     name: str

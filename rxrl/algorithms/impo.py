@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from rxrl.algorithms.algorithm import Algorithm
-from rxrl.algorithms.kl import exact_kl
 from rxrl.algorithms.losses import LossResult, PolicyInputs, memory_change
 from rxrl.algorithms.ppo import ppo_loss
 
@@ -32,8 +31,7 @@ def impo_loss(inputs: PolicyInputs, config: AlgorithmConfig) -> LossResult:
         metrics["memory_change"], metrics["memory_cosine"] = change.detach(), cosine.detach()
         loss = loss + config.memory_difference * change + config.memory_cosine * cosine
     if config.looks_back:
-        unlike = torch.zeros_like(inputs.weights) if inputs.previous is None else exact_kl(inputs.distribution, inputs.previous)
-        consistency = inputs.mean_with_previous(unlike)
+        consistency = inputs.mean_with_previous(torch.zeros_like(inputs.weights) if inputs.previous_kl is None else inputs.previous_kl)
         loss = loss + config.consistency * consistency
         metrics["consistency"] = consistency.detach()
     return LossResult(loss, metrics)

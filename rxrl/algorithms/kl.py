@@ -1,4 +1,4 @@
-"""KL divergence to the reference: exact over the vocabulary, estimated on the sampled tokens, and a coefficient that adapts."""
+"""KL divergence to the reference: estimates on the sampled tokens, and a coefficient that adapts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from rxrl.algorithms.config import AlgorithmConfig
-
-
-def exact_kl(policy: Tensor, reference: Tensor) -> Tensor:
-    """KL(policy || reference) of each row of log-probabilities `[tokens, vocab]`; tokens impossible in both count 0."""
-    possible = policy != float("-inf")
-    return (policy.exp() * (policy - reference).masked_fill(~possible, 0)).sum(-1)
 
 
 def estimated_kl(log_probs: Tensor, reference_log_probs: Tensor, estimator: str) -> Tensor:

@@ -51,10 +51,10 @@ class PolicyInputs:
         old_log_probs: The same under the weights before the update, `[tokens]`.
         advantages: Of each token, `[tokens]`; 0 and weight 0 where the turn is not trained on.
         weights: Share of each token in a mean, `[tokens]`: 1 where every token counts the same, 0 for turns that are not trained on.
-        distribution: Current log-probabilities over the vocabulary, `[tokens, vocab]`.
-        reference: Those of the frozen reference, `[tokens, vocab]`, or None.
-        previous: Detached log-probabilities of the policy of the turn before, `[tokens, vocab]`, or None.
-        has_previous: 1 for tokens that `previous` is defined for (from the second turn on), `[tokens]`.
+        entropy: Of the current policy over the vocabulary, `[tokens]`.
+        reference_kl: KL(policy || frozen reference) by `AlgorithmConfig.kl_estimator`, `[tokens]`, or None.
+        previous_kl: KL(policy || the policy that reads the memory of the turn before, which is held constant), `[tokens]`, or None.
+        has_previous: 1 for tokens that `previous_kl` is defined for (from the second turn on), `[tokens]`.
         memory: Memory that each turn reads, `[layers, turns, batch, slots, dim]`.
         real: bool `[turns, batch]`.
         reference_log_probs: Of the sampled tokens under the frozen reference, `[tokens]`, or None.
@@ -67,9 +67,9 @@ class PolicyInputs:
     old_log_probs: Tensor
     advantages: Tensor
     weights: Tensor
-    distribution: Tensor
-    reference: Tensor | None
-    previous: Tensor | None
+    entropy: Tensor
+    reference_kl: Tensor | None
+    previous_kl: Tensor | None
     has_previous: Tensor
     memory: Tensor
     real: Tensor
@@ -83,7 +83,7 @@ class PolicyInputs:
         return weighted_mean(values, self.weights, None if self.totals is None else self.totals.weights)
 
     def mean_with_previous(self, values: Tensor) -> Tensor:
-        """The same over the tokens that `previous` is defined for."""
+        """The same over the tokens that `previous_kl` is defined for."""
         return weighted_mean(values, self.weights * self.has_previous, None if self.totals is None else self.totals.previous)
 
 
@@ -137,11 +137,6 @@ def policy_gradient_loss(inputs: PolicyInputs) -> LossResult:
     metrics = ratio_metrics(inputs.log_probs - inputs.old_log_probs, inputs, 1.0, 1.0)
     del metrics["clip_fraction"]
     return LossResult(-inputs.mean(inputs.log_probs * inputs.advantages), metrics)
-
-
-def entropy(distribution: Tensor) -> Tensor:
-    """Entropy of each row of log-probabilities `[tokens, vocab]`; impossible tokens count 0."""
-    return -(distribution.exp() * distribution.masked_fill(distribution == float("-inf"), 0)).sum(-1)
 
 
 def value_loss(

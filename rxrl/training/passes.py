@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 
@@ -11,28 +12,35 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rxrl.algorithms import AlgorithmConfig
-from rxrl.models import ReactiveTransformer, answer_logits
-from rxrl.models.layers import RouterStatistics, wide
+from rxrl.algorithms.kl import estimated_kl
+from rxrl.models import ReactiveTransformer
+from rxrl.models.layers import RouterStatistics
 from rxrl.models.replay import answer_hidden, memory_trajectory
 from rxrl.training.rollout import Rollout
+from rxrl.training.token_statistics import LazyLogits, TokenStatistics, token_log_probs, token_statistics
 
 T = TypeVar("T")
 
 
-def distribution(model: ReactiveTransformer, hidden: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities of the policy over the vocabulary, `[tokens, dim]` to `[tokens, vocab]`."""
-    return tempered(model.decoder.head(hidden), temperature)
+def statistics_of(
+    policy: LazyLogits, rollout: Rollout, config: AlgorithmConfig, reference: LazyLogits | None = None, previous: LazyLogits | None = None
+) -> TokenStatistics:
+    """What the losses need of the policy at the answer tokens, in the order of `answer`.
 
-
-def tempered(logits: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities of answers from the logits of an output head, `[tokens, vocab]`."""
-    # In float32 or wider also where the head computes in less: ratios are small differences.
-    return (answer_logits(logits.to(wide(logits.dtype))) / temperature).log_softmax(-1)
-
-
-def sampled(distribution: Tensor, rollout: Rollout) -> Tensor:
-    """Log-probabilities of the sampled tokens, `[tokens]`."""
-    return distribution.gather(1, rollout.turns.ids[rollout.answer].unsqueeze(1)).squeeze(1)
+    Args:
+        policy: At the answer tokens.
+        rollout: What was sampled.
+        config: Says which temperature, and how the KL to the reference is computed.
+        reference: The frozen reference at the same tokens, or None.
+        previous: The policy with the memory of the turn before, or None.
+    """
+    ids = rollout.turns.ids[rollout.answer]
+    if reference is None or config.kl_estimator == "exact":
+        return token_statistics(policy, ids, config.temperature, reference, previous)
+    found = token_statistics(policy, ids, config.temperature, None, previous)
+    with torch.no_grad():
+        others = token_log_probs(reference, ids, config.temperature)
+    return replace(found, reference_kl=estimated_kl(found.log_probs, others, config.kl_estimator), reference_log_probs=others)
 
 
 def hidden_states(model: ReactiveTransformer, stms: Tensor, rollout: Rollout, statistics: RouterStatistics | None = None) -> Tensor:
@@ -138,20 +146,23 @@ def _values(model: ReactiveTransformer, rollout: Rollout) -> list[Tensor]:
     return states
 
 
-def policy_distribution(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig) -> Tensor:
-    """Log-probabilities of the policy at the answer tokens as the update computes them, `[tokens, vocab]`, in the order of `answer`."""
+def policy_passes(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig) -> list[tuple[Rollout, LazyLogits]]:
+    """The policy at the answer tokens in the passes of the update: all turns at once or, where they are recomputed, each turn alone."""
     if not config.checkpoint_turns:
-        return distribution(model, hidden_states(model, trajectory(model, rollout, config), rollout), config.temperature)
+        return [(rollout, LazyLogits.of(model.decoder.head, hidden_states(model, trajectory(model, rollout, config), rollout)))]
 
     def visit(turn: int, _: Tensor, memory: Tensor) -> Tensor:
-        return distribution(model, hidden_states(model, memory.unsqueeze(1), rollout.at(turn)), config.temperature)
+        return hidden_states(model, memory.unsqueeze(1), rollout.at(turn))
 
-    return torch.cat(turn_by_turn(model, rollout, config, visit, look_back=False))
+    turns = turn_by_turn(model, rollout, config, visit, look_back=False)
+    return [(rollout.at(turn), LazyLogits.of(model.decoder.head, hidden)) for turn, hidden in enumerate(turns)]
 
 
 def policy_log_probs(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig) -> Tensor:
     """Log-probabilities of the sampled tokens as the update computes them, `[turns, batch, time]`, 0 elsewhere."""
-    return scatter(sampled(policy_distribution(model, rollout, config), rollout), rollout)
+    passes = policy_passes(model, rollout, config)
+    found = [token_log_probs(policy, part.turns.ids[part.answer], config.temperature) for part, policy in passes]
+    return scatter(torch.cat(found), rollout)
 
 
 @torch.no_grad()

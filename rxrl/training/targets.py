@@ -21,11 +21,11 @@ from rxrl.algorithms.advantages import (
     token_advantages,
     whiten,
 )
-from rxrl.algorithms.kl import estimated_kl, exact_kl
 from rxrl.models import ReactiveTransformer
 from rxrl.training.critics import AnyCritic
-from rxrl.training.passes import policy_distribution, sampled, scatter, tempered
+from rxrl.training.passes import policy_log_probs, policy_passes, scatter, statistics_of
 from rxrl.training.rollout import Rollout
+from rxrl.training.token_statistics import LazyLogits
 
 _BINS = 10
 """Bins of the histograms of reward terms, each one point wide."""
@@ -133,6 +133,7 @@ def _turn_advantages(
     return advantages, scale if config.group_std else None, returns
 
 
+@torch.no_grad()
 def old_policy(
     model: ReactiveTransformer,
     rollout: Rollout,
@@ -156,23 +157,19 @@ def old_policy(
         Log-probabilities of the sampled tokens, and what is taken off the reward at each of them or None, both `[turns, batch, time]`.
     """
     old = torch.zeros_like(rollout.sampled_log_probs)
-    penalised = bool(config.kl) and config.kl_in == "reward" and reference_hidden is not None
-    penalties = torch.zeros_like(old) if penalised else None
-    with torch.no_grad():
-        for rows in parts if penalised else parts[1:]:
-            part = rollout.rows(rows)
-            current = policy_distribution(model, part, config)
-            old[:, rows] = scatter(sampled(current, part), part)
-            if penalties is not None and reference_hidden is not None and reference_head is not None:
-                reference = tempered(reference_head(reference_hidden[:, rows][part.answer]), config.temperature)
-                penalties[:, rows] = scatter(config.kl * _kl(current, reference, part, config), part)
+    if not config.kl or config.kl_in != "reward" or reference_hidden is None or reference_head is None:
+        for rows in parts[1:]:
+            old[:, rows] = policy_log_probs(model, rollout.rows(rows), config)
+        return old, None
+    penalties = torch.zeros_like(old)
+    for rows in parts:
+        part = rollout.rows(rows)
+        passes = policy_passes(model, part, config)
+        reference = LazyLogits.of(reference_head, reference_hidden[:, rows][part.answer]).split([len(each.hidden) for _, each in passes])
+        found = [statistics_of(policy, turns, config, other) for (turns, policy), other in zip(passes, reference, strict=True)]
+        kl = torch.cat([each.reference_kl for each in found if each.reference_kl is not None])
+        old[:, rows], penalties[:, rows] = scatter(torch.cat([each.log_probs for each in found]), part), scatter(config.kl * kl, part)
     return old, penalties
-
-
-def _kl(current: Tensor, reference: Tensor, rollout: Rollout, config: AlgorithmConfig) -> Tensor:
-    if config.kl_estimator == "exact":
-        return exact_kl(current, reference)
-    return estimated_kl(sampled(current, rollout), sampled(reference, rollout), config.kl_estimator)
 
 
 @torch.no_grad()

@@ -15,9 +15,10 @@ from rxrl.models import ReactiveTransformer
 from rxrl.models.layers import RouterStatistics, load_balance_loss
 from rxrl.seeding import generator
 from rxrl.training.critics import AnyCritic, critic_values
-from rxrl.training.passes import distribution, hidden_states, sampled, scatter, tempered, trajectory, turn_by_turn
+from rxrl.training.passes import hidden_states, scatter, statistics_of, trajectory, turn_by_turn
 from rxrl.training.rollout import Rollout
 from rxrl.training.targets import Targets, trained_turns
+from rxrl.training.token_statistics import LazyLogits
 
 
 def minibatches(batch: int, count: int, *key: int | str) -> Iterator[Tensor]:
@@ -166,46 +167,47 @@ class _Replay:
         """
         answer, statistics = rollout.answer, RouterStatistics(rollout.turns.mask & rollout.real.unsqueeze(-1))
         hidden = hidden_states(self.model, memories.read, rollout, statistics)
-        current = distribution(self.model, hidden, self.config.temperature)
-        log_probs = sampled(current, rollout)
-        reference = self._reference(targets, rollout)
+        previous = self._previous(rollout, memories, hidden, earlier)
+        said = statistics_of(self._policy(hidden), rollout, self.config, self._reference(targets, rollout), previous)
         inputs = PolicyInputs(
-            log_probs=log_probs,
-            old_log_probs=log_probs.detach() if self.first else targets.old_log_probs[answer],
+            log_probs=said.log_probs,
+            old_log_probs=said.log_probs.detach() if self.first else targets.old_log_probs[answer],
             advantages=_per_token(targets.advantages, rollout),
             weights=shares.weights[answer],
-            distribution=current,
-            reference=reference if self.config.kl_estimator == "exact" else None,
-            previous=self._previous(rollout, memories, hidden, earlier),
+            entropy=said.entropy,
+            reference_kl=said.reference_kl,
+            previous_kl=said.previous_kl,
             has_previous=shares.previous[answer],
             memory=memories.path,
             real=memories.real,
-            reference_log_probs=None if reference is None else sampled(reference, rollout),
+            reference_log_probs=said.reference_log_probs,
             imitate=shares.imitate[answer] if self.config.self_imitation else None,
             first_turn=memories.first_turn,
             totals=self.totals,
         )
         result = self.config.algorithm.loss(inputs, self.config)
-        return result, log_probs.detach(), statistics.sums() if statistics.loads else None
+        return result, said.log_probs.detach(), statistics.sums() if statistics.loads else None
 
-    @torch.no_grad()
-    def _reference(self, targets: Targets, rollout: Rollout) -> Tensor | None:
+    def _policy(self, hidden: Tensor) -> LazyLogits:
+        return LazyLogits.of(self.model.decoder.head, hidden)
+
+    def _reference(self, targets: Targets, rollout: Rollout) -> LazyLogits | None:
         if targets.reference_hidden is None:
             return None
-        return tempered(self.reference_head(targets.reference_hidden[rollout.answer]), self.config.temperature)
+        return LazyLogits.of(self.reference_head, targets.reference_hidden[rollout.answer])
 
     @torch.no_grad()
-    def _previous(self, rollout: Rollout, memories: Memories, hidden: Tensor, earlier: Rollout | None) -> Tensor | None:
+    def _previous(self, rollout: Rollout, memories: Memories, hidden: Tensor, earlier: Rollout | None) -> LazyLogits | None:
         """What the policy is compared with from turn to turn (IMPO's consistency)."""
         if not self.config.looks_back or memories.path.shape[1] < 2:
             return None
         if self.config.consistency_form == "same-tokens":
-            return distribution(self.model, hidden_states(self.model, memories.before, rollout), self.config.temperature)
+            return self._policy(hidden_states(self.model, memories.before, rollout))
         if earlier is None:
             answer = torch.cat([torch.zeros_like(rollout.answer[:1]), rollout.answer[:-1]])
         else:
             answer, hidden = earlier.answer, hidden_states(self.model, memories.before, earlier)
-        return distribution(self.model, hidden[_same_position(answer, rollout.answer)], self.config.temperature)
+        return self._policy(hidden[_same_position(answer, rollout.answer)])
 
 
 def _same_position(earlier: Tensor, answer: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 
 from rxrl.algorithms import PolicyInputs
+from tests.distributions import entropy, exact_kl
 
 INF = float("inf")
 VOCAB = 6
@@ -25,9 +26,9 @@ def inputs(tokens=4, turns=2, **changes):
         "old_log_probs": chosen + torch.linspace(-0.5, 0.5, tokens, dtype=torch.float64),
         "advantages": torch.linspace(-1, 1, tokens, dtype=torch.float64),
         "weights": torch.tensor([1.0] * (tokens - 1) + [0.0], dtype=torch.float64),
-        "distribution": distribution,
-        "reference": log_probs(tokens, VOCAB, seed=1),
-        "previous": log_probs(tokens, VOCAB, seed=2),
+        "entropy": entropy(distribution),
+        "reference_kl": exact_kl(distribution, log_probs(tokens, VOCAB, seed=1)),
+        "previous_kl": exact_kl(distribution, log_probs(tokens, VOCAB, seed=2)),
         "has_previous": torch.tensor([0.0] + [1.0] * (tokens - 1), dtype=torch.float64),
         "memory": memory,
         "real": torch.ones(turns, 2, dtype=torch.bool),

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rxrl.algorithms import BUILT_IN, AlgorithmConfig, Totals, sum_results
-from rxrl.algorithms.kl import exact_kl
-from rxrl.algorithms.losses import clipped_policy_loss, entropy, memory_change, policy_gradient_loss, value_loss
-from tests.algorithms.minibatch import INF, VOCAB, inputs, log_probs
+from rxrl.algorithms.losses import clipped_policy_loss, memory_change, policy_gradient_loss, value_loss
+from tests.algorithms.minibatch import VOCAB, inputs, log_probs
+from tests.distributions import entropy
 
 
 def test_clipped_loss_by_hand():
@@ -82,8 +82,8 @@ def test_losses_of_parts_add_up_to_that_of_the_whole(name):
     totals = Totals(weights, with_previous, torch.tensor(2.0), base.imitate.sum(), torch.tensor(2.0))
     parts = []
     for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
-        tokens = ("log_probs", "old_log_probs", "advantages", "weights", "distribution", "reference", "previous", "has_previous", "imitate")
-        picked = {field: getattr(base, field)[rows] for field in tokens}
+        given = ("log_probs", "old_log_probs", "advantages", "weights", "has_previous", "imitate")
+        picked = {field: getattr(base, field)[rows] for field in (*given, "entropy", "reference_kl", "previous_kl")}
         parts.append(BUILT_IN[name].loss(replace(base, **picked, totals=totals), config))
     whole, joined = BUILT_IN[name].loss(base, config), sum_results(parts)
     assert torch.allclose(whole.loss, joined.loss)
@@ -97,59 +97,29 @@ def test_tokens_of_unscored_turns_do_not_count():
     base = inputs()
     # The last token has weight 0.
     changed = {
-        "log_probs": torch.cat([base.log_probs[:-1], base.log_probs.new_tensor([-9.0])]),
-        "distribution": torch.cat([base.distribution[:-1], log_probs(1, VOCAB, seed=8)]),
-        "reference": torch.cat([base.reference[:-1], log_probs(1, VOCAB, seed=9)]),
+        name: torch.cat([getattr(base, name)[:-1], base.weights.new_tensor([-9.0])])
+        for name in ("log_probs", "entropy", "reference_kl", "previous_kl")
     }
     for name in BUILT_IN:
         config = AlgorithmConfig(name=name)
         assert torch.equal(BUILT_IN[name].loss(base, config).loss, BUILT_IN[name].loss(inputs(**changed), config).loss)
 
 
-@pytest.mark.parametrize("name", ["kl", "entropy", "clip"])
-def test_gradients_are_finite_and_right_where_tokens_are_impossible(name):
-    logits = torch.randn(3, VOCAB, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    reference = log_probs(3, VOCAB, seed=1)
-    impossible = torch.tensor([0, 3])
-
-    def value(logits):
-        distribution = logits.index_fill(1, impossible, -INF).log_softmax(-1)
-        if name == "kl":
-            return exact_kl(distribution, reference).sum()
-        if name == "entropy":
-            return entropy(distribution).sum()
-        return clipped_policy_loss(inputs(3, log_probs=distribution[:, 1], old_log_probs=reference[:, 1]), 0.2, 0.2).loss
-
-    assert torch.autograd.gradcheck(value, (logits,))
-    value(logits).backward()
-    assert logits.grad.isfinite().all()
-    assert logits.grad[:, impossible].eq(0).all()
-    assert logits.grad.abs().max() > 0
-
-
-def test_entropy_of_the_uniform_distribution_is_log_n_and_of_a_certain_one_0():
-    uniform = torch.zeros(2, 8).log_softmax(-1)
-    assert entropy(uniform).tolist() == pytest.approx([math.log(8)] * 2)
-    narrow = uniform.clone()
-    narrow[:, :4] = -INF
-    assert entropy(narrow.log_softmax(-1)).tolist() == pytest.approx([math.log(4)] * 2)
-    certain = torch.full((1, 8), -INF)
-    certain[0, 2] = 0.0
-    assert entropy(certain).item() == 0.0
-
-
 def test_entropy_bonus_pulls_towards_the_uniform_distribution_with_its_full_weight():
     """The bonus is a mean over tokens, counted once: its gradient is that of -coefficient * mean entropy."""
     logits = torch.randn(4, VOCAB, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    quiet = {"advantages": torch.zeros(4, dtype=torch.float64), "weights": torch.ones(4, dtype=torch.float64), "reference": None}
+    quiet = {"advantages": torch.zeros(4, dtype=torch.float64), "weights": torch.ones(4, dtype=torch.float64), "reference_kl": None}
 
     def gradient(function):
         leaf = logits.clone().requires_grad_()
         function(leaf.log_softmax(-1)).backward()
         return leaf.grad
 
-    bonus = gradient(lambda d: BUILT_IN["ppo"].loss(inputs(distribution=d, log_probs=d[:, 1], **quiet), AlgorithmConfig(entropy=0.3)).loss)
-    assert torch.allclose(bonus, gradient(lambda d: -0.3 * entropy(d).mean()))
+    def loss(distribution):
+        given_inputs = inputs(entropy=entropy(distribution), log_probs=distribution[:, 1], **quiet)
+        return BUILT_IN["ppo"].loss(given_inputs, AlgorithmConfig(entropy=0.3)).loss
+
+    assert torch.allclose(gradient(loss), gradient(lambda d: -0.3 * entropy(d).mean()))
 
 
 def test_value_loss_takes_the_larger_of_clipped_and_unclipped_errors():

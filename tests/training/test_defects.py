@@ -58,7 +58,7 @@ COVERED = {
         "training/test_trainer.py::test_a_batch_of_one_trains",
     ),
     "KL estimated with ref.exp() on sampled tokens": (
-        "algorithms/test_kl.py::test_kl_equals_enumeration",
+        "training/test_token_statistics.py::test_kl_equals_enumeration",
         "algorithms/test_kl.py::test_expected_values_of_the_estimators",
         "algorithms/test_kl.py::test_expected_gradients_of_the_estimators",
     ),

@@ -106,7 +106,7 @@ def fresh_accelerate():
 def test_mixed_precision_trains_float32_weights_and_the_first_ratio_is_still_1(name, tmp_path):
     trainer = trainer_in(tmp_path, precision="bf16", algorithm={"name": name, "epochs": 2, "minibatches": 2})
     dtypes = set()
-    handle = trainer.model.decoder.head.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
+    handle = trainer.model.decoder.layers[0].attention.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
     before = weights_of(trainer)
     trainer.train()
     handle.remove()

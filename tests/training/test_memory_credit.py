@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.training import update
 from rxrl.training.passes import policy_log_probs, trajectory
+from rxrl.training.token_statistics import LazyLogits
 from rxrl.training.update import actor_loss
 from tests.training.steps import ALL_ON, assert_same, full_update, loss_and_gradients, moved
 from tests.training.toy import conversations, play, targets_for, tiny_model, toy_critic, unscored_tells
@@ -91,10 +92,15 @@ def test_gradients_equal_finite_differences_through_four_turns_of_memory(name, f
     actor, held = moved(model), []
     previous = update._Replay._previous
 
+    def hold(*arguments):
+        said = previous(*arguments)
+        held.append(said and LazyLogits(*(each.detach().clone() for each in (said.hidden, said.weight, said.bias))))
+        return said
+
     def loss():
         return actor_loss(actor, rollout, targets, config, reference.decoder.head)[0].loss
 
-    monkeypatch.setattr(update._Replay, "_previous", lambda *arguments: held.append(previous(*arguments)) or held[-1])
+    monkeypatch.setattr(update._Replay, "_previous", hold)
     actor.zero_grad()
     loss().backward()
     states = [rollout.stm0, *trajectory(actor, rollout).detach().unbind(1)]

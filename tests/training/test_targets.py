@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from rxrl.algorithms import AlgorithmConfig
-from rxrl.algorithms.kl import exact_kl
 from rxrl.training.critics import critic_values
-from rxrl.training.passes import policy_distribution, policy_log_probs, reference_pass, sampled, scatter, tempered
+from rxrl.training.passes import hidden_states, policy_log_probs, reference_pass, scatter, trajectory
 from rxrl.training.targets import Targets, advantages_of, old_policy, rollout_metrics, start_critic
 from rxrl.training.update import critic_loss
+from tests.distributions import exact_kl, sampled, tempered
 from tests.lockstep import in_lockstep
 from tests.training.toy import conversations, play, tiny_model, toy_critic, unscored_tells
 
@@ -100,17 +100,20 @@ def test_advantages_per_token_are_those_of_the_turn_where_nothing_happens_within
     assert white[~(rollout.answer & rollout.scored.unsqueeze(-1))].eq(0).all()
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("estimator", ["exact", "k1", "k2", "k3"])
-def test_kl_in_the_reward_is_what_the_sampled_tokens_cost(estimator):
+def test_kl_in_the_reward_is_what_the_sampled_tokens_cost(estimator, again):
     model, reference = tiny_model(double=True), tiny_model(seed=9, double=True)
     rollout = play(model, conversations(4, (3, 1)))
     hidden, _ = reference_pass(reference, rollout)
-    config = AlgorithmConfig(kl=0.3, kl_in="reward", kl_estimator=estimator, temperature=0.9, whiten=False, advantage="reward-value")
+    options = {"kl_in": "reward", "kl_estimator": estimator, "temperature": 0.9, "whiten": False, "checkpoint_turns": again}
+    config = AlgorithmConfig(kl=0.3, advantage="reward-value", **options)
     parts = [torch.tensor([1, 2]), torch.tensor([0, 3])]
     old, penalties = old_policy(model, rollout, config, parts, hidden, reference.decoder.head)
     assert torch.equal(old[:, parts[0]], policy_log_probs(model, rollout.rows(parts[0]), config))
-    current, other = policy_distribution(model, rollout, config), tempered(reference.decoder.head(hidden[rollout.answer]), 0.9)
-    difference = sampled(current, rollout) - sampled(other, rollout)
+    said = hidden_states(model, trajectory(model, rollout), rollout)
+    current, other = (tempered(m.decoder.head(h), 0.9) for m, h in ((model, said), (reference, hidden[rollout.answer])))
+    difference = sampled(current, rollout.turns.ids[rollout.answer]) - sampled(other, rollout.turns.ids[rollout.answer])
     expected = {"exact": exact_kl(current, other), "k1": difference, "k2": difference**2 / 2, "k3": (-difference).exp() - 1 + difference}
     assert torch.allclose(penalties, scatter(0.3 * expected[estimator], rollout))
     values = torch.zeros_like(rollout.rewards)

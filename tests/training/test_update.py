@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from rxrl.algorithms import AlgorithmConfig, sum_results
-from rxrl.algorithms.kl import exact_kl
-from rxrl.training.passes import distribution, hidden_states, trajectory
+from rxrl.training.passes import hidden_states, trajectory
 from rxrl.training.rollout import Rollout
 from rxrl.training.update import actor_loss, critic_loss, minibatches, totals_of
+from tests.distributions import exact_kl, tempered
 from tests.lockstep import in_lockstep
 from tests.training.steps import ALL_ON, assert_same, full_update, loss_and_gradients, moved
 from tests.training.toy import conversations, play, targets_for, tiny_model, toy_critic, unscored_tells, widened
@@ -133,7 +133,7 @@ def test_consistency_is_a_mean_over_the_tokens_from_the_second_turn_on():
     result, _, _ = loss_and_gradients(model, rollout, targets_for(model, rollout, config, toy_critic(model)), config, model)
     stms = trajectory(model, rollout)
     before = torch.cat([stms[:, :1], stms[:, :-1]], dim=1)
-    now, then = (distribution(model, hidden_states(model, memory, rollout), 1.0) for memory in (stms, before))
+    now, then = (tempered(model.decoder.head(hidden_states(model, memory, rollout))) for memory in (stms, before))
     counted = (rollout.answer & (rollout.scored & (rollout.turn > 1)).unsqueeze(-1))[rollout.answer]
     assert 0 < int(counted.sum()) < len(counted)
     assert torch.allclose(result.metrics["consistency"], exact_kl(now, then)[counted].mean())
@@ -147,7 +147,7 @@ def test_consistency_may_compare_position_by_position_with_the_answer_before():
     result, _, _ = loss_and_gradients(model, rollout, targets_for(model, rollout, config, toy_critic(model)), config, model)
     all_hidden = hidden_states(model, trajectory(model, rollout), rollout)
     policy = torch.zeros(*rollout.answer.shape, model.config.vocab_size, dtype=torch.float64)
-    policy[rollout.answer] = distribution(model, all_hidden, 1.0)
+    policy[rollout.answer] = tempered(model.decoder.head(all_hidden))
     found = []
     for turn in range(1, len(rollout.real)):
         for row in range(rollout.batch):

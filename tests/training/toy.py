@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,34 +13,12 @@ from torch import Tensor
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.envs import ConversationVectorEnv
 from rxrl.models import Critic, ModelPolicy, ReactiveTransformer, StmBackend
-from rxrl.seeding import derive_seed
 from rxrl.training.critics import bootstrap_values, critic_values
 from rxrl.training.passes import reference_pass
 from rxrl.training.rollout import Rollout, collect
 from rxrl.training.targets import Targets, advantages_of, old_policy
-from rxrl.types import SPECIAL_TOKENS, Conversation, Interaction, Score, Turn
-
-PEOPLE = ("ann", "bob", "cid")
-PETS = ("cat", "dog", "fox", "owl")
-WORDS = (*PEOPLE, *PETS, "has", "?", "ok", "and")
-
-
-class WordCodec:
-    """Every word is a token."""
-
-    vocab_size = len(SPECIAL_TOKENS) + len(WORDS)
-
-    def encode(self, text: str) -> list[int]:
-        return [len(SPECIAL_TOKENS) + WORDS.index(word) for word in text.split()]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return " ".join(WORDS[i - len(SPECIAL_TOKENS)] for i in ids if i >= len(SPECIAL_TOKENS))
-
-    def save(self, directory: str | Path) -> None:
-        (Path(directory) / "words.txt").write_text(" ".join(WORDS))
-
-
-CODEC = WordCodec()
+from rxrl.types import Conversation, Interaction, Score, Turn
+from scripts.learning import CODEC, PEOPLE, PETS
 
 
 def conversation(seed: int, steps: int, name: str = "c") -> Conversation:
@@ -75,21 +52,6 @@ class ToySource:
 
     def take(self, *, steps: int, strategy: str, start: int, count: int) -> list[Conversation]:
         return conversations(count, steps, start)
-
-
-class RecallSource:
-    """The smallest task that needs memory: one pet is told, the only turn asks for it."""
-
-    def __init__(self, pets: int) -> None:
-        self.pets = pets
-
-    def take(self, *, steps: int, strategy: str, start: int, count: int) -> list[Conversation]:
-        chosen = [PETS[derive_seed("recall", index) % self.pets] for index in range(start, start + count)]
-        asks = [Interaction("ann ?", pet, asks=("ann.pet",)) for pet in chosen]
-        return [
-            Conversation(f"r{start + index}", Interaction(f"ann has {pet}", "ok", facts=(("ann.pet", pet),)), (ask,) * steps)
-            for index, (pet, ask) in enumerate(zip(chosen, asks, strict=True))
-        ]
 
 
 def recall(turns: Sequence[Turn]) -> list[Score]:
