@@ -32,6 +32,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
     """
     if backend == "flash":
         return _flash(q, k, v, mask, causal)
+    if mask is not None and mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
+        mask = None  # a tenth of the time on CPUs, bit for bit the same
     grouped = q.shape[-3] != k.shape[-3]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
     return out.transpose(-2, -3).flatten(-2)

@@ -165,9 +165,17 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., dim]` to `[..., dim]`."""
-        value, gate = self.fc1(x).chunk(2, dim=-1)
-        out: Tensor = self.fc2(value * F.silu(gate))
+        out: Tensor = self.fc2(swiglu(self.fc1(x)))
         return out
+
+
+def swiglu(halves: Tensor) -> Tensor:
+    """`value * silu(gate)` of `halves` `[..., 2 * hidden]`, value first: `[..., hidden]`."""
+    value, gate = halves.chunk(2, dim=-1)
+    if torch.is_grad_enabled():
+        return value * F.silu(gate)
+    # In place where nobody needs the halves again: a third less memory traffic.
+    return F.silu(gate, inplace=True).mul_(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +320,7 @@ class MixtureOfExperts(nn.Module):
         hidden = F.grouped_mm(tokens.index_select(0, order // self.active), self.w1, offs=ends)
         if self.b1 is not None:
             hidden = hidden + self.b1.index_select(0, expert)
-        value, gate = hidden.chunk(2, dim=-1)
-        outputs = F.grouped_mm(value * F.silu(gate), self.w2, offs=ends)
+        outputs = F.grouped_mm(swiglu(hidden), self.w2, offs=ends)
         if self.b2 is not None:
             outputs = outputs + self.b2.index_select(0, expert)
         place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order), device=order.device))
@@ -329,15 +336,14 @@ class MixtureOfExperts(nn.Module):
         source = torch.arange(len(expert), device=expert.device) // self.active
         queued = place.new_zeros(self.experts * longest).index_copy(0, place, source)
         inputs = tokens.index_select(0, queued).view(self.experts, longest, -1)
-        value, gate = _batched(inputs, self.w1, self.b1).chunk(2, dim=-1)
-        outputs = _batched(value * F.silu(gate), self.w2, self.b2).flatten(0, 1)
+        outputs = _batched(swiglu(_batched(inputs, self.w1, self.b1)), self.w2, self.b2).flatten(0, 1)
         return torch.bmm(weights.unsqueeze(1), outputs.index_select(0, place).view(*chosen.shape, -1)).squeeze(1)
 
     def _dense(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """The same as products of all tokens with all experts, of which the unchosen get weight 0."""
         shares = torch.zeros(len(tokens), self.experts, dtype=tokens.dtype, device=tokens.device).scatter(1, chosen, weights)
-        value, gate = _batched(tokens.expand(self.experts, -1, -1), self.w1, self.b1).chunk(2, dim=-1)
-        return torch.einsum("end,ne->nd", _batched(value * F.silu(gate), self.w2, self.b2), shares)
+        hidden = swiglu(_batched(tokens.expand(self.experts, -1, -1), self.w1, self.b1))
+        return torch.einsum("end,ne->nd", _batched(hidden, self.w2, self.b2), shares)
 
 
 def _batched(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -68,7 +68,8 @@ class StackedAttention(Attention):
             k = rotate(k, rope_angles(torch.arange(k.shape[1], device=k.device), self.head_dim, k.dtype))
         mask = None if data_mask is None else data_mask.repeat(layers, 1)[:, None, None, :]
         out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, backend=self.backend).view(layers, batch * slots, -1)
-        return torch.baddbmm(self.out_bias.unsqueeze(1), out, self.out_proj).view(layers, batch, slots, -1)
+        # In place: with its bias a batched product would first spread that over the whole result.
+        return torch.bmm(out, self.out_proj).add_(self.out_bias.unsqueeze(1)).view(layers, batch, slots, -1)
 
     def _heads(self, x: Tensor, projection: Tensor) -> Tensor:
         """`[layers or 1, batch, rows, dim]` to `[layers * batch, rows, groups, head_dim]`."""
