@@ -29,11 +29,15 @@ class MemoryWatch:
     @contextmanager
     def on(self, model: ReactiveTransformer, active: bool = True) -> Iterator[MemoryWatch]:
         """Watches the writes that are made inside, where `active`."""
-        hooks = [] if not active else [
-            model.memory_attention.register_forward_pre_hook(self._begin, with_kwargs=True),
-            model.memory_attention.gate.register_forward_pre_hook(self._gate),
-            model.memory_attention.register_forward_hook(self._end),
-        ]
+        hooks = (
+            []
+            if not active
+            else [
+                model.memory_attention.register_forward_pre_hook(self._begin, with_kwargs=True),
+                model.memory_attention.gate.register_forward_pre_hook(self._gate),
+                model.memory_attention.register_forward_hook(self._end),
+            ]
+        )
         try:
             yield self
         finally:

@@ -53,9 +53,7 @@ def save_best(trainer: MRLTrainer, stage: Stage, retention: float) -> None:
     folder, iteration = trainer.folder / "checkpoints", trainer.state.iteration
     if trainer.processes.first:
         state = {"kind": "mrl-best", "iteration": iteration, "stage": stage.name, "retention": retention}
-        save_checkpoint(
-            folder / f"{BEST}-{iteration:06d}", trainer.model, trainer.tokenizer, state=state, critic=trainer.learner.critic
-        )
+        save_checkpoint(folder / f"{BEST}-{iteration:06d}", trainer.model, trainer.tokenizer, state=state, critic=trainer.learner.critic)
         prune(folder, 1, BEST)
 
 

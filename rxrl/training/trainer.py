@@ -297,9 +297,7 @@ class MRLTrainer:
             return
         ended = decision.reason if decision.action != "hold" else f"the run's {self.config.max_iterations} iterations were done"
         strategy = ", ".join(sorted(stage.strategies))
-        row = summarise_stage(
-            steps=stage.steps, strategy=strategy, records=held_out.records, iterations=done, ended=ended, name=stage.name
-        )
+        row = summarise_stage(steps=stage.steps, strategy=strategy, records=held_out.records, iterations=done, ended=ended, name=stage.name)
         row |= {"training_reward": mean_min_max(self.state.stage_rewards)}
         self.state.stages.append(row)
         self.state.stage_rewards = []

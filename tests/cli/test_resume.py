@@ -150,9 +150,7 @@ def test_the_main_job_goes_on_after_the_last_checkpoint(
     Pipeline(config, tmp_path, label="tiny").run(resume=True)
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole_job / "metrics.jsonl").read_bytes()
     for name in ("smat", "smat-continued"):
-        ours, theirs = (
-            ReactiveTransformer.from_pretrained(folder / "checkpoints" / name).state_dict() for folder in (tmp_path, whole_job)
-        )
+        ours, theirs = (ReactiveTransformer.from_pretrained(folder / "checkpoints" / name).state_dict() for folder in (tmp_path, whole_job))
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
     assert (tmp_path / "evaluation/mrl/transcripts.jsonl").read_bytes() == (whole_job / "evaluation/mrl/transcripts.jsonl").read_bytes()
 
