@@ -76,7 +76,7 @@ def generate(
 
 
 @imports.command("babi")
-def babi(
+def babi(  # noqa: PLR0913, PLR0917
     source: Source,
     out: Out,
     holdout: Annotated[int, typer.Option(min=0, help="Write the last episodes, never renamed, to NAME.test.jsonl instead.")] = 0,

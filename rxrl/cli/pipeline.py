@@ -37,7 +37,6 @@ from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Conversation, RewardFunction
 
 TOKENIZER_CONVERSATIONS = 1000
-STAGE_ORDER = tuple(STAGES)
 CONTINUED = "smat-continued"
 CHECKPOINT_EVERY = 200
 """Steps of a supervised stage between two checkpoints to go on from."""
@@ -179,7 +178,7 @@ class Pipeline:
 
     def supervise(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources) -> None:
         """Runs the supervised stages one after the other, each from checkpoint to checkpoint."""
-        for name in STAGE_ORDER:
+        for name in STAGES:
             config: StageConfig | None = getattr(self.config.stages, name.replace("-", "_"))
             if config is None:
                 continue
@@ -207,7 +206,7 @@ class Pipeline:
         runner.save(path)
 
     def _parts(self) -> tuple[str, ...]:
-        return (*STAGE_ORDER, "mrl", CONTINUED)
+        return (*STAGES, "mrl", CONTINUED)
 
     def _begun(self, name: str) -> bool:
         """Whether a part of the job has left a checkpoint."""

@@ -29,7 +29,7 @@ from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer, preset
-from rxrl.stages.config import STAGES, ReadingConfig, SmatConfig, StageConfig
+from rxrl.stages.config import STAGES, SmatConfig, StageConfig
 from rxrl.stages.runner import StageRunner
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -37,7 +37,7 @@ DEFAULT_PRESET = "pico"
 
 
 @app.command()
-def stage(
+def stage(  # noqa: PLR0913, PLR0917
     name: Annotated[str, typer.Argument(help=f"Stage: {', '.join(STAGES)} (in this order).", show_default=False)],
     out: Out,
     start: Start = None,
@@ -90,7 +90,7 @@ def check_lengths(config: StageConfig, sources: Sources) -> None:
     if isinstance(config, SmatConfig):
         wanted = {("multi-step" if phase.steps == 1 else config.strategy, phase.steps) for phase in config.phases}
     else:
-        wanted = {("multi-step", 1 if isinstance(config, ReadingConfig) else getattr(config, "steps", 0))}
+        wanted = {("multi-step", getattr(config, "steps", 0))}
     for strategy, steps in sorted(wanted):
         for source in (sources.train, sources.validation):
             if steps:

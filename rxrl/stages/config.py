@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -39,6 +39,7 @@ class JointConfig(StageConfig):
 class ReadingConfig(StageConfig):
     """The decoder answers from the encoded interaction before, as from a memory that keeps all of it."""
 
+    steps: ClassVar[int] = 1
     accuracy: float | None = Field(None, gt=0, le=1, description="End once validation answers this share of the asking turns right.")
 
 
@@ -62,6 +63,12 @@ class SmatPhase(BaseConfig):
     iterations: int = Field(ge=1, description="Optimizer steps at most; the last phase also takes what earlier ones left.")
     accuracy: float | None = Field(None, gt=0, le=1, description="Go on once validation answers this share of the asking turns right.")
     validations: int = Field(1, ge=1, description="Validations in a row that have to reach `accuracy`.")
+
+    @model_validator(mode="after")
+    def _validations_have_something_to_reach(self) -> SmatPhase:
+        if self.validations > 1 and self.accuracy is None:
+            raise WrongValueError("give `accuracy` too: it is what validations have to reach", "validations")
+        return self
 
 
 class SmatConfig(StageConfig):

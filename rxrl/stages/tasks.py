@@ -171,15 +171,15 @@ class ReadingTask(EpisodeTask):
 
     def loss(self, model: ReactiveTransformer, step: int) -> tuple[LossResult, int]:
         """Cross-entropy on the answers' tokens."""
-        rows = self.rows(1)
-        batch, _ = self.batch(self.source, 1, "multi-step", step * rows, rows)
+        rows = self.rows(ReadingConfig.steps)
+        batch, _ = self.batch(self.source, ReadingConfig.steps, "multi-step", step * rows, rows)
         result, _ = reading_loss(model, batch.to(model.device), balance_weight=self.config.balance)
         return result, batch.tokens
 
     @torch.no_grad()
     def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
         """Held-out loss and the share of asking turns answered right, every token."""
-        batch, conversations = self.batch(self.held_out, 1, "multi-step", 0, self.config.validation_rows)
+        batch, conversations = self.batch(self.held_out, ReadingConfig.steps, "multi-step", 0, self.config.validation_rows)
         batch = batch.to(model.device)
         result, likeliest = reading_loss(model, batch)
         metrics: dict[str, Any] = {name: float(result.metrics[name]) for name in ("loss", "accuracy")}

@@ -1,26 +1,18 @@
 """Stages from start to end: what learns when, what a batch holds, validation, and going on after a stop."""
 
 import copy
-import json
 import os
 import signal
-from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn import functional
 
-from rxrl.config import parse_config
 from rxrl.data.batches import episode_batch
-from rxrl.errors import CheckpointError, ConfigError, DataError, Interrupted, TrainingError
+from rxrl.errors import CheckpointError, DataError, Interrupted, TrainingError
 from rxrl.models import ReactiveTransformer
-from rxrl.stages.config import GROUPS, JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase
-from rxrl.stages.losses import reading_loss
-from rxrl.stages.runner import StageRunner
+from rxrl.stages.config import GROUPS, JointConfig
 from rxrl.stages.tasks import (
     JointTask,
-    MemoryAttentionTask,
-    ReadingTask,
     SmatTask,
     answered_right,
     asks_something,
@@ -28,60 +20,22 @@ from rxrl.stages.tasks import (
     memory_health,
 )
 from rxrl.training.checkpoints import BEST, numbered
-from rxrl.training.optim import OptimizerConfig
-from rxrl.types import ANSWER, BOS, EOS, QUERY, TokenBatch
-from scripts.learning import CODEC, RecallSource
+from rxrl.types import ANSWER, BOS, EOS, QUERY
+from scripts.learning import CODEC
+from tests.stages.small import (
+    COMMON,
+    LENGTH,
+    TASKS,
+    by_group,
+    changed,
+    lines,
+    pretrain,
+    runner_in,
+    sentences,
+    sft,
+    smat,
+)
 from tests.training.toy import ToySource, tiny_model
-
-LENGTH = 32
-COMMON = {"batch_tokens": 60, "validation_rows": 6, "validate_every": 2, "log_every": 1, "optimizer": OptimizerConfig(learning_rate=0.01)}
-
-
-def sentences(start, count):
-    return [" ".join(["ann has cat", "bob has dog and", "owl"][: 1 + index % 3]) for index in range(start, start + count)]
-
-
-def pretrain(**changes):
-    return JointTask.on_texts(JointConfig(**COMMON | {"iterations": 4} | changes), sentences, sentences, CODEC, LENGTH)
-
-
-def sft(**changes):
-    return JointTask.on_interactions(JointConfig(**COMMON | {"iterations": 4} | changes), ToySource(), ToySource(), 2, CODEC, LENGTH)
-
-
-def memory_attention(**changes):
-    config = MemoryAttentionStageConfig(**COMMON | {"iterations": 4, "steps": 2} | changes)
-    return MemoryAttentionTask(config, ToySource(), ToySource(), CODEC, LENGTH)
-
-
-def reading(**changes):
-    return ReadingTask(ReadingConfig(**COMMON | {"iterations": 4} | changes), ToySource(), ToySource(), CODEC, LENGTH)
-
-
-def smat(phases=((2, 4, None),), **changes):
-    steps = tuple(SmatPhase(steps=s, iterations=i, accuracy=a) for s, i, a in phases)
-    return SmatTask(SmatConfig(**COMMON | {"phases": steps} | changes), ToySource(), ToySource(), CODEC, LENGTH)
-
-
-TASKS = {"pretrain": pretrain, "sft": sft, "reading": reading, "memory-attention": memory_attention, "smat": smat}
-
-
-def runner_in(folder, name="smat", model=None, task=None, **options):
-    task = task or TASKS[name]()
-    return StageRunner(name, model or tiny_model(initial_memory="learned"), CODEC, task, task.config, folder, **options)
-
-
-def by_group(model):
-    return {group: torch.cat([p.detach().flatten() for _, p in named]) for group, named in model.group_parameters().items()}
-
-
-def changed(before, after):
-    return {group for group in before if not torch.equal(before[group], after[group])}
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
 
 EXPECTED = {
     "pretrain": set(GROUPS) - {"memory_attention"},
@@ -104,100 +58,6 @@ def test_each_stage_trains_its_groups_and_reports(name, tmp_path):
     assert "val_loss" not in lines(tmp_path)[0]
     if name == "smat":
         assert {"loss_true_memory", "loss_empty_memory", "loss_other_memory", "drift", "gate_openness"} <= validation.keys()
-
-
-def test_smat_unfreezes_group_by_group(tmp_path):
-    """The decoder first, then memory attention, then the encoder."""
-    unfreeze = {"memory_attention": 0.25, "encoder": 0.5, "embedding": 0.5}
-    seen = []
-    runner = runner_in(tmp_path, task=smat(((2, 8, None),), unfreeze=unfreeze), observers=(lambda *_: seen.append(by_group(runner.model)),))
-    start = by_group(runner.model)
-    runner.run()
-    decoder = {"decoder", "decoder_memory"}
-    moved = [changed(a, b) for a, b in zip([start, *seen], seen, strict=False)]
-    assert moved == [decoder] * 2 + [decoder | {"memory_attention"}] * 2 + [set(GROUPS)] * 4
-
-
-@pytest.mark.parametrize(
-    ("unfreeze", "reason"),
-    [({"encodr": 0.5}, "encod"), ({"encoder": 1.5}, "less than 1"), (dict.fromkeys(GROUPS, 0.5), "no group is trained at the start")],
-)
-def test_an_unfreezing_that_makes_no_sense_is_refused(unfreeze, reason):
-    with pytest.raises(ConfigError, match=reason):
-        parse_config({"unfreeze": unfreeze}, SmatConfig)
-
-
-def test_phases_follow_one_another(tmp_path):
-    task = smat(((1, 2, None), (3, 3, None)))
-    runner = runner_in(tmp_path, task=task)
-    lengths, inner = [], task.source.take
-
-    def taking(**given):
-        if given["start"] or not lengths:
-            lengths.append((given["steps"], given["start"], given["count"]))
-        return inner(**given)
-
-    task.source.take = taking
-    runner.run()
-    assert [steps for steps, _, _ in lengths] == [1, 1, 3, 3, 3]
-    # Every conversation of the sequence is used once.
-    position = 0
-    for _, start, count in lengths:
-        assert start == position
-        position += count
-
-
-def test_a_phase_may_ask_for_several_good_validations_in_a_row():
-    task = smat()
-    phases = (SmatPhase(steps=1, iterations=9, accuracy=0.9, validations=3), SmatPhase(steps=2, iterations=3))
-    task.config = SmatConfig(phases=phases, **COMMON)
-    for accuracy in (1.0, 0.95, 0.8, 0.9, 0.9):
-        assert not task.phase_done({"asking_accuracy": accuracy})
-        assert task.phase == 0
-    again = smat()
-    again.config = task.config
-    again.restore(task.state())
-    assert not again.phase_done({"asking_accuracy": 0.9})
-    assert (again.phase, again.reached) == (1, 0)
-
-
-def test_a_phase_ends_early_once_it_is_learned(tmp_path):
-    phases = (SmatPhase(steps=1, iterations=150, accuracy=0.9), SmatPhase(steps=2, iterations=3))
-    config = SmatConfig(phases=phases, batch_tokens=160, validate_every=5, optimizer=OptimizerConfig(learning_rate=0.02))
-    task = SmatTask(config, RecallSource(2), RecallSource(2), CODEC, 16)
-    steps = []
-    model = tiny_model(awake=False, dim=32, layers=1, slots=4, max_length=16, initial_memory="learned")
-    runner = StageRunner("smat", model, CODEC, task, config, tmp_path, observers=(lambda *given: steps.append(given[3].get("val_steps")),))
-    for _ in range(60):
-        runner._step()
-        if runner.step % 5 == 0 and not task.phase_done(task.validate(model)) and task.phase == 1:
-            break
-    assert task.phase == 1
-    assert task.phase_start == runner.step < 60
-    assert not task.phase_done({"asking_accuracy": 1.0})
-
-
-def test_reading_answers_from_the_interaction_before_and_ends_once_it_can():
-    model, task = tiny_model(), reading(accuracy=0.75)
-    batch, _ = task.batch(task.source, 1, "multi-step", 0, 6)
-    result, likeliest = reading_loss(model, batch)
-    assert likeliest.shape == batch.turns.ids[batch.answer].shape
-    result.loss.backward()
-    reached = {group: any(p.grad is not None and p.grad.any() for _, p in named) for group, named in model.group_parameters().items()}
-    assert reached == {group: group != "memory_attention" for group in GROUPS}
-    other = replace(batch, writes=TokenBatch(batch.writes.ids.roll(1, dims=1), batch.writes.mask.roll(1, dims=1)))
-    assert reading_loss(model, other)[0].loss != result.loss
-    padded = TokenBatch(functional.pad(batch.writes.ids, (0, 3), value=9), functional.pad(batch.writes.mask, (0, 3)))
-    assert reading_loss(model, replace(batch, writes=padded))[0].loss.item() == pytest.approx(result.loss.item(), abs=1e-5)
-    assert [task.phase_done({"asking_accuracy": accuracy}) for accuracy in (0.7, 0.8)] == [False, True]
-    assert not reading().phase_done({"asking_accuracy": 1.0})
-
-
-def test_a_last_phase_that_is_learned_ends_the_stage():
-    task = smat(((2, 50, 0.9),))
-    assert not task.phase_done({"asking_accuracy": 0.89})
-    assert not task.phase_done({})
-    assert task.phase_done({"asking_accuracy": 0.9})
 
 
 def test_a_stage_ends_on_tokens(tmp_path):

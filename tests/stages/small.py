@@ -1,0 +1,61 @@
+"""Stages over a world of eighteen words: tasks, runners, and what they changed."""
+
+import json
+
+import torch
+
+from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase
+from rxrl.stages.runner import StageRunner
+from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatTask
+from rxrl.training.optim import OptimizerConfig
+from scripts.learning import CODEC
+from tests.training.toy import ToySource, tiny_model
+
+LENGTH = 32
+COMMON = {"batch_tokens": 60, "validation_rows": 6, "validate_every": 2, "log_every": 1, "optimizer": OptimizerConfig(learning_rate=0.01)}
+
+
+def sentences(start, count):
+    return [" ".join(["ann has cat", "bob has dog and", "owl"][: 1 + index % 3]) for index in range(start, start + count)]
+
+
+def pretrain(**changes):
+    return JointTask.on_texts(JointConfig(**COMMON | {"iterations": 4} | changes), sentences, sentences, CODEC, LENGTH)
+
+
+def sft(**changes):
+    return JointTask.on_interactions(JointConfig(**COMMON | {"iterations": 4} | changes), ToySource(), ToySource(), 2, CODEC, LENGTH)
+
+
+def memory_attention(**changes):
+    config = MemoryAttentionStageConfig(**COMMON | {"iterations": 4, "steps": 2} | changes)
+    return MemoryAttentionTask(config, ToySource(), ToySource(), CODEC, LENGTH)
+
+
+def reading(**changes):
+    return ReadingTask(ReadingConfig(**COMMON | {"iterations": 4} | changes), ToySource(), ToySource(), CODEC, LENGTH)
+
+
+def smat(phases=((2, 4, None),), **changes):
+    steps = tuple(SmatPhase(steps=s, iterations=i, accuracy=a) for s, i, a in phases)
+    return SmatTask(SmatConfig(**COMMON | {"phases": steps} | changes), ToySource(), ToySource(), CODEC, LENGTH)
+
+
+TASKS = {"pretrain": pretrain, "sft": sft, "reading": reading, "memory-attention": memory_attention, "smat": smat}
+
+
+def runner_in(folder, name="smat", model=None, task=None, **options):
+    task = task or TASKS[name]()
+    return StageRunner(name, model or tiny_model(initial_memory="learned"), CODEC, task, task.config, folder, **options)
+
+
+def by_group(model):
+    return {group: torch.cat([p.detach().flatten() for _, p in named]) for group, named in model.group_parameters().items()}
+
+
+def changed(before, after):
+    return {group for group in before if not torch.equal(before[group], after[group])}
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
