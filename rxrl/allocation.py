@@ -14,7 +14,8 @@ def keep_freed_memory() -> bool:
 
     By default glibc returns every large block, and the system clears each page anew when it is next touched: measured at nano size on two
     CPU cores, that is more than half of the time of an update of the policy (31.5 s against 13.5 s) and a fifth of a memory update. The
-    process stays as large as its largest moment. Does nothing where the library is not glibc, or where the environment sets it up
+    process stays as large as its largest moment, and fragments can make it larger still (12.7 GB in place of 8.8 GB in that update). Does
+    nothing where the library is not glibc, or where the environment sets it up
     (`MALLOC_...`, `GLIBC_TUNABLES`).
 
     Returns:

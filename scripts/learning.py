@@ -14,6 +14,7 @@ import torch
 
 from rxrl.curricula import Curriculum
 from rxrl.evaluation import TurnRecord
+from rxrl.evaluation.files import write_json
 from rxrl.models import ReactiveTransformer
 from rxrl.seeding import derive_seed
 from rxrl.training.callbacks import Callback, Progress
@@ -189,7 +190,7 @@ def run_learning(out: Path, seeds: Sequence[int], say: Callable[[str], None]) ->
         if not (path := path_of(out, *key)).exists():
             with TemporaryDirectory() as folder:
                 run = train(*key, folder=Path(folder))
-            path.write_text(json.dumps(run._asdict()))
+            write_json(path, run._asdict())
             say(f"{path.stem}: {shown(run)}")
 
 

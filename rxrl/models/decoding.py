@@ -1,7 +1,7 @@
 """One token a row at a time, after a prefix that is computed once: the inner loop of generation.
 
 A step touches every weight for a handful of rows, so its time is memory traffic and the cost of starting kernels. `FoldedDecoding` has
-weights of its own, in which the norms are folded, and starts a third of the kernels; `PlainDecoding` runs the decoder's layers as they are,
+weights of its own, in which the norms are folded, and starts half as many kernels; `PlainDecoding` runs the decoder's layers as they are,
 for types and backends that cannot be folded. Both give what `Decoder.hidden` gives.
 """
 
@@ -84,7 +84,7 @@ class PlainDecoding:
 
 
 class FoldedDecoding:
-    """The same with a third of the kernels; see `_FoldedLayer` for what is folded."""
+    """The same with half as many kernels; see `_FoldedLayer` for what is folded."""
 
     def __init__(self, decoder: Decoder, memory: list[MemoryKV], caches: list[LayerCache], readable: Tensor | None) -> None:
         self._decoder, self._used = decoder, caches[0].used

@@ -13,7 +13,7 @@ from rxrl.data.importers.common import cut
 from rxrl.data.importers.text import write_texts
 from rxrl.data.rows import LengthLimit
 from rxrl.data.stats import asked_under_references, data_stats
-from rxrl.errors import DataError
+from rxrl.errors import ConfigError, DataError
 from rxrl.facts import attribute_values
 
 ONE_FACT = """1 Mary moved to the bathroom.
@@ -204,6 +204,12 @@ def test_renaming_keeps_women_and_men_where_pronouns_tell_them_apart():
         woman, _, man, *_ = renamed([text], random.Random(seed))[0].replace(".", "").split()
         assert woman in WOMEN
         assert man in MEN
+
+
+@pytest.mark.parametrize("option", ["own_names", "reword"])
+def test_babi_options_for_copies_want_copies(tmp_path, option):
+    with pytest.raises(ConfigError, match="ask for some with --rename N"):
+        babi(tmp_path, ONE_FACT, **{option: True})
 
 
 def test_babi_rewords_movements_in_copies_and_changes_no_fact(tmp_path):

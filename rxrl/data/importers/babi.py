@@ -17,7 +17,7 @@ from pathlib import Path
 from rxrl.data.importers.babi_world import EXACT_TASKS, Carrying, question_key, renamed, reworded
 from rxrl.data.importers.common import ImportResult, existing, read_text
 from rxrl.data.rows import LengthLimit, RefusedRow
-from rxrl.errors import DataError
+from rxrl.errors import ConfigError, DataError
 from rxrl.facts import contains
 from rxrl.seeding import derive_seed
 from rxrl.types import Conversation, Interaction
@@ -98,8 +98,12 @@ def import_babi(
         Conversations (an episode is followed by its renamed copies), and counts of episodes, statements and questions.
 
     Raises:
+        ConfigError: Options for renamed copies without any.
         DataError: Nothing is there, or a row does not fit and the rest is not wanted.
     """
+    if (own_names or reword) and not rename:
+        option = "own names" if own_names else "reword"
+        raise ConfigError(f"The option {option} is about renamed copies, but none are wanted: ask for some with --rename N.")
     path = existing(source, "bAbI file or folder")
     files = sorted(path.glob("qa*_*.txt")) if path.is_dir() else [path]
     conversations: list[Conversation] = []
