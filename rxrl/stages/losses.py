@@ -110,7 +110,7 @@ def reading_loss(model: ReactiveTransformer, batch: EpisodeBatch, *, balance_wei
     question finds it. Memory attention is not touched.
 
     Args:
-        model: The Reactive Transformer; its encoder starts from an empty memory where it reads one.
+        model: The Reactive Transformer; an encoder that reads memory goes without here.
         batch: Episodes; what a turn asks should stand in the interaction before.
         balance_weight: Weight of the load-balancing loss.
 
