@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from rxrl.errors import ModelError
 from rxrl.models.decoding import Decoding, begin
@@ -235,26 +234,32 @@ def _draws_per_row(model: ReactiveTransformer, max_new_tokens: int) -> int:
 def _steps(
     model: ReactiveTransformer, prompts: TokenBatch, stm: Tensor, limits: Tensor, uniform: Tensor | None, sampling: Sampling
 ) -> Iterator[Step]:
-    limits = limits.to(model.device)
-    uniform = None if uniform is None else uniform.to(model.device)
     rows = prompts.mask.any(1).nonzero().squeeze(1)
     if not len(rows):
         return
-    longest = int(limits[rows].max())
-    state, head = _Running.begin(model, prompts, stm, rows, longest), _AnswerHead.of(model.decoder)
+    limits = limits.to(model.device)[rows]
+    longest = int(limits.max())
+    uniform = None if uniform is None else uniform.to(model.device)[rows]
+    state, head = _Running.begin(model, prompts, stm, rows, longest), _AnswerHead.of(model.decoder, len(rows))
     for step in range(longest):
         raw = head.log_probs(state.last)
         drawn_from = sampling.distribution(raw)
-        token = raw.max(-1).indices if uniform is None else _draw(drawn_from, uniform[state.rows, step : step + 1])
-        running = (~state.finished).nonzero().squeeze(1)
-        state.finished |= (token == EOS) | (limits[state.rows] == step + 1)
-        chosen = (each.gather(1, token.unsqueeze(1))[running, 0].to(stm.dtype) for each in (drawn_from, raw))
-        computed = len(token) if step else 0
-        yield Step(state.rows[running], token[running], next(chosen), next(chosen), state.finished[running], computed)
-        if bool(state.finished.all()):
+        token = raw.max(-1).indices if uniform is None else _draw(drawn_from, uniform.narrow(1, step, 1))
+        raw_log_probs = _at(raw, token, stm.dtype)
+        log_probs = raw_log_probs if drawn_from is raw else _at(drawn_from, token, stm.dtype)
+        ended = (token == EOS) | (limits == step + 1)
+        yield state.take(Step(state.rows, token, log_probs, raw_log_probs, ended, len(token) if step else 0))
+        if not state.running:
             return
-        token = state.compact(token)
+        kept = state.compact()
+        if kept is not None:
+            token, limits, uniform = token[kept], limits[kept], None if uniform is None else uniform[kept]
         state.advance(model, token, step)
+
+
+def _at(log_probs: Tensor, token: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of one token a row, `[batch]`."""
+    return log_probs.gather(1, token.unsqueeze(1)).squeeze(1).to(dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,21 +270,33 @@ class _AnswerHead:
     bias: Tensor
 
     @classmethod
-    def of(cls, decoder: Decoder) -> _AnswerHead:
-        return cls(decoder.head.weight, answer_logits(decoder.head.bias))
+    def of(cls, decoder: Decoder, rows: int) -> _AnswerHead:
+        weight = decoder.head.weight.t()
+        # Read row by row a product takes two thirds of the time, which pays for the copy except where somebody waits for a first token.
+        return cls(weight if rows == 1 else weight.contiguous(), answer_logits(decoder.head.bias))
 
     def log_probs(self, hidden: Tensor) -> Tensor:
         """`[batch, dim]` to log-probabilities `[batch, vocab]` under temperature 1, in float32 or wider."""
-        logits = F.linear(hidden, self.weight, self.bias)
+        logits = torch.addmm(self.bias, hidden, self.weight)
         return logits.log_softmax(-1, dtype=wide(logits.dtype))
 
 
 @dataclass(slots=True)
 class _Running:
-    """What generation carries from token to token for the rows that still run."""
+    """What generation carries from token to token: the rows that still run, and for a while those that have finished.
+
+    Attributes:
+        rows: Rows of the batch, int64 `[rows]`.
+        finished: bool `[rows]`.
+        running: Number of those that are not finished, so that a step waits for the device only once.
+        last: Last hidden states, `[rows, dim]`.
+        lengths: Tokens of the prompts, int64 `[rows]`.
+        decoding: What computes the next ones.
+    """
 
     rows: Tensor
     finished: Tensor
+    running: int
     last: Tensor
     lengths: Tensor
     decoding: Decoding
@@ -291,17 +308,30 @@ class _Running:
         width = int(lengths.max())
         embedded = model.embedding(prompts.ids[rows, :width])
         last, decoding = begin(model.decoder, embedded, mask[:, :width], stm if len(rows) == stm.shape[1] else stm[:, rows], limit)
-        return cls(rows, torch.zeros_like(rows, dtype=torch.bool), last, lengths, decoding)
+        return cls(rows, torch.zeros_like(rows, dtype=torch.bool), len(rows), last, lengths, decoding)
 
-    def compact(self, token: Tensor) -> Tensor:
-        """Drops finished rows once they are more than a sixth, so that at most 1.2 tokens are computed per useful one."""
-        running = ~self.finished
-        if int(running.sum()) * 6 > len(running) * 5:
-            return token
-        keep = running.nonzero().squeeze(1)
-        self.rows, self.lengths, self.finished = self.rows[keep], self.lengths[keep], self.finished[keep]
-        self.decoding.keep(keep)
-        return token[keep]
+    def take(self, step: Step) -> Step:
+        """Notes what has ended; the step without rows that had finished before."""
+        if self.running < len(self.rows):
+            alive = (~self.finished).nonzero().squeeze(1)
+            rows, tokens, log_probs, raw, ended = (
+                each[alive] for each in (step.rows, step.tokens, step.log_probs, step.raw_log_probs, step.ended)
+            )
+            kept = Step(rows, tokens, log_probs, raw, ended, step.computed_tokens)
+        else:
+            kept = step
+        self.finished = self.finished | step.ended
+        self.running = len(self.rows) - int(self.finished.sum())
+        return kept
+
+    def compact(self) -> Tensor | None:
+        """Drops finished rows once they are more than a sixth, so that at most 1.2 tokens are computed per useful one; which it keeps."""
+        if self.running * 6 > len(self.rows) * 5:
+            return None
+        kept = (~self.finished).nonzero().squeeze(1)
+        self.rows, self.lengths, self.finished = self.rows[kept], self.lengths[kept], self.finished[kept]
+        self.decoding.keep(kept)
+        return kept
 
     def advance(self, model: ReactiveTransformer, token: Tensor, step: int) -> None:
         self.last = self.decoding.step(model.embedding(token), self.lengths + step)
