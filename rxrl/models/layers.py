@@ -32,13 +32,35 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     return normed.to(x.dtype)
 
 
+def normed_product(x: Tensor, weight: Tensor, projection: Tensor) -> Tensor:
+    """`rms_norm(x, weight) @ projection`, normalised after the product, where what is scaled is smaller, and weighted before it.
+
+    Args:
+        x: `[..., rows, dim]`, with as many leading axes as `projection` has.
+        weight: Of the norm, `[..., dim]`.
+        projection: `[..., dim, out]`.
+
+    Returns:
+        `[..., rows, out]`.
+    """
+    if projection.dtype != wide(projection.dtype) or torch.is_autocast_enabled(x.device.type):
+        return torch.matmul(rms_norm(x, weight.unsqueeze(-2)), projection)
+    product: Tensor = _NormedProduct.apply(x, weight.unsqueeze(-1) * projection)  # type: ignore[no-untyped-call]
+    return product
+
+
+def _inverse_rms(x: Tensor) -> Tensor:
+    """One over the root mean square of `x` `[..., dim]`, `[..., 1]`."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
+
+
 class _RMSNorm(torch.autograd.Function):
     """In few passes over `x`: of torch's own, forward and backward together, this takes two thirds of the time (measured on a CPU)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         """`[..., dim]` and a weight that broadcasts with it."""
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
+        inverse = _inverse_rms(x)
         ctx.save_for_backward(x, weight, inverse)
         normed: Tensor = (x * inverse).mul_(weight)
         return normed
@@ -51,6 +73,28 @@ class _RMSNorm(torch.autograd.Function):
         unit, to_unit = x * inverse, gradient * weight
         radial = (to_unit * unit).sum(-1, keepdim=True).div_(x.shape[-1])
         return to_unit.addcmul_(unit, radial, value=-1).mul_(inverse), (gradient * unit).sum_to_size(weight.shape)
+
+
+class _NormedProduct(torch.autograd.Function):
+    """`x / rms(x) @ projection` without the normalised `x`, forward or backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, projection: Tensor) -> Tensor:
+        """`[..., rows, dim]` and `[..., dim, out]`."""
+        inverse = _inverse_rms(x)
+        product = torch.matmul(x, projection).mul_(inverse)
+        ctx.save_for_backward(x, projection, inverse, product)
+        return product
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Of both inputs; a part of the gradient along `x` itself changes nothing, because `x` is normalised."""
+        x, projection, inverse, product = ctx.saved_tensors
+        scaled = gradient * inverse
+        radial = (scaled * product).sum(-1, keepdim=True).mul_(inverse)
+        to_x = torch.matmul(scaled, projection.mT).addcmul_(x, radial, value=-1 / x.shape[-1])
+        return to_x, torch.matmul(x.mT, scaled)
 
 
 class RMSNorm(nn.Module):

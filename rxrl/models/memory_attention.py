@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rxrl.models.backends import attend
 from rxrl.models.config import AttentionConfig, GateConfig, ModelConfig
-from rxrl.models.layers import Attention, rms_norm, rope_angles, rotate
+from rxrl.models.layers import Attention, normed_product, rms_norm, rope_angles, rotate
 
 SHARPNESS = 3.0
 """Queries and keys of memory attention start this many times larger than linear layers do.
@@ -49,7 +49,15 @@ class StackedAttention(Attention):
             self.q_proj.mul_(SHARPNESS)
             self.kv_proj[..., : config.kv_groups * head_dim].mul_(SHARPNESS)
 
-    def forward(self, queries: Tensor, data: Tensor, data_mask: Tensor | None, rotate_keys: bool) -> Tensor:
+    def forward(
+        self,
+        queries: Tensor,
+        data: Tensor,
+        data_mask: Tensor | None,
+        rotate_keys: bool,
+        query_norm: StackedRMSNorm | None = None,
+        data_norm: StackedRMSNorm | None = None,
+    ) -> Tensor:
         """Reads `data` for `queries`.
 
         Args:
@@ -57,13 +65,15 @@ class StackedAttention(Attention):
             data: `[layers or 1, batch, time, dim]`; one layer of data is read by all.
             data_mask: bool `[batch, time]`, true for real tokens, or None.
             rotate_keys: Rotary embedding on the keys.
+            query_norm: Norm of the queries; None: they come normalised.
+            data_norm: The same for the data.
 
         Returns:
             `[layers, batch, slots, dim]`.
         """
         layers, batch, slots, _ = queries.shape
-        q = self._heads(queries, self.q_proj)
-        k, v = self._heads(data, self.kv_proj).chunk(2, dim=2)
+        q = self._heads(queries, self.q_proj, query_norm)
+        k, v = self._heads(data, self.kv_proj, data_norm).chunk(2, dim=2)
         if rotate_keys:
             k = rotate(k, rope_angles(torch.arange(k.shape[1], device=k.device), self.head_dim, k.dtype))
         mask = None if data_mask is None else data_mask.repeat(layers, 1)[:, None, None, :]
@@ -71,9 +81,11 @@ class StackedAttention(Attention):
         # In place: with its bias a batched product would first spread that over the whole result.
         return torch.bmm(out, self.out_proj).add_(self.out_bias.unsqueeze(1)).view(layers, batch, slots, -1)
 
-    def _heads(self, x: Tensor, projection: Tensor) -> Tensor:
+    def _heads(self, x: Tensor, projection: Tensor, norm: StackedRMSNorm | None) -> Tensor:
         """`[layers or 1, batch, rows, dim]` to `[layers * batch, rows, groups, head_dim]`."""
-        return torch.matmul(x.flatten(1, 2), projection).view(-1, x.shape[2], projection.shape[-1] // self.head_dim, self.head_dim)
+        rows = x.flatten(1, 2)
+        heads = torch.matmul(rows, projection) if norm is None else normed_product(rows, norm.weight, projection)
+        return heads.view(-1, x.shape[2], projection.shape[-1] // self.head_dim, self.head_dim)
 
 
 class ResidualGate(nn.Module):
@@ -195,22 +207,23 @@ class MemoryAttention(nn.Module):
             `[layers, batch, slots, dim]`.
         """
         mixed = self._first(stm)
-        update = self.attention(self.memory_norm(mixed), self.input_norm(encoded), mask, rotate_keys=True)
+        update = self.attention(mixed, encoded, mask, rotate_keys=True, query_norm=self.memory_norm, data_norm=self.input_norm)
         written: Tensor = self.gate(mixed, update)
         return written
 
     def _first(self, stm: Tensor) -> Tensor:
         """Memory after the attention that comes before the one over encoded data."""
         if self.self_attention is not None:
-            own = self.self_memory_norm(stm)
-            attended: Tensor = self.self_gate(stm, self.self_attention(own, own, None, rotate_keys=False))
+            norm = self.self_memory_norm
+            attended: Tensor = self.self_gate(stm, self.self_attention(stm, stm, None, rotate_keys=False, query_norm=norm, data_norm=norm))
             return attended
         if self.mean_attention is None:
             return stm
-        own, source = self.mean_memory_norm(stm), self._mean(stm)
+        norm, source = self.mean_memory_norm, self._mean(stm)
         if self.mixes:
+            own = norm(stm)
             source = self.interlayer_gate(own, source.expand_as(own))
-        attended = self.mean_gate(stm, self.mean_attention(own, source, None, rotate_keys=False))
+        attended = self.mean_gate(stm, self.mean_attention(stm, source, None, rotate_keys=False, query_norm=norm))
         return attended
 
     def _mean(self, stm: Tensor) -> Tensor:
