@@ -51,7 +51,8 @@ def normed_product(x: Tensor, weight: Tensor, projection: Tensor) -> Tensor:
 
 def _inverse_rms(x: Tensor) -> Tensor:
     """One over the root mean square of `x` `[..., dim]`, `[..., 1]`."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -361,14 +362,23 @@ class MixtureOfExperts(nn.Module):
         """Weighted outputs `[tokens, dim]` of the `chosen` experts `[tokens, k]`, as products of rows that are sorted by expert."""
         expert, order = chosen.flatten().sort(stable=True)
         ends = torch.searchsorted(expert, torch.arange(self.experts, device=expert.device), right=True, out_int32=True)
-        hidden = F.grouped_mm(tokens.index_select(0, order // self.active), self.w1, offs=ends)
-        if self.b1 is not None:
-            hidden = hidden + self.b1.index_select(0, expert)
-        outputs = F.grouped_mm(swiglu(hidden), self.w2, offs=ends)
-        if self.b2 is not None:
-            outputs = outputs + self.b2.index_select(0, expert)
-        place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order), device=order.device))
-        return torch.bmm(weights.unsqueeze(1), outputs.index_select(0, place).view(*chosen.shape, -1)).squeeze(1)
+        place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order), device=order.device)).view_as(chosen)
+        if self.b1 is None:
+            hidden = F.grouped_mm(_dispatch(tokens, order, place), self.w1, offs=ends)
+        elif len(order) <= self.experts * tokens.shape[1]:
+            hidden = F.grouped_mm(_dispatch(tokens, order, place), self.w1, offs=ends) + self.b1.index_select(0, expert)
+        else:
+            # One row more of weights and a 1 behind each token: a bias for each choice would be larger than all weights.
+            spare = 16 // tokens.element_size() - 1
+            w1 = torch.cat([self.w1, self.b1.unsqueeze(1), self.w1.new_zeros(self.experts, spare, self.w1.shape[2])], dim=1)
+            longer = torch.cat([tokens, tokens.new_ones(len(tokens), 1), tokens.new_zeros(len(tokens), spare)], dim=1)
+            hidden = F.grouped_mm(_dispatch(longer, order, place), w1, offs=ends)
+        out = _combine(F.grouped_mm(swiglu(hidden), self.w2, offs=ends), weights, order, place)
+        return out if self.b2 is None else torch.addmm(out, self._shares(weights, chosen), self.b2)
+
+    def _shares(self, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Weight of each expert, `[tokens, experts]`, 0 where it is not chosen."""
+        return torch.zeros(len(chosen), self.experts, dtype=weights.dtype, device=weights.device).scatter(1, chosen, weights)
 
     def _padded(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """The same as batched products; gathers in both directions, because their gradients are cheaper than those of scatters."""
@@ -385,9 +395,57 @@ class MixtureOfExperts(nn.Module):
 
     def _dense(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """The same as products of all tokens with all experts, of which the unchosen get weight 0."""
-        shares = torch.zeros(len(tokens), self.experts, dtype=tokens.dtype, device=tokens.device).scatter(1, chosen, weights)
+        shares = self._shares(weights, chosen)
         hidden = swiglu(_batched(tokens.expand(self.experts, -1, -1), self.w1, self.b1))
         return torch.einsum("end,ne->nd", _batched(hidden, self.w2, self.b2), shares)
+
+
+class _Dispatch(torch.autograd.Function):
+    """Rows for the choices in the order of their experts; the gradient of a token is a sum over its own rows, not a scattered one."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, order: Tensor, place: Tensor) -> Tensor:
+        """`[tokens, dim]` to `[tokens * k, dim]`."""
+        ctx.save_for_backward(place)
+        return tokens.index_select(0, order // place.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Of the tokens."""
+        (place,) = ctx.saved_tensors
+        return F.embedding_bag(place, gradient, mode="sum"), None, None
+
+
+class _Combine(torch.autograd.Function):
+    """Weighted sum of the rows of each token, back in the order of tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, weights: Tensor, order: Tensor, place: Tensor) -> Tensor:
+        """`[tokens * k, dim]` and `[tokens, k]` to `[tokens, dim]`."""
+        ctx.save_for_backward(outputs, weights, order, place)
+        return F.embedding_bag(place, outputs, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Of outputs and weights."""
+        outputs, weights, order, place = ctx.saved_tensors
+        rows = gradient.index_select(0, order // place.shape[1])
+        to_weights = (rows * outputs).sum(1).index_select(0, place.flatten()).view_as(weights)
+        return rows.mul_(weights.flatten().index_select(0, order).unsqueeze(1)), to_weights, None, None
+
+
+def _dispatch(tokens: Tensor, order: Tensor, place: Tensor) -> Tensor:
+    """Rows `[tokens * k, dim]` of the choices, sorted by expert; `order` `[tokens * k]` sorts them, `place` `[tokens, k]` is where they are."""
+    rows: Tensor = _Dispatch.apply(tokens, order, place)  # type: ignore[no-untyped-call]
+    return rows
+
+
+def _combine(outputs: Tensor, weights: Tensor, order: Tensor, place: Tensor) -> Tensor:
+    """Weighted sum of the rows `[tokens * k, dim]` of each token, `[tokens, dim]`; `order` and `place` as above."""
+    out: Tensor = _Combine.apply(outputs, weights, order, place)  # type: ignore[no-untyped-call]
+    return out
 
 
 def _batched(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
