@@ -68,6 +68,14 @@ def test_short_work_is_repeated_until_the_clock_can_see_it() -> None:
     assert found.seconds == pytest.approx(0.5 / 50)
 
 
+def test_a_bar_is_scaled_by_what_the_machine_is_between_the_repetitions() -> None:
+    speeds = itertools.cycle([1.0, 2.0, 8.0])
+    drifting = Bench(1, REFERENCE, repeats=3, at_least=0.0, prober=lambda: Probe(REFERENCE.gflops * next(speeds), REFERENCE.copy))
+    row = drifting.time("-", "time", lambda: None, bar=100.0)
+    assert row.probe == Probe(2 * REFERENCE.gflops, REFERENCE.copy)
+    assert row.bar == pytest.approx(50.0)
+
+
 def test_bars_are_scaled_by_the_faster_side_of_the_probe() -> None:
     slow = Bench(1, Probe(REFERENCE.gflops / 2, REFERENCE.copy / 4), repeats=1, at_least=0.0)
     assert slow.rate("-", "rate", lambda: None, 10, bar=100.0).bar == pytest.approx(50.0)

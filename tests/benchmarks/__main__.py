@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from enum import StrEnum
@@ -30,7 +31,9 @@ from tests.benchmarks.tables import comparison, results
 SUITES = {name: f"tests.benchmarks.{name}" for name in ("model", "envs", "rewards", "train")}
 """Suite to module; modules are imported when they are asked for."""
 Suite = StrEnum("Suite", {name: name for name in SUITES})
-FORMAT = 2
+FORMAT = 3
+WIDTH = 150
+"""Columns of a table that goes into a file."""
 
 
 def main(
@@ -50,7 +53,7 @@ def main(
         out.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
     else:
         new = load(read)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     for part in (*results(new), *(comparison(new, old) if old is not None else ())):
         console.print(part)
     if read is None:
@@ -84,7 +87,8 @@ def _measured(suite: str, presets: list[str], threads: list[int], repeats: int, 
 
 def _bench(threads: int, repeats: int, quick: bool) -> Bench:
     torch.set_num_threads(threads)
-    return Bench(threads, probe(), 1 if quick else repeats, 0.0 if quick else 0.5, quick)
+    prober = None if quick else lambda: probe(15, 3)
+    return Bench(threads, probe(), 1 if quick else repeats, 0.0 if quick else 0.5, quick, prober)
 
 
 def _with_threads(bench: Bench, rows: Any, presets: list[str]) -> Iterator[Row]:

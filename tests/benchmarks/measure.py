@@ -1,5 +1,7 @@
 """The frame of all benchmarks: repetitions that nobody disturbed, a probe of the machine, and bars that are scaled by it.
 
+The speed of a machine drifts, so each row has a probe of its own, taken between its repetitions.
+
 A suite is a function `rows(bench, presets)` that yields what `Bench.rate`, `Bench.time`, `Bench.peak` and `Bench.value` return.
 """
 
@@ -39,6 +41,11 @@ class Probe(NamedTuple):
 
 REFERENCE = Probe(322.0, 21.6)
 """The machine that bars are written for."""
+
+
+def scale(probe: Probe) -> float:
+    """Speed of a machine against the reference: of the two ratios the larger one, which makes the harder bar."""
+    return max(here / there for here, there in zip(probe, REFERENCE, strict=True))
 
 
 class Usage(NamedTuple):
@@ -103,7 +110,9 @@ class _Repetition(NamedTuple):
     others: float | None
 
 
-def measure(work: Work, repeats: int = 5, at_least: float = 0.5, usage: Callable[[], Usage] = Usage.now) -> Measurement:
+def measure(
+    work: Work, repeats: int = 5, at_least: float = 0.5, usage: Callable[[], Usage] = Usage.now, between: Work = lambda: None
+) -> Measurement:
     """Times a call.
 
     Args:
@@ -111,6 +120,7 @@ def measure(work: Work, repeats: int = 5, at_least: float = 0.5, usage: Callable
         repeats: Undisturbed repetitions wanted; up to three times as many are tried.
         at_least: Seconds of a repetition: short work is called several times in it, because the system counts in hundredths.
         usage: Reads the clocks.
+        between: Called before each repetition.
     """
     work()
     start = usage()
@@ -119,6 +129,7 @@ def measure(work: Work, repeats: int = 5, at_least: float = 0.5, usage: Callable
     clean: list[_Repetition] = []
     disturbed: list[_Repetition] = []
     while len(clean) < repeats and len(clean) + len(disturbed) < 3 * repeats:
+        between()
         start = usage()
         for _ in range(calls):
             work()
@@ -152,6 +163,7 @@ class Row:
         bar: What it should reach, scaled to this machine; None: nothing is asked.
         by_cpu: The same by CPU time instead of wall time, with one thread: hardly touched by what else runs.
         measurement: How it was timed; None for what is no time.
+        probe: The machine while it was timed, which the bar is scaled by; None for what is no time.
         note: What to know about it.
         details: More numbers, for the file only.
     """
@@ -165,6 +177,7 @@ class Row:
     bar: float | None = None
     by_cpu: float | None = None
     measurement: Measurement | None = None
+    probe: Probe | None = None
     note: str = ""
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -186,6 +199,7 @@ class Bench:
         repeats: Repetitions of each row.
         at_least: Seconds of a repetition.
         quick: Everything small, to see that it runs.
+        prober: Measures the machine again, in a moment; None: it is as it was.
     """
 
     threads: int
@@ -193,15 +207,11 @@ class Bench:
     repeats: int = 5
     at_least: float = 0.5
     quick: bool = False
-
-    @property
-    def scale(self) -> float:
-        """Speed of this machine against the reference: of the two ratios the larger one, which makes the harder bar."""
-        return max(here / there for here, there in zip(self.probe, REFERENCE, strict=True))
+    prober: Callable[[], Probe] | None = None
 
     def rate(self, preset: str, name: str, work: Work, amount: float, unit: str = "tokens/s", bar: float | None = None) -> Row:
         """How much of something a call of `work` does a second; `bar` is for the reference machine."""
-        found = measure(work, self.repeats, self.at_least)
+        found, probe = self._measured(work)
         return Row(
             preset=preset,
             name=name,
@@ -209,14 +219,15 @@ class Bench:
             unit=unit,
             more_is_better=True,
             threads=self.threads,
-            bar=None if bar is None else bar * self.scale,
+            bar=None if bar is None else bar * scale(probe),
             by_cpu=amount / found.cpu_seconds if self.threads == 1 else None,
             measurement=found,
+            probe=probe,
         )
 
     def time(self, preset: str, name: str, work: Work, bar: float | None = None) -> Row:
         """Milliseconds of a call; `bar` is for the reference machine."""
-        found = measure(work, self.repeats, self.at_least)
+        found, probe = self._measured(work)
         return Row(
             preset=preset,
             name=name,
@@ -224,10 +235,19 @@ class Bench:
             unit="ms",
             more_is_better=False,
             threads=self.threads,
-            bar=None if bar is None else bar / self.scale,
+            bar=None if bar is None else bar / scale(probe),
             by_cpu=1000 * found.cpu_seconds if self.threads == 1 else None,
             measurement=found,
+            probe=probe,
         )
+
+    def _measured(self, work: Work) -> tuple[Measurement, Probe]:
+        """Times `work`; the machine is probed before each repetition, where there is a prober."""
+        seen: list[Probe] = []
+        found = measure(work, self.repeats, self.at_least, between=lambda: None if self.prober is None else seen.append(self.prober()))
+        if not seen:
+            return found, self.probe
+        return found, Probe(*(statistics.median(each) for each in zip(*seen, strict=True)))
 
     def value(self, preset: str, name: str, value: float, unit: str, *, bar: float | None = None, more_is_better: bool = False) -> Row:
         """What is no time and so depends on no machine."""
@@ -262,15 +282,19 @@ def _status(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def probe() -> Probe:
+def probe(products: int = 101, copies: int = 21) -> Probe:
     """Measures the machine with torch's present number of threads: medians of many runs, by CPU time with one thread.
 
     Medians, because rows are medians too: the best of several runs says what the machine reaches in a lucky moment.
+
+    Args:
+        products: Matrix products.
+        copies: Large copies.
     """
     a, b = torch.randn(2, PROBE_SIZE, PROBE_SIZE).unbind()
     source = torch.zeros(PROBE_COPY)
     target = torch.empty_like(source)
-    product, copy = _median(lambda: a @ b, 101), _median(lambda: target.copy_(source), 21)
+    product, copy = _median(lambda: a @ b, products), _median(lambda: target.copy_(source), copies)
     return Probe(2 * PROBE_SIZE**3 / product / 1e9, 4 * PROBE_COPY / copy / 1e9)
 
 

@@ -50,13 +50,8 @@ class _Subject:
 
     @classmethod
     def of(cls, preset: str) -> _Subject:
-        model, draws = ReactiveTransformer.from_preset(preset), torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            model.decoder.head.bias[EOS] = -1e4
-            for layer in model.decoder.layers:
-                weight = layer.memory_cross_attention.out_proj.weight
-                weight.copy_(torch.randn(weight.shape, generator=draws) * weight.shape[1] ** -0.5)
-        return cls(preset, model, draws)
+        draws = torch.Generator().manual_seed(0)
+        return cls(preset, endless(ReactiveTransformer.from_preset(preset), draws), draws)
 
     @property
     def longest(self) -> int:
@@ -85,6 +80,16 @@ class _Subject:
         return torch.randint(len(SPECIAL_TOKENS), self.model.config.vocab_size, (batch, length), generator=self.draws)
 
 
+@torch.no_grad()
+def endless(model: ReactiveTransformer, draws: torch.Generator) -> ReactiveTransformer:
+    """The model with answers that never end and reads of memory that are not nothing; changed in place."""
+    model.decoder.head.bias[EOS] = -1e4
+    for layer in model.decoder.layers:
+        weight = layer.memory_cross_attention.out_proj.weight
+        weight.copy_(torch.randn(weight.shape, generator=draws) * weight.shape[1] ** -0.5)
+    return model
+
+
 def _generation(bench: Bench, subject: _Subject) -> Iterator[Row]:
     """Answers of up to 64 tokens, and of all that an interaction of 256 leaves."""
     whole = subject.longest - subject.query - MARKERS
@@ -110,7 +115,8 @@ def _generate(subject: _Subject, prompts: TokenBatch, stm: Tensor, tokens: int, 
 def _with_bound(bench: Bench, subject: _Subject, row: Row, batch: int, tokens: int) -> Row:
     """Says what the machine would need at least for the bytes and for the operations of a step."""
     work = decode_work(subject.model.config, batch, subject.query + 3 + tokens / 2)
-    by_bytes, by_operations = work.bytes / (2e6 * bench.probe.copy), work.flop / (1e6 * bench.probe.gflops)
+    probe = row.probe or bench.probe
+    by_bytes, by_operations = work.bytes / (2e6 * probe.copy), work.flop / (1e6 * probe.gflops)
     step = 1000 * batch / row.value if row.value else 0.0
     bound, name = max((by_bytes, "bytes"), (by_operations, "operations"))
     note = f"step {step:.2f} ms; bounds: {work.bytes / 1e6:.0f} MB {by_bytes:.2f} ms, {work.flop / 1e6:.0f} MFLOP {by_operations:.2f} ms"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -20,10 +20,10 @@ def results(found: Found) -> Iterator[Table | str]:
     yield f"{name}: {about['processor']}, {about['cpus']} CPUs, torch {about['torch']}"
     yield _legend(found)
     for (preset, threads), rows in groupby(found["rows"], lambda row: (row["preset"], row["threads"])):
-        table = _table(f"{preset}, {_probe(found, threads)}", "value", "unit", "by CPU time", "bar here", "runs")
+        table = _table(f"{preset}, {_probe(found, threads)}", "value", "unit", "by CPU time", "bar here", "probe", "runs")
         for row in rows:
             verdict = {True: "[green]", False: "[red]", None: ""}[row["reached"]]
-            values = verdict + number(row["value"]), row["unit"], number(row["by_cpu"]), number(row["bar"])
+            values = verdict + number(row["value"]), row["unit"], number(row["by_cpu"]), number(row["bar"]), _speeds(row["probe"])
             table.add_row(f"{row['name']}\n  [dim]{row['note']}[/]" if row["note"] else row["name"], *values, _runs(row))
         yield table
 
@@ -85,6 +85,10 @@ def _runs(row: Result) -> str:
     return f"{found['kept']}" + (f" (-{found['discarded']})" if found["discarded"] else "")
 
 
+def _speeds(probe: Sequence[float] | None) -> str:
+    return "" if probe is None else "{:.0f} / {:.1f}".format(*probe)
+
+
 def _probe(found: Found, threads: int) -> str:
     probe = found["probes"].get(str(threads))
     if probe is None:
@@ -93,7 +97,7 @@ def _probe(found: Found, threads: int) -> str:
 
 
 def _legend(found: Found) -> str:
-    about = "Bars are scaled by the probe (reference: 322 GFLOP/s, 21.6 GB/s)."
+    about = "Bars are scaled by the probe (GFLOP/s / GB/s) that was taken between the repetitions (reference: 322 / 21.6)."
     if found["machine"]["others"] == "not measured":
         return f"{about} What other processes took was not measured on this system."
     rule = "Discarded: repetitions in which others took more than 5 % of the CPUs; where none is left, the least disturbed one stands"

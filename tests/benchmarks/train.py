@@ -19,8 +19,9 @@ from rxrl.curricula import Curriculum
 from rxrl.models import ReactiveTransformer
 from rxrl.training.config import MRLConfig
 from rxrl.training.trainer import MRLTrainer
-from rxrl.types import EOS, SPECIAL_TOKENS, Conversation, Interaction
-from tests.benchmarks.measure import Bench, Row
+from rxrl.types import SPECIAL_TOKENS, Conversation, Interaction
+from tests.benchmarks.measure import Bench, Row, scale
+from tests.benchmarks.model import endless
 
 BATCHES, BATCH, TURNS, QUERY, ANSWER, MARKERS = 2, 16, 4, 32, 256, 4
 QUICK = {"batch": 4, "turns": 2, "answer": 16}
@@ -84,8 +85,8 @@ def _phases(bench: Bench, preset: str, folder: Path) -> Iterator[Row]:
     parts = {"estimate/critic": "critic values", "estimate/reference": "reference"}
     yield from timed.measure("estimate", lambda: trainer.estimate(rollout, algorithm), parts)
     yield from timed.measure("update", lambda: trainer.update(rollout, targets, algorithm), {})
-    whole = sum(timed.milliseconds[name] for name in ("collect", "estimate", "update"))
-    yield timed.row("iteration", whole)
+    yield timed.sum("iteration", ("collect", "estimate", "update"))
+    whole = timed.milliseconds["iteration"]
     episodes = BATCHES * batch
     answers = int(rollout.answer.sum())
     for name, amount in (("episodes", episodes), ("answer tokens", answers)):
@@ -96,10 +97,8 @@ def _phases(bench: Bench, preset: str, folder: Path) -> Iterator[Row]:
 
 
 def _trainer(preset: str, folder: Path, episodes: int, turns: int, answer: int) -> MRLTrainer:
-    model = ReactiveTransformer.from_preset(preset, max_length=QUERY + answer + MARKERS)
-    with torch.no_grad():
-        # Answers of full length, so that the same work is measured whatever the weights say.
-        model.decoder.head.bias[EOS] = -1e4
+    # Answers of full length, and memory that is read: gradients of a memory that nobody reads are so small that they cost more.
+    model = endless(ReactiveTransformer.from_preset(preset, max_length=QUERY + answer + MARKERS), torch.Generator().manual_seed(0))
     source: Any = NumberSource(model.config.vocab_size, answer)
     codec: Any = NumberCodec(model.config.vocab_size)
     standing = {"learning_rate": 1e-12}
@@ -121,6 +120,7 @@ class _Phases:
     def __init__(self, bench: Bench, preset: str, trainer: MRLTrainer) -> None:
         self.bench, self.preset, self.trainer = bench, preset, trainer
         self.milliseconds: dict[str, float] = {}
+        self.scales: dict[str, float] = {}
 
     def measure(self, name: str, work: Callable[[], Any], parts: dict[str, str]) -> Iterator[Row]:
         """A row of the phase and one of each part (key of the clock to name)."""
@@ -131,19 +131,23 @@ class _Phases:
             work()
             seen.append(self.trainer.clock.take())
 
-        row = self._against_theirs(self.bench.time(self.preset, name, timed, self._bar(name)))
-        self.milliseconds[name] = row.value or 0.0
-        yield row
+        row = self.bench.time(self.preset, name, timed, self._bar(name))
+        self.milliseconds[name], self.scales[name] = row.value or 0.0, scale(row.probe or self.bench.probe)
+        yield self._against_theirs(row, self.scales[name])
         for key, part in parts.items():
-            yield self.row(part, 1000 * statistics.median(each[key] for each in seen[1:]))
+            yield self._row(part, 1000 * statistics.median(each[key] for each in seen[1:]), self.scales[name])
 
-    def row(self, name: str, milliseconds: float) -> Row:
-        """A time that was not measured by itself."""
+    def sum(self, name: str, phases: Sequence[str]) -> Row:
+        """Several phases together, against a bar that is scaled as theirs were, each for its share of the time."""
+        whole = sum(self.milliseconds[phase] for phase in phases)
+        return self._row(name, whole, sum(self.milliseconds[phase] * self.scales[phase] for phase in phases) / whole)
+
+    def _row(self, name: str, milliseconds: float, speed: float) -> Row:
+        """A time that was not measured by itself, on a machine of this speed."""
         self.milliseconds[name] = milliseconds
         bar = self._bar(name)
-        return self._against_theirs(
-            self.bench.value(self.preset, name, milliseconds, "ms", bar=None if bar is None else bar / self.bench.scale)
-        )
+        row = self.bench.value(self.preset, name, milliseconds, "ms", bar=None if bar is None else bar / speed)
+        return self._against_theirs(row, speed)
 
     def _compares(self, name: str) -> bool:
         return name in THEIRS and self.preset == "nano" and self.bench.threads == 2 and not self.bench.quick
@@ -151,8 +155,8 @@ class _Phases:
     def _bar(self, name: str) -> float | None:
         return 1000 * THEIRS[name] * SHARES[name] if self._compares(name) else None
 
-    def _against_theirs(self, row: Row) -> Row:
+    def _against_theirs(self, row: Row, speed: float) -> Row:
         if not self._compares(row.name) or not row.value:
             return row
-        times = 1000 * THEIRS[row.name] / self.bench.scale / row.value
+        times = 1000 * THEIRS[row.name] / speed / row.value
         return replace(row, note=f"{times:.1f} times as fast as the comparison", details={"times_as_fast": times})
