@@ -35,7 +35,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
     if mask is not None and mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
         mask = None  # a tenth of the time on CPUs, bit for bit the same
     grouped = q.shape[-3] != k.shape[-3]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+    if mask is None or mask.device.type == "cpu":
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+    else:
+        # Some kernels of GPUs give a row that reads nothing the mean of what it must not read.
+        reads = mask.any(-1, keepdim=True)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | ~reads, enable_gqa=grouped).masked_fill(~reads, 0)
     return out.transpose(-2, -3).flatten(-2)
 
 
@@ -55,6 +60,8 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
             f"flash-attn computes in float16 or bfloat16, got {q.dtype}: run in mixed precision or convert the model, "
             "or set attention_backend to 'sdpa'."
         )
+    # Autocast, which makes types alike for torch's own attention, does not know this one; a cache may be wider than what is new.
+    k, v = k.to(q.dtype), v.to(q.dtype)
     if mask is None:
         out = flash_attn().flash_attn_func(*(each.transpose(1, 2) for each in (q, k, v)), causal=causal)
     else:

@@ -48,7 +48,8 @@ class ValueHead(nn.Module):
         pooled = pooled + self.turn(turn.clamp(max=limit)) + self.steps(steps.clamp(max=limit))
         value, gate = self.value(F.rms_norm(pooled, pooled.shape[-1:])).chunk(2, dim=-1)
         out: Tensor = self.out(value * F.silu(gate))
-        return out.squeeze(-1) * self.scale + self.shift
+        # Under autocast `out` is narrow, and far from 0 its steps would be larger than what advantages are made of.
+        return out.squeeze(-1).to(self.scale.dtype) * self.scale + self.shift
 
 
 class SharedCritic(ValueHead):

@@ -55,6 +55,11 @@ def _inverse_rms(x: Tensor) -> Tensor:
     return norm.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
 
 
+def _scaled(x: Tensor, scale: Tensor) -> Tensor:
+    """`x * scale` in the memory of `x`; not in a compiled graph, where torch 2.11 would lose the gradients of what a function returns."""
+    return x * scale if torch.compiler.is_compiling() else x.mul_(scale)
+
+
 class _RMSNorm(torch.autograd.Function):
     """In few passes over `x`: of torch's own, forward and backward together, this takes two thirds of the time (measured on a CPU)."""
 
@@ -63,8 +68,7 @@ class _RMSNorm(torch.autograd.Function):
         """`[..., dim]` and a weight that broadcasts with it."""
         inverse = _inverse_rms(x)
         ctx.save_for_backward(x, weight, inverse)
-        normed: Tensor = (x * inverse).mul_(weight)
-        return normed
+        return _scaled(x * inverse, weight)
 
     @staticmethod
     @once_differentiable
@@ -83,7 +87,7 @@ class _NormedProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, projection: Tensor) -> Tensor:
         """`[..., rows, dim]` and `[..., dim, out]`."""
         inverse = _inverse_rms(x)
-        product = torch.matmul(x, projection).mul_(inverse)
+        product = _scaled(torch.matmul(x, projection), inverse)
         ctx.save_for_backward(x, projection, inverse, product)
         return product
 
@@ -217,9 +221,9 @@ class SwiGLU(nn.Module):
 def swiglu(halves: Tensor) -> Tensor:
     """`value * silu(gate)` of `halves` `[..., 2 * hidden]`, value first: `[..., hidden]`."""
     value, gate = halves.chunk(2, dim=-1)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or halves.device.type != "cpu":
         return value * F.silu(gate)
-    # In place where nobody needs the halves again: no new memory, which would have to be fetched first.
+    # In place where nobody needs the halves again: no new memory, which a CPU would have to fetch first.
     return F.silu(gate, inplace=True).mul_(value)
 
 
@@ -331,7 +335,7 @@ class MixtureOfExperts(nn.Module):
         scores = self.router(tokens).to(wide(x.dtype))
         best, chosen = scores.topk(self.active, dim=-1)
         if statistics is not None:
-            statistics.add(scores.softmax(-1).to(x.dtype), chosen)
+            statistics.add(scores.softmax(-1), chosen)
         # The softmax of the k best is that of all, renormalised over them.
         out = self._route(tokens)(tokens, best.softmax(-1).to(x.dtype), chosen)
         if self.global_bias is not None:
@@ -365,10 +369,11 @@ class MixtureOfExperts(nn.Module):
         place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order), device=order.device)).view_as(chosen)
         if self.b1 is None:
             hidden = F.grouped_mm(_dispatch(tokens, order, place), self.w1, offs=ends)
-        elif len(order) <= self.experts * tokens.shape[1]:
+        elif len(order) <= self.experts * tokens.shape[1] // _FEW:
             hidden = F.grouped_mm(_dispatch(tokens, order, place), self.w1, offs=ends) + self.b1.index_select(0, expert)
         else:
-            # One row more of weights and a 1 behind each token: a bias for each choice would be larger than all weights.
+            # One row more of weights and a 1 behind each token: cheaper than a bias for each choice; in narrow types the gradient of the
+            # biases is summed as exactly as that of the weights.
             spare = 16 // tokens.element_size() - 1
             w1 = torch.cat([self.w1, self.b1.unsqueeze(1), self.w1.new_zeros(self.experts, spare, self.w1.shape[2])], dim=1)
             longer = torch.cat([tokens, tokens.new_ones(len(tokens), 1), tokens.new_zeros(len(tokens), spare)], dim=1)
@@ -437,7 +442,7 @@ class _Combine(torch.autograd.Function):
 
 
 def _dispatch(tokens: Tensor, order: Tensor, place: Tensor) -> Tensor:
-    """Rows `[tokens * k, dim]` of the choices, sorted by expert; `order` `[tokens * k]` sorts them, `place` `[tokens, k]` is where they are."""
+    """Rows `[tokens * k, dim]` of the choices, sorted by expert; `order` `[tokens * k]` sorts them, `place` `[tokens, k]` finds them."""
     rows: Tensor = _Dispatch.apply(tokens, order, place)  # type: ignore[no-untyped-call]
     return rows
 

@@ -298,7 +298,7 @@ class StmBackend:
 
     def reset_rows(self, memory: Tensor, rows: Tensor, fresh: Tensor) -> Tensor:
         """Takes the chosen rows from `fresh`."""
-        return torch.where(rows.to(memory.device)[None, :, None, None], fresh, memory)
+        return torch.where(rows.to(memory.device)[None, :, None, None], fresh.to(memory.device), memory)
 
     def select_rows(self, memory: Tensor, indices: Sequence[int]) -> Tensor:
         """Memory whose row i is row `indices[i]` of the given one."""

@@ -45,6 +45,7 @@ class FlashDouble(types.ModuleType):
 
     @staticmethod
     def _row(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+        assert q.dtype == k.dtype == v.dtype
         assert q.dtype in (torch.float16, torch.bfloat16)
         assert q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
         assert q.shape[1] % k.shape[1] == 0
@@ -112,6 +113,25 @@ def test_a_whole_model_computes_the_same(flash: FlashDouble, reads_memory: bool)
     calls = flash.whole
     assert torch.equal(outputs()[0], expected[0])
     assert flash.whole == calls
+
+
+def test_mixed_precision_answers_and_writes_the_same(flash: FlashDouble):
+    """Its caches are as wide as the weights, its queries are not."""
+    model = model_of(config(), dtype=torch.float32)
+    batch, start = interactions([7, 3, 5]), memory_of(model, 3)
+
+    def outputs() -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            stm = model.write_memory(start, batch.ids, batch.mask)
+            return stm, model.generate(prompts([3, 1, 2]), start, max_new_tokens=4).ids
+
+    expected = outputs()
+    model.use_attention("flash")
+    found = outputs()
+    assert flash.whole
+    assert flash.packed
+    assert (found[0] - expected[0]).norm() < 0.02 * expected[0].norm()
+    assert torch.equal(found[1], expected[1])
 
 
 def test_the_backend_comes_from_the_configuration_and_stays_out_of_checkpoints(flash: FlashDouble, tmp_path):

@@ -39,6 +39,18 @@ def test_encoder_and_memory_update_compile(reads_memory: bool):
     torch.testing.assert_close(compiled(made.write_memory)(stm, batch.ids, batch.mask), made.write_memory(stm, batch.ids, batch.mask))
 
 
+def test_gradients_pass_a_compiled_write():
+    made = model()
+    batch, stm = padded(interactions([6, 3]), 1), memory_of(made, 2)
+    trained = [*made.encoder.parameters(), *made.memory_attention.parameters()]
+    found, expected = (
+        torch.autograd.grad(write(stm, batch.ids, batch.mask).square().mean(), trained)
+        for write in (compiled(made.write_memory), made.write_memory)
+    )
+    assert all(each.any() for each in expected)
+    torch.testing.assert_close(found, expected)
+
+
 def test_the_memory_update_of_the_largest_variant_compiles():
     attention = config().memory_attention.attention
     made = model(memory_attention=writing("grouped-self-interlayer", attention, attention))

@@ -127,6 +127,15 @@ def test_load_statistics_say_how_experts_are_used():
     torch.testing.assert_close(load.entropy, torch.tensor([4.0, 1.0]).log())
 
 
+def test_a_router_in_a_narrow_type_is_counted_exactly():
+    layer = MixtureOfExperts(8, 8, 5, 2).bfloat16()
+    statistics = RouterStatistics(torch.ones(3000, dtype=torch.bool))
+    layer(torch.randn(1, 3000, 8, dtype=torch.bfloat16), statistics)
+    loads, probabilities, tokens = statistics.sums()
+    assert loads.sum() == 2 * tokens == 6000
+    assert probabilities.sum().item() == pytest.approx(3000, rel=1e-4)
+
+
 def test_rotary_embedding_turns_adjacent_pairs_and_scores_depend_on_distance():
     x = torch.randn(1, 9, 2, 6, dtype=torch.float64)
     turned = rotate(x, rope_angles(torch.arange(9), 6, torch.float64))
