@@ -123,7 +123,7 @@ def suite(value: float, taken: float = 0.0) -> types.ModuleType:
 def bench(monkeypatch: pytest.MonkeyPatch, module: types.ModuleType, *arguments: str) -> str:
     monkeypatch.setitem(sys.modules, "tests.benchmarks.fake", module)
     monkeypatch.setitem(command.SUITES, "model", "tests.benchmarks.fake")
-    monkeypatch.setattr(command, "probe", lambda: Probe(161.0, 10.8))
+    monkeypatch.setattr(command, "probe", lambda *sizes, device: Probe(161.0, 10.8))
     monkeypatch.setenv("COLUMNS", "200")
     app = typer.Typer()
     app.command()(command.main)

@@ -41,6 +41,8 @@ def main(
     preset: Annotated[list[str] | None, typer.Option(help="Presets to measure; may be repeated; nano without it.")] = None,
     threads: Annotated[list[int] | None, typer.Option(min=1, help="Threads of torch; may be repeated; without it, all CPUs and 1.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Undisturbed repetitions of each row; the median counts.")] = 5,
+    device: Annotated[str, typer.Option(help="Where models compute, such as cuda; training computes where accelerate does.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Type of the weights, such as bfloat16; not for training.")] = "float32",
     quick: Annotated[bool, typer.Option("--quick", help="Small work and one repetition: to see that everything runs.")] = False,
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("benchmarks.json"),
     read: Annotated[Path | None, typer.Option(help="Show this result file instead of measuring.")] = None,
@@ -49,7 +51,8 @@ def main(
     """Measure speed, print a table and write JSON."""
     old = None if against is None else load(against)
     if read is None:
-        new = _measured(suite.value, preset or ["nano"], threads or sorted({os.cpu_count() or 1, 1}, reverse=True), repeats, quick)
+        benches = [_bench(count, repeats, quick, device, dtype) for count in threads or _all_and_one(device)]
+        new = _measured(suite.value, preset or ["nano"], benches)
         out.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
     else:
         new = load(read)
@@ -71,24 +74,37 @@ def load(file: Path) -> dict[str, Any]:
     return found
 
 
-def _measured(suite: str, presets: list[str], threads: list[int], repeats: int, quick: bool) -> dict[str, Any]:
+def _all_and_one(device: str) -> list[int]:
+    """Numbers of threads: all CPUs and one, or one where a GPU computes."""
+    return sorted({os.cpu_count() or 1, 1}, reverse=True) if device == "cpu" else [1]
+
+
+def _measured(suite: str, presets: list[str], benches: list[Bench]) -> dict[str, Any]:
     rows = import_module(SUITES[suite]).rows
-    benches = [_bench(count, repeats, quick) for count in threads]
     found = [row for bench in benches for row in track(_with_threads(bench, rows, presets), description=f"{bench.threads} threads")]
     return {
         "format": FORMAT,
         "suite": suite,
-        "quick": quick,
-        "machine": machine(),
+        "quick": benches[0].quick,
+        "machine": machine(benches[0].device),
+        "dtype": str(benches[0].dtype).removeprefix("torch."),
         "probes": {str(bench.threads): bench.probe._asdict() for bench in benches},
         "rows": [asdict(row) | {"reached": row.reached} for row in found],
     }
 
 
-def _bench(threads: int, repeats: int, quick: bool) -> Bench:
+def _bench(threads: int, repeats: int, quick: bool, device: str, dtype: str) -> Bench:
     torch.set_num_threads(threads)
-    prober = None if quick else lambda: probe(15, 3)
-    return Bench(threads, probe(), 1 if quick else repeats, 0.0 if quick else 0.5, quick, prober)
+    return Bench(
+        threads=threads,
+        probe=probe(device=device),
+        repeats=1 if quick else repeats,
+        at_least=0.0 if quick else 0.5,
+        quick=quick,
+        prober=None if quick else lambda: probe(15, 3, device=device),
+        device=device,
+        dtype=getattr(torch, dtype),
+    )
 
 
 def _with_threads(bench: Bench, rows: Any, presets: list[str]) -> Iterator[Row]:

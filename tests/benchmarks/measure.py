@@ -200,6 +200,8 @@ class Bench:
         at_least: Seconds of a repetition.
         quick: Everything small, to see that it runs.
         prober: Measures the machine again, in a moment; None: it is as it was.
+        device: Where models compute; bars are for CPUs.
+        dtype: Of their weights.
     """
 
     threads: int
@@ -208,6 +210,13 @@ class Bench:
     at_least: float = 0.5
     quick: bool = False
     prober: Callable[[], Probe] | None = None
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def judges(self) -> bool:
+        """Whether bars for several threads of a CPU count."""
+        return self.device == "cpu" and self.threads > 1
 
     def rate(self, preset: str, name: str, work: Work, amount: float, unit: str = "tokens/s", bar: float | None = None) -> Row:
         """How much of something a call of `work` does a second; `bar` is for the reference machine."""
@@ -244,7 +253,12 @@ class Bench:
     def _measured(self, work: Work) -> tuple[Measurement, Probe]:
         """Times `work`; the machine is probed before each repetition, where there is a prober."""
         seen: list[Probe] = []
-        found = measure(work, self.repeats, self.at_least, between=lambda: None if self.prober is None else seen.append(self.prober()))
+
+        def look() -> None:
+            if self.prober is not None:
+                seen.append(self.prober())
+
+        found = measure(waiting(work, self.device), self.repeats, self.at_least, between=look)
         if not seen:
             return found, self.probe
         return found, Probe(*(statistics.median(each) for each in zip(*seen, strict=True)))
@@ -254,9 +268,9 @@ class Bench:
         return Row(preset, name, value, unit, more_is_better, self.threads, bar)
 
     def peak(self, preset: str, name: str, work: Work) -> Row:
-        """Megabytes that a call needs besides what is there before: growth of the process's peak of resident memory."""
+        """Megabytes that a call needs besides what is there before: growth of the peak of resident memory, or of that of the GPU."""
         work()
-        grown = peak_growth(work)
+        grown = peak_growth(work) if self.device == "cpu" else gpu_peak_growth(work)
         note = "not measured: this system has no peak that can be set back" if grown is None else ""
         return Row(preset, name, None if grown is None else grown / 1e6, "MB", False, self.threads, note=note)
 
@@ -277,12 +291,25 @@ def peak_growth(work: Work) -> int | None:
     return max(0, _status("VmHWM") - before)
 
 
+def gpu_peak_growth(work: Work) -> int:
+    """The same for tensors on the GPU."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    return int(torch.cuda.max_memory_allocated()) - before
+
+
+def waiting(work: Work, device: str) -> Work:
+    """The work, until it is done on its device too."""
+    return work if device == "cpu" else lambda: (work(), torch.cuda.synchronize())
+
+
 def _status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def probe(products: int = 101, copies: int = 21) -> Probe:
+def probe(products: int = 101, copies: int = 21, device: str = "cpu") -> Probe:
     """Measures the machine with torch's present number of threads: medians of many runs, by CPU time with one thread.
 
     Medians, because rows are medians too: the best of several runs says what the machine reaches in a lucky moment.
@@ -290,11 +317,13 @@ def probe(products: int = 101, copies: int = 21) -> Probe:
     Args:
         products: Matrix products.
         copies: Large copies.
+        device: Where.
     """
-    a, b = torch.randn(2, PROBE_SIZE, PROBE_SIZE).unbind()
-    source = torch.zeros(PROBE_COPY)
+    a, b = torch.randn(2, PROBE_SIZE, PROBE_SIZE, device=device).unbind()
+    source = torch.zeros(PROBE_COPY, device=device)
     target = torch.empty_like(source)
-    product, copy = _median(lambda: a @ b, products), _median(lambda: target.copy_(source), copies)
+    product = _median(waiting(lambda: a @ b, device), products)
+    copy = _median(waiting(lambda: target.copy_(source), device), copies)
     return Probe(2 * PROBE_SIZE**3 / product / 1e9, 4 * PROBE_COPY / copy / 1e9)
 
 
@@ -308,10 +337,10 @@ def _median(work: Work, runs: int) -> float:
     return statistics.median(times)
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """What ran: processor, number of them, versions."""
     return {
-        "processor": _processor(),
+        "processor": _processor() if device == "cpu" else torch.cuda.get_device_name(device),
         "cpus": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

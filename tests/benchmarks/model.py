@@ -29,7 +29,7 @@ ENDING_ROWS, ENDS = 64, 50
 def rows(bench: Bench, presets: Sequence[str]) -> Iterator[Row]:
     """Measures each preset."""
     for preset in presets:
-        subject = _Subject.of(preset)
+        subject = _Subject.of(preset, bench.device, bench.dtype)
         yield from _generation(bench, subject)
         yield _wasted(bench, subject)
         yield from _memory(bench, subject)
@@ -49,9 +49,10 @@ class _Subject:
     draws: torch.Generator
 
     @classmethod
-    def of(cls, preset: str) -> _Subject:
+    def of(cls, preset: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> _Subject:
+        """A preset on a device."""
         draws = torch.Generator().manual_seed(0)
-        return cls(preset, endless(ReactiveTransformer.from_preset(preset), draws), draws)
+        return cls(preset, endless(ReactiveTransformer.from_preset(preset), draws).to(device, dtype), draws)
 
     @property
     def longest(self) -> int:
@@ -65,7 +66,7 @@ class _Subject:
 
     def prompts(self, batch: int) -> TokenBatch:
         """Prompts of random queries."""
-        return TokenBatch.pad([prompt_ids(row) for row in self._ids(batch, self.query).tolist()])
+        return TokenBatch.pad([prompt_ids(row) for row in self._ids(batch, self.query).tolist()], self.model.device)
 
     def interactions(self, batch: int) -> TokenBatch:
         """Random interactions of full length."""
@@ -77,7 +78,7 @@ class _Subject:
         return self.model.init_memory(batch, self.draws).detach()
 
     def _ids(self, batch: int, length: int) -> Tensor:
-        return torch.randint(len(SPECIAL_TOKENS), self.model.config.vocab_size, (batch, length), generator=self.draws)
+        return torch.randint(len(SPECIAL_TOKENS), self.model.config.vocab_size, (batch, length), generator=self.draws).to(self.model.device)
 
 
 @torch.no_grad()
@@ -97,7 +98,7 @@ def _generation(bench: Bench, subject: _Subject) -> Iterator[Row]:
         prompts, stm = subject.prompts(batch), subject.memory(batch)
         for limit, name in ((min(64, whole), "up to 64 tokens"), (whole, "up to 256 tokens")):
             tokens = 8 if bench.quick else limit
-            bar = 2700.0 if (subject.preset, batch, limit) == ("nano", ROWS, whole) and bench.threads > 1 else None
+            bar = 2700.0 if (subject.preset, batch, limit) == ("nano", ROWS, whole) and bench.judges else None
             work = _generate(subject, prompts, stm, tokens)
             row = bench.rate(subject.preset, f"generation, {batch} rows, {name}", work, batch * tokens, bar=bar)
             yield _with_bound(bench, subject, row, batch, tokens)
@@ -125,7 +126,7 @@ def _with_bound(bench: Bench, subject: _Subject, row: Row, batch: int, tokens: i
 
 def _wasted(bench: Bench, subject: _Subject) -> Row:
     """Decoder tokens that are computed for each one that is kept, where one row in fifty ends at each token."""
-    model = ReactiveTransformer.from_config(subject.model.config)
+    model = ReactiveTransformer.from_config(subject.model.config).to(subject.model.device, subject.model.dtype)
     with torch.no_grad():
         model.decoder.head.weight.zero_()
         model.decoder.head.bias.zero_()
@@ -143,7 +144,7 @@ def _memory(bench: Bench, subject: _Subject) -> Iterator[Row]:
     """Writes, and gradients through them and through the turn that reads them."""
     model, written, stm = subject.model, subject.interactions(ROWS), subject.memory(ROWS)
     name = f"{ROWS} x {subject.longest}"
-    bar = 194 * 2 / 3 if subject.preset == "nano" and bench.threads > 1 else None
+    bar = 194 * 2 / 3 if subject.preset == "nano" and bench.judges else None
     yield bench.time(subject.preset, f"memory update, {name}", _write(subject, stm, written), bar=bar)
     yield bench.time(subject.preset, f"encoder alone, {name}", torch.no_grad()(lambda: model.encode(written.ids, written.mask, stm)))
     yield bench.time(subject.preset, f"memory update with gradients, {name}", lambda: _write_backward(model, stm, written))
@@ -178,7 +179,7 @@ def _turn_backward(subject: _Subject, stm0: Tensor, written: TokenBatch, turn: T
 def _one_user(bench: Bench, subject: _Subject) -> Iterator[Row]:
     """What somebody at a terminal waits for."""
     prompts, stm = subject.prompts(1), subject.memory(1)
-    bar = 50.0 if subject.preset == "nano" else None
+    bar = 50.0 if subject.preset == "nano" and bench.device == "cpu" else None
     yield bench.time(subject.preset, "first token, one user", _generate(subject, prompts, stm, 1), bar=bar)
     turns, states = 4 if bench.quick else TURNS, [stm]
     times = [_seconds(lambda: states.append(_turn(subject, prompts, states[-1]))) for _ in range(turns)]
@@ -193,7 +194,7 @@ def _turn(subject: _Subject, prompts: TokenBatch, stm: Tensor) -> Tensor:
     """Memory after a query, its answer and their write."""
     limit = min(USER_ANSWER, subject.longest - subject.query - MARKERS)
     answer = subject.model.generate(prompts, stm, max_new_tokens=limit)
-    ids = torch.cat([prompts.ids, answer.ids, torch.full((1, 1), EOS)], dim=1)
+    ids = torch.cat([prompts.ids, answer.ids, torch.full_like(answer.ids[:, :1], EOS)], dim=1)
     with torch.no_grad():
         return subject.model.write_memory(stm, ids, torch.ones_like(ids, dtype=torch.bool))
 
