@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from rxrl.data.rows import read_conversations, to_conversation
@@ -132,7 +133,9 @@ def load_environment(name: str) -> Callable[..., ConversationVectorEnv]:
     return made
 
 
-def make_play(policy: str, conversations: Any, *, memory: Any = None, num_envs: int = 1, **options: Any) -> Play:
+def make_play(
+    policy: str, conversations: Any, *, memory: Any = None, num_envs: int = 1, device: torch.device | str = "cpu", **options: Any
+) -> Play:
     """Brings a player and the environment that suits it together.
 
     Args:
@@ -142,6 +145,7 @@ def make_play(policy: str, conversations: Any, *, memory: Any = None, num_envs: 
         memory: As in `make_env`; None is what the player needs: its own STM for a checkpoint, a transcript for a language
             model or an endpoint, nothing for the others.
         num_envs: Rows.
+        device: Where a player computes that is a model of its own.
         options: As in `make_vector_env`; also `temperature` for players that sample, `system` for those that take a system prompt,
             and `model` for endpoints.
 
@@ -155,8 +159,8 @@ def make_play(policy: str, conversations: Any, *, memory: Any = None, num_envs: 
         envs = make_vector_env(num_envs, conversations=conversations, memory=memory, **options)
         return Play(envs, _SIMPLE_PLAYERS[policy](envs))
     if _is_reactive(policy):
-        return _reactive_play(policy, conversations, memory, num_envs, own, options)
-    make = _text_player(policy, own)
+        return _reactive_play(policy, conversations, memory, num_envs, device, own, options)
+    make = _text_player(policy, device, own)
     envs = make_vector_env(num_envs, conversations=conversations, memory="transcript" if memory is None else memory, **options)
     return Play(envs, make(envs))
 
@@ -302,16 +306,19 @@ def _is_hugging_face(folder: Path) -> bool:
         return False
 
 
-def _reactive_play(name: str, conversations: Any, memory: Any, num_envs: int, own: dict[str, Any], options: dict[str, Any]) -> Play:
+def _reactive_play(
+    name: str, conversations: Any, memory: Any, num_envs: int, device: torch.device | str, own: dict[str, Any], options: dict[str, Any]
+) -> Play:
     _check_player_options(name, own, ("temperature",))
     if memory is not None and not (isinstance(memory, (str, Path)) and Path(memory).resolve() == Path(name).resolve()):
         raise ConfigError(f"The player {name} reads a Short-Term Memory of its own, not {memory!r}: leave the memory out.")
     model, tokenizer = load_checkpoint(name)
-    envs = make_vector_env(num_envs, conversations=conversations, memory=model.eval(), **{"tokenizer": tokenizer, **options})
+    model.to(device).eval()
+    envs = make_vector_env(num_envs, conversations=conversations, memory=model, **{"tokenizer": tokenizer, **options})
     return Play(envs, ModelPolicy(model, envs.limits.answer + 1, **own))
 
 
-def _text_player(name: str, own: dict[str, Any]) -> Callable[[ConversationVectorEnv], Policy]:
+def _text_player(name: str, device: torch.device | str, own: dict[str, Any]) -> Callable[[ConversationVectorEnv], Policy]:
     """What makes a player that answers with text, once the environment is there."""
     if name.startswith(("http://", "https://")):
         endpoint = ChatEndpoint(name, own.pop("model", None), os.environ.get(KEY_VARIABLE))
@@ -319,7 +326,7 @@ def _text_player(name: str, own: dict[str, Any]) -> Callable[[ConversationVector
     _check_player_options(name, own, ("temperature", "system"))
     if name.startswith("hf:") or _is_hugging_face(Path(name)):
         source = name.removeprefix("hf:")
-        return lambda envs: HuggingFacePolicy.load(source, envs.codec, max_new_tokens=envs.limits.answer, **own)
+        return lambda envs: HuggingFacePolicy.load(source, envs.codec, device=device, max_new_tokens=envs.limits.answer, **own)
     if ":" not in name:
         kinds = "a checkpoint, the folder of a Hugging Face model, hf:NAME, http://..., package.module:name or path/file.py:name"
         raise ConfigError(f"{unknown_name('policy', name, _SIMPLE_PLAYERS)} Others are {kinds}.")

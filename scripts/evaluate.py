@@ -6,6 +6,8 @@ Run it with `python scripts/evaluate.py runs/my-mrl/checkpoints/step-000080`.
 
 import argparse
 
+from accelerate import Accelerator
+
 from rxrl.data.world import GeneratedSource
 from rxrl.evaluation import CONTROLS, evaluate
 from rxrl.factory import load_checkpoint, make_vector_env
@@ -23,6 +25,7 @@ parser.add_argument("--seed", type=int, default=0)
 arguments = parser.parse_args()
 
 model, tokenizer = load_checkpoint(arguments.checkpoint)
+model.to(Accelerator().device)  # a GPU where there is one; ACCELERATE_USE_CPU=true stays off it
 test = GeneratedSource(level=1, seed=arguments.seed, split="test")
 conversations = test.take(steps=arguments.steps, strategy="multi-step", start=0, count=arguments.conversations)
 env = make_vector_env(

@@ -1,4 +1,4 @@
-"""What every test gets: one torch thread, no network, fixed seeds, reproducible examples."""
+"""What every test gets: the CPU with one torch thread, no network, fixed seeds, reproducible examples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import random
 for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
     os.environ[_variable] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["ACCELERATE_USE_CPU"] = "true"
 os.environ["WANDB_MODE"] = "offline"
 
 import numpy as np  # noqa: E402

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from rxrl.cli.device import Device, load_on
 from rxrl.errors import CheckpointError, ConfigError, ModelError, unknown_name
-from rxrl.factory import load_checkpoint
 from rxrl.models import AnswerEnd, MemoryUpdated, ReactiveSession, Sampling, Token
 from rxrl.seeding import generator
 from rxrl.types import TokenBatch, prompt_ids
@@ -29,13 +29,14 @@ def chat(
     load_memory: Annotated[Path | None, typer.Option(help="Start from a saved memory.")] = None,
     save_memory: Annotated[Path | None, typer.Option(help="Where /save writes the memory; written at the end, too.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first memory and of samples.")] = 0,
+    device: Device = None,
 ) -> None:
     """Talk to a checkpoint; its memory is updated after each answer, at a terminal while you read and type.
 
     Lines that begin with a slash are commands: /reset forgets the conversation, /save [FILE] writes the memory, /quit ends.
     """
     sampling = _sampling(greedy, temperature, top_k, top_p) | {"max_new_tokens": max_new_tokens}
-    model, tokenizer = load_checkpoint(checkpoint)
+    model, tokenizer = load_on(device, checkpoint)
     session = ReactiveSession(model, tokenizer, generator=generator(seed, "chat"), system=system, background=_at_terminal())
     if load_memory is not None:
         session.load(load_memory)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rxrl.factory import load_checkpoint
+from rxrl.cli.device import Device, load_on
 from rxrl.models import Sampling, Token
 from rxrl.models.completion import complete as continue_text
 from rxrl.seeding import generator
@@ -21,10 +21,11 @@ def complete(
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the smallest set of tokens with this probability.")] = 0.9,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most new tokens; without it, what the model's length leaves.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the memory and of samples.")] = 0,
+    device: Device = None,
 ) -> None:
     """Continue a text with the decoder; memory is in its initial state and is not written."""
     Sampling(temperature or 1.0, top_k, top_p)  # refuses wrong values before anything is loaded
-    model, tokenizer = load_checkpoint(checkpoint)
+    model, tokenizer = load_on(device, checkpoint)
     draws = generator(seed, "complete")
     events = continue_text(
         model, tokenizer, text, generator=draws, temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_tokens

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rxrl.cli.data import Strategy
+from rxrl.cli.device import Device, load_on
 from rxrl.cli.pipeline import evaluation_env
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import RowsSource
@@ -20,7 +21,7 @@ from rxrl.errors import ConfigError
 from rxrl.evaluation import CONTROLS, Evaluation
 from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
-from rxrl.factory import TokenEmbeddings, load_checkpoint
+from rxrl.factory import TokenEmbeddings
 from rxrl.models import ModelPolicy
 from rxrl.rewards import load_reward, read_spec
 from rxrl.types import Conversation
@@ -36,7 +37,7 @@ _HEADLINE = {
 _CONTROL_NAMES = {"empty_memory": "empty memory", "swapped_memory": "swapped memory", "oracle": "oracle (reference answers)"}
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913, PLR0917
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint.", show_default=False)],
     data: Annotated[str | None, typer.Option(help="Held-out conversations, in place of the embedded world's.")] = None,
     level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the embedded world; 1 without it.")] = None,
@@ -51,10 +52,11 @@ def evaluate(
     max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 16,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and the transcripts.")] = None,
     seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
+    device: Device = None,
 ) -> None:
     """Measure retention by distance, with its controls."""
     load_reward(read_spec(reward))
-    model, tokenizer = load_checkpoint(checkpoint)
+    model, tokenizer = load_on(device, checkpoint)
     chosen, known = held_out_conversations(data, level, steps, strategy.value, conversations, seed)
     function = load_reward(read_spec(reward), embed=TokenEmbeddings(model))
     env = evaluation_env(model, tokenizer, chosen, known=known, reward=function, max_answer_tokens=max_answer_tokens)

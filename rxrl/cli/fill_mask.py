@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rxrl.factory import load_checkpoint
+from rxrl.cli.device import Device, load_on
 from rxrl.models.completion import MASK_TEXT, Guess, fill_masks
 from rxrl.seeding import generator
 
@@ -18,9 +18,10 @@ def fill_mask(
     text: Annotated[str, typer.Argument(help="Text with [MASK] wherever a token is to be guessed.")],
     top_k: Annotated[int, typer.Option(min=1, help="Guesses for each mask.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the memory, for encoders that read it.")] = 0,
+    device: Device = None,
 ) -> None:
     """Guess masked tokens with the encoder and the MLM head."""
-    model, tokenizer = load_checkpoint(checkpoint)
+    model, tokenizer = load_on(device, checkpoint)
     guesses = fill_masks(model, tokenizer, text, top_k=top_k, generator=generator(seed, "fill-mask"))
     console = Console(highlight=False)
     for number, found in enumerate(guesses, start=1):

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rxrl.cli.data import Strategy
+from rxrl.cli.device import Device, find_device
 from rxrl.cli.evaluate import held_out_conversations
 from rxrl.envs import ConversationVectorEnv, token_batch
 from rxrl.envs.render import ANSWER, Line, print_lines
@@ -50,6 +51,7 @@ def play(  # noqa: PLR0913, PLR0917
     system: Annotated[str | None, typer.Option(help="System prompt of a language model or an endpoint.")] = None,
     model: Annotated[str | None, typer.Option(help="Model of an endpoint; the first that it lists without it.")] = None,
     seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
+    device: Device = None,
 ) -> None:
     """Play conversations turn by turn and see every term of the reward.
 
@@ -63,6 +65,7 @@ def play(  # noqa: PLR0913, PLR0917
         policy,
         chosen,
         memory=memory,
+        device=find_device(device),
         reward=read_spec(reward),
         strategy=strategy.value,
         teacher_forcing=teacher_forcing,

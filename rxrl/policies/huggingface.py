@@ -50,8 +50,8 @@ class HuggingFacePolicy(TextPolicy):
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
 
     @classmethod
-    def load(cls, name: str | Path, codec: TextCodec, **options: Any) -> HuggingFacePolicy:
-        """Loads model and tokenizer from a folder or from the Hub.
+    def load(cls, name: str | Path, codec: TextCodec, *, device: torch.device | str = "cpu", **options: Any) -> HuggingFacePolicy:
+        """Loads model and tokenizer from a folder or from the Hub, the model onto `device`.
 
         Raises:
             MissingExtraError: transformers is not installed.
@@ -66,7 +66,7 @@ class HuggingFacePolicy(TextPolicy):
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"No causal language model can be loaded from {name} ({reason}): give a folder or a Hub name.") from None
-        return cls(model, tokenizer, codec, **options)
+        return cls(model.to(device), tokenizer, codec, **options)
 
     @torch.no_grad()
     def answer(self, dialogues: Sequence[Dialogue], generators: Sequence[torch.Generator] | None) -> list[str]:

@@ -158,7 +158,9 @@ class Learner:
         """
         for rows in minibatches(share.total, algorithm.minibatches, self.config.seed, "minibatch", iteration, epoch):
             own = share.own(rows)
-            yield (own, True) if len(own) else (torch.zeros(1, dtype=torch.int64), False)
+            counts = len(own) > 0
+            # Moved here, once: rows index all that a rollout holds.
+            yield (own if counts else torch.zeros(1, dtype=torch.int64)).to(self.processes.device), counts
 
     def _with_all_terms(self, rollout: Rollout) -> Rollout:
         """The rollout with the reward terms of all processes: one may have met a term that the others have not."""
@@ -250,7 +252,9 @@ class Learner:
         norms = {f"grad_norm/{name}": grad_norm(p for _, p in named) for name, named in groups.items()}
         norm = self.processes.accelerator.clip_grad_norm_(parameters, max_norm)
         optimizer.step()
-        return {"grad_norm": torch.as_tensor(norm).detach()} | (norms if len(groups) > 1 else {})
+        norms = {"grad_norm": torch.as_tensor(norm).detach()} | (norms if len(groups) > 1 else {})
+        # Where nothing has a gradient, the norm is a 0 that lies on the CPU.
+        return {name: value.to(self.processes.device) for name, value in norms.items()}
 
 
 def joined(policy: LossResult, value: LossResult, coefficient: float) -> LossResult:

@@ -67,6 +67,18 @@ def test_which_weights_the_value_loss_trains(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_values_far_from_0_keep_their_differences_in_mixed_precision(kind):
+    critic, rollout = critic_of(kind), play(MODEL, conversations(4, 3))
+    with torch.no_grad():
+        critic.shift.fill_(100.0)
+        wide = critic_values(critic, rollout, MODEL)
+        with torch.autocast("cpu", torch.bfloat16):
+            narrow = critic_values(critic, rollout, MODEL)
+    assert narrow.dtype == torch.float32
+    assert (narrow - wide).abs().max() < 0.1 * (wide.max() - wide.min())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_cut_episode_is_worth_what_would_have_followed(kind):
     """The same draws led to the same turns, so that is the value of the third turn of the episode that was not cut."""
     chosen = [conversation(7, 4), conversation(8, 2), conversation(9, 1)]

@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from rxrl.errors import MissingExtraError
 from rxrl.training.callbacks import Callback
@@ -105,6 +106,16 @@ def test_a_clock_adds_up_and_starts_anew():
     seconds = clock.take()
     assert seconds["outer"] >= seconds["inner"] >= 0.004
     assert clock.take() == {}
+
+
+def test_a_clock_waits_for_what_a_gpu_has_still_to_do(monkeypatch):
+    clock, waited = Clock(), []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(True))
+    for begun in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda begun=begun: begun)
+        with clock("phase"):
+            pass
+    assert waited == [True]
 
 
 def test_times_say_how_fast_and_where(tmp_path):
