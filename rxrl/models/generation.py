@@ -180,7 +180,7 @@ def _gathered(steps: Sequence[Step], batch: int, like: Tensor) -> Generation:
     """Answers of a batch, put together from what each step brought."""
     ids = torch.full((batch, max(1, len(steps))), PAD, device=like.device)
     mask = torch.zeros_like(ids, dtype=torch.bool)
-    log_probs, raw = like.new_zeros(ids.shape), like.new_zeros(ids.shape)
+    log_probs, raw = (like.new_zeros(ids.shape, dtype=wide(like.dtype)) for _ in range(2))
     if steps:
         at = torch.cat([step.rows.new_full(step.rows.shape, index) for index, step in enumerate(steps)])
         where = torch.cat([step.rows for step in steps]), at
@@ -245,8 +245,8 @@ def _steps(
         raw = head.log_probs(state.last)
         drawn_from = sampling.distribution(raw)
         token = raw.max(-1).indices if uniform is None else _draw(drawn_from, uniform.narrow(1, step, 1))
-        raw_log_probs = _at(raw, token, stm.dtype)
-        log_probs = raw_log_probs if drawn_from is raw else _at(drawn_from, token, stm.dtype)
+        raw_log_probs = _at(raw, token)
+        log_probs = raw_log_probs if drawn_from is raw else _at(drawn_from, token)
         ended = (token == EOS) | (limits == step + 1)
         yield state.take(Step(state.rows, token, log_probs, raw_log_probs, ended, len(token) if step else 0))
         if not state.running:
@@ -257,9 +257,9 @@ def _steps(
         state.advance(model, token, step)
 
 
-def _at(log_probs: Tensor, token: Tensor, dtype: torch.dtype) -> Tensor:
+def _at(log_probs: Tensor, token: Tensor) -> Tensor:
     """Of one token a row, `[batch]`."""
-    return log_probs.gather(1, token.unsqueeze(1)).squeeze(1).to(dtype)
+    return log_probs.gather(1, token.unsqueeze(1)).squeeze(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ NORM_EPS = 1.1920929e-07
 ROPE_BASE = 10_000.0
 _FEW = 8
 """Choices for each expert, on average, up to which a batch is small."""
+_FEW_ON_GPU = 1024
+"""Tokens up to which a GPU computes every expert for every token: it would wait longer for what decides which are needed."""
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -214,17 +216,24 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., dim]` to `[..., dim]`."""
-        out: Tensor = self.fc2(swiglu(self.fc1(x)))
+        # Two products, not the halves of one: what lies in one piece is faster to go through, forward and backward.
+        value, gate = (F.linear(x, *half) for half in zip(self.fc1.weight.chunk(2), self.fc1.bias.chunk(2), strict=True))
+        out: Tensor = self.fc2(_gated(value, gate))
         return out
 
 
 def swiglu(halves: Tensor) -> Tensor:
-    """`value * silu(gate)` of `halves` `[..., 2 * hidden]`, value first: `[..., hidden]`."""
-    value, gate = halves.chunk(2, dim=-1)
-    if torch.is_grad_enabled() or halves.device.type != "cpu":
+    """`value * silu(gate)` of `halves` `[..., 2 * hidden]`, value first: `[..., hidden]`; without gradients it uses their memory."""
+    return _gated(*halves.chunk(2, dim=-1))
+
+
+def _gated(value: Tensor, gate: Tensor) -> Tensor:
+    """`value * silu(gate)`, in one piece."""
+    if torch.is_grad_enabled() or gate.device.type != "cpu":
         return value * F.silu(gate)
-    # In place where nobody needs the halves again: no new memory, which a CPU would have to fetch first.
-    return F.silu(gate, inplace=True).mul_(value)
+    # In place where nobody needs the gate again: no new memory, which a CPU would have to fetch first.
+    silu = F.silu(gate, inplace=True)
+    return silu.mul_(value) if silu.is_contiguous() else silu * value
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +266,7 @@ class RouterStatistics:
         weights = real.unsqueeze(1).expand_as(chosen).reshape(-1)
         self.loads.append(torch.zeros_like(probabilities[0]).scatter_add(0, chosen.reshape(-1), weights))
         self.probabilities.append((probabilities * real.unsqueeze(1)).sum(0))
-        self.entropies.append(torch.special.entr(probabilities.detach()).sum(1) @ real)
+        self.entropies.append((torch.special.entr(probabilities.detach()).sum(1) * real).sum())
 
     def sums(self) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens routed `[layers, experts]`, summed probabilities `[layers, experts]` and the number of real tokens."""
@@ -348,18 +357,21 @@ class MixtureOfExperts(nn.Module):
         """The way that is fastest here."""
         if torch.compiler.is_compiling():
             return self._grouped if self._can_group(tokens) else self._dense
+        on_cpu = tokens.device.type == "cpu"
+        if not on_cpu and len(tokens) <= _FEW_ON_GPU:
+            return self._dense
         choices = len(tokens) * self.active
         # On CPUs reading the weights decides for so few: padding costs nothing then, and one product for all starts fewer kernels.
-        if not self._can_group(tokens) or (tokens.device.type == "cpu" and self.experts < choices <= _FEW * self.experts):
+        if not self._can_group(tokens) or (on_cpu and self.experts < choices <= _FEW * self.experts):
             return self._padded
         return self._grouped
 
     def _can_group(self, tokens: Tensor) -> bool:
-        """Grouped products want torch 2.10, no autocast, no float64, rows of whole 16 bytes, and bfloat16 to be compiled."""
+        """Grouped products want torch 2.10, no autocast, no float64, rows of whole 16 bytes, and bfloat16 on GPUs or to be compiled."""
         dtype = self.w1.dtype
         same = tokens.dtype == dtype and not torch.is_autocast_enabled(tokens.device.type)
         rows = [size * dtype.itemsize for size in (self.w1.shape[1], self.w2.shape[1])]
-        known = dtype == torch.bfloat16 or (dtype != torch.float64 and not torch.compiler.is_compiling())
+        known = dtype == torch.bfloat16 or (dtype != torch.float64 and tokens.device.type == "cpu" and not torch.compiler.is_compiling())
         return hasattr(F, "grouped_mm") and same and known and all(row % 16 == 0 for row in rows)
 
     def _grouped(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
@@ -390,10 +402,10 @@ class MixtureOfExperts(nn.Module):
         expert = chosen.flatten()
         queues = (expert.unsqueeze(1) == torch.arange(self.experts, device=expert.device)).cumsum(0)
         longest = int(queues[-1].max())
-        # Where each choice stands in its expert's queue; places that stay empty read token 0 and are read by nobody.
+        # Where each choice stands in its expert's queue; places that stay empty read some token and are read by nobody.
         place = queues.gather(1, expert.unsqueeze(1)).squeeze(1).add_(expert, alpha=longest).sub_(1)
         source = torch.arange(len(expert), device=expert.device) // self.active
-        queued = place.new_zeros(self.experts * longest).index_copy(0, place, source)
+        queued = (torch.arange(self.experts * longest, device=expert.device) % len(tokens)).index_copy(0, place, source)
         inputs = tokens.index_select(0, queued).view(self.experts, longest, -1)
         outputs = _batched(swiglu(_batched(inputs, self.w1, self.b1)), self.w2, self.b2).flatten(0, 1)
         return torch.bmm(weights.unsqueeze(1), outputs.index_select(0, place).view(*chosen.shape, -1)).squeeze(1)

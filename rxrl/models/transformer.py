@@ -167,9 +167,12 @@ class Decoder(nn.Module):
         return out
 
     def new_cache(self, batch: int, capacity: int, like: Tensor) -> list[LayerCache]:
-        """Empty caches for every layer."""
+        """Empty caches for every layer, of the type in which keys and values of tensors `like` this one are computed."""
+        device, dtype = like.device.type, like.dtype
+        if torch.is_autocast_enabled(device) and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(device)
         shape = (batch, self.config.decoder.self_attention.kv_groups, capacity, self.config.head_dim)
-        return [LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in self.layers]
+        return [LayerCache(like.new_empty(shape, dtype=dtype), like.new_empty(shape, dtype=dtype)) for _ in self.layers]
 
     def step(
         self, embedded: Tensor, positions: Tensor, memory: Sequence[MemoryKV], caches: Sequence[LayerCache], mask: Tensor | None
