@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rxrl.models.layers import NORM_EPS, MixtureOfExperts, rope_angles, swiglu
+from rxrl.models.experts import MixtureOfExperts
+from rxrl.models.layers import NORM_EPS, rope_angles, swiglu
 from rxrl.models.transformer import Decoder, DecoderLayer, LayerCache, MemoryKV
 
 _FEW = 2

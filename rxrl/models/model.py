@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from rxrl.errors import CheckpointError, ModelError
 from rxrl.models.absent import Absent
 from rxrl.models.config import AttentionBackend, ModelConfig
+from rxrl.models.experts import RouterStatistics
 from rxrl.models.generation import Generation, generate
 from rxrl.models.heads import MLMHead
 from rxrl.models.hub import CARD_FILE, SavedTokenizer, local_folder, push_to_hub
-from rxrl.models.layers import RouterStatistics, use_attention_backend
+from rxrl.models.layers import use_attention_backend
 from rxrl.models.memory_attention import MemoryAttention
 from rxrl.models.presets import preset
 from rxrl.models.transformer import Decoder, Encoder

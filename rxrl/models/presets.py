@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from rxrl.errors import ModelError, unknown_name
 from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, MemoryAttentionConfig, ModelConfig
-from rxrl.models.layers import MixtureOfExperts
+from rxrl.models.experts import MixtureOfExperts
 
 if TYPE_CHECKING:
     from rxrl.models.model import ReactiveTransformer

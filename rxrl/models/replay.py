@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rxrl.models.layers import RouterStatistics
+from rxrl.models.experts import RouterStatistics
 from rxrl.models.model import ReactiveTransformer
 
 

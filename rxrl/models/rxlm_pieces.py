@@ -13,8 +13,9 @@ from typing import Literal, cast, get_args
 from torch import Tensor, nn
 
 from rxrl.errors import CheckpointError, ConfigError, unknown_name
+from rxrl.models.experts import MixtureOfExperts
 from rxrl.models.heads import MLMHead
-from rxrl.models.layers import CrossAttention, MixtureOfExperts, SelfAttention, SwiGLU
+from rxrl.models.layers import CrossAttention, SelfAttention, SwiGLU
 from rxrl.models.memory_attention import MemoryAttention, ResidualGate, StackedAttention, StackedRMSNorm
 from rxrl.models.transformer import Decoder, Encoder
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rxrl.models.config import DecoderConfig, ModelConfig
-from rxrl.models.layers import CrossAttention, MixtureOfExperts, RMSNorm, RouterStatistics, SelfAttention, SwiGLU, rope_angles
+from rxrl.models.experts import MixtureOfExperts, RouterStatistics
+from rxrl.models.layers import CrossAttention, RMSNorm, SelfAttention, SwiGLU, rope_angles
 
 MemoryKV = tuple[Tensor, Tensor]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rxrl.data.batches import EpisodeBatch
-from rxrl.models.layers import RouterStatistics, load_balance_loss
+from rxrl.models.experts import RouterStatistics, load_balance_loss
 from rxrl.models.model import ReactiveTransformer
 from rxrl.models.replay import answer_hidden, memory_trajectory
 from rxrl.types import MASK, SPECIAL_TOKENS, TokenBatch

@@ -12,7 +12,7 @@ from rxrl.algorithms import AlgorithmConfig, LossResult, PolicyInputs, Totals, s
 from rxrl.algorithms.advantages import Reduce
 from rxrl.algorithms.losses import value_loss
 from rxrl.models import ReactiveTransformer
-from rxrl.models.layers import RouterStatistics, load_balance_loss
+from rxrl.models.experts import RouterStatistics, load_balance_loss
 from rxrl.seeding import generator
 from rxrl.training.critics import AnyCritic, critic_values
 from rxrl.training.passes import hidden_states, scatter, statistics_of, trajectory, turn_by_turn

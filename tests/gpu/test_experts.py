@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rxrl.models.layers import MixtureOfExperts, RouterStatistics
+from rxrl.models.experts import MixtureOfExperts, RouterStatistics
 from tests.gpu.parts import GPU, flat, gap
 
 DIM, HIDDEN, EXPERTS, ACTIVE = 128, 256, 12, 2

@@ -8,16 +8,8 @@ from torch.nn import functional as F
 
 from rxrl.models.backends import attend
 from rxrl.models.config import AttentionConfig
-from rxrl.models.layers import (
-    MixtureOfExperts,
-    RMSNorm,
-    RouterStatistics,
-    SelfAttention,
-    SwiGLU,
-    load_balance_loss,
-    rope_angles,
-    rotate,
-)
+from rxrl.models.experts import MixtureOfExperts, RouterStatistics, load_balance_loss
+from rxrl.models.layers import RMSNorm, SelfAttention, SwiGLU, rope_angles, rotate
 from rxrl.models.memory_attention import MemoryAttention
 from tests.models.small import config
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rxrl.errors import ModelError
 from rxrl.models import PARAMETER_GROUPS, Critic, ModelPolicy, ReactiveTransformer, StmBackend
-from rxrl.models.layers import RouterStatistics
+from rxrl.models.experts import RouterStatistics
 from rxrl.types import Action
 from tests.models.small import VOCAB, config, configs, generators, interactions, memory_of, model_of, padded, prompts
 
