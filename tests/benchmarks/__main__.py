@@ -31,6 +31,7 @@ from tests.benchmarks.tables import comparison, results
 SUITES = {name: f"tests.benchmarks.{name}" for name in ("model", "envs", "rewards", "train")}
 """Suite to module; modules are imported when they are asked for."""
 Suite = StrEnum("Suite", {name: name for name in SUITES})
+Dtype = StrEnum("Dtype", ["float32", "bfloat16", "float64"])
 FORMAT = 3
 WIDTH = 150
 """Columns of a table that goes into a file."""
@@ -42,7 +43,7 @@ def main(
     threads: Annotated[list[int] | None, typer.Option(min=1, help="Threads of torch; may be repeated; without it, all CPUs and 1.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Undisturbed repetitions of each row; the median counts.")] = 5,
     device: Annotated[str, typer.Option(help="Where models compute, such as cuda; training computes where accelerate does.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="Type of the weights, such as bfloat16; not for training.")] = "float32",
+    dtype: Annotated[Dtype, typer.Option(help="Type of the weights; not for training.")] = Dtype.float32,
     quick: Annotated[bool, typer.Option("--quick", help="Small work and one repetition: to see that everything runs.")] = False,
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("benchmarks.json"),
     read: Annotated[Path | None, typer.Option(help="Show this result file instead of measuring.")] = None,
@@ -50,8 +51,10 @@ def main(
 ) -> None:
     """Measure speed, print a table and write JSON."""
     old = None if against is None else load(against)
+    if device != "cpu" and not torch.cuda.is_available():
+        raise typer.BadParameter(f"--device {device}: torch finds no GPU here; leave it out to measure the CPU.")
     if read is None:
-        benches = [_bench(count, repeats, quick, device, dtype) for count in threads or _all_and_one(device)]
+        benches = [_bench(count, repeats, quick, device, dtype.value) for count in threads or _all_and_one(device)]
         new = _measured(suite.value, preset or ["nano"], benches)
         out.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
     else:

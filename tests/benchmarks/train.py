@@ -150,7 +150,7 @@ class _Phases:
         return self._against_theirs(row, speed)
 
     def _compares(self, name: str) -> bool:
-        return name in THEIRS and self.preset == "nano" and self.bench.judges and not self.bench.quick
+        return name in THEIRS and self.preset == "nano" and self.bench.judges and self.bench.threads == 2 and not self.bench.quick
 
     def _bar(self, name: str) -> float | None:
         return 1000 * THEIRS[name] * SHARES[name] if self._compares(name) else None
