@@ -15,7 +15,7 @@ from rxrl.models.layers import SwiGLU, swiglu, wide
 
 _FEW = 8
 """Choices for each expert, on average, up to which a batch is small."""
-_FEW_ON_GPU = 1024
+FEW_ON_GPU = 1024
 """Tokens up to which a GPU computes every expert for every token: it would wait longer for what decides which are needed."""
 
 
@@ -141,7 +141,7 @@ class MixtureOfExperts(nn.Module):
         if torch.compiler.is_compiling():
             return self._grouped if self._can_group(tokens) else self._dense
         on_cpu = tokens.device.type == "cpu"
-        if not on_cpu and len(tokens) <= _FEW_ON_GPU:
+        if not on_cpu and len(tokens) <= FEW_ON_GPU:
             return self._dense
         choices = len(tokens) * self.active
         # On CPUs reading the weights decides for so few: padding costs nothing then, and one product for all starts fewer kernels.

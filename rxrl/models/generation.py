@@ -62,6 +62,24 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class _Computed:
+    """A step of all rows that were computed, and which of them had finished before, bool `[rows]`; None: none of them."""
+
+    step: Step
+    finished: Tensor | None
+
+    def of_running(self) -> Step:
+        """The step of the others."""
+        if self.finished is None:
+            return self.step
+        running, step = (~self.finished).nonzero().squeeze(1), self.step
+        rows, tokens, log_probs, raw, ended = (
+            each[running] for each in (step.rows, step.tokens, step.log_probs, step.raw_log_probs, step.ended)
+        )
+        return Step(rows, tokens, log_probs, raw, ended, step.computed_tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are chosen.
 
@@ -165,32 +183,28 @@ def generate(
     Raises:
         ModelError: A prompt fills the model's length limit, or an option is out of range.
     """
-    steps = generate_steps(
-        model,
-        prompts,
-        stm,
-        max_new_tokens=max_new_tokens,
-        generators=generators,
-        sampling=Sampling(temperature, top_k, top_p),
-    )
+    steps = _checked_steps(model, prompts, stm, max_new_tokens, generators, Sampling(temperature, top_k, top_p))
     return _gathered(list(steps), len(prompts.ids), stm)
 
 
-def _gathered(steps: Sequence[Step], batch: int, like: Tensor) -> Generation:
+def _gathered(computed: Sequence[_Computed], batch: int, like: Tensor) -> Generation:
     """Answers of a batch, put together from what each step brought."""
+    steps = [each.step for each in computed]
     ids = torch.full((batch, max(1, len(steps))), PAD, device=like.device)
     mask = torch.zeros_like(ids, dtype=torch.bool)
     log_probs, raw = (like.new_zeros(ids.shape, dtype=wide(like.dtype)) for _ in range(2))
     if steps:
         at = torch.cat([step.rows.new_full(step.rows.shape, index) for index, step in enumerate(steps)])
-        where = torch.cat([step.rows for step in steps]), at
+        finished = torch.cat([torch.zeros_like(each.step.ended) if each.finished is None else each.finished for each in computed])
+        running = (~finished).nonzero().squeeze(1)
+        where = torch.cat([step.rows for step in steps])[running], at[running]
         mask[where] = True
         for whole, parts in (
             (ids, [step.tokens for step in steps]),
             (log_probs, [step.log_probs for step in steps]),
             (raw, [step.raw_log_probs for step in steps]),
         ):
-            whole[where] = torch.cat(parts)
+            whole[where] = torch.cat(parts)[running]
     return Generation(ids, mask, log_probs, raw, sum(step.computed_tokens for step in steps))
 
 
@@ -204,6 +218,17 @@ def generate_steps(
     sampling: Sampling,
 ) -> Iterator[Step]:
     """The same token by token, as a stream; arguments as in `generate`, which are checked at once."""
+    return (each.of_running() for each in _checked_steps(model, prompts, stm, max_new_tokens, generators, sampling))
+
+
+def _checked_steps(
+    model: ReactiveTransformer,
+    prompts: TokenBatch,
+    stm: Tensor,
+    max_new_tokens: int,
+    generators: Sequence[torch.Generator] | None,
+    sampling: Sampling,
+) -> Iterator[_Computed]:
     if len(prompts.ids) != stm.shape[1]:
         raise ModelError(f"Memory has {stm.shape[1]} rows, the prompts have {len(prompts.ids)}: both need the same batch.")
     if generators is not None and len(generators) != len(prompts.ids):
@@ -233,7 +258,7 @@ def _draws_per_row(model: ReactiveTransformer, max_new_tokens: int) -> int:
 @torch.inference_mode()
 def _steps(
     model: ReactiveTransformer, prompts: TokenBatch, stm: Tensor, limits: Tensor, uniform: Tensor | None, sampling: Sampling
-) -> Iterator[Step]:
+) -> Iterator[_Computed]:
     rows = prompts.mask.any(1).nonzero().squeeze(1)
     if not len(rows):
         return
@@ -310,23 +335,16 @@ class _Running:
         last, decoding = begin(model.decoder, embedded, mask[:, :width], stm if len(rows) == stm.shape[1] else stm[:, rows], limit)
         return cls(rows, torch.zeros_like(rows, dtype=torch.bool), len(rows), last, lengths, decoding)
 
-    def take(self, step: Step) -> Step:
-        """Notes what has ended; the step without rows that had finished before."""
-        if self.running < len(self.rows):
-            alive = (~self.finished).nonzero().squeeze(1)
-            rows, tokens, log_probs, raw, ended = (
-                each[alive] for each in (step.rows, step.tokens, step.log_probs, step.raw_log_probs, step.ended)
-            )
-            kept = Step(rows, tokens, log_probs, raw, ended, step.computed_tokens)
-        else:
-            kept = step
+    def take(self, step: Step) -> _Computed:
+        """Notes what has ended."""
+        before = None if self.running == len(self.rows) else self.finished
         self.finished = self.finished | step.ended
         self.running = len(self.rows) - int(self.finished.sum())
-        return kept
+        return _Computed(step, before)
 
     def compact(self) -> Tensor | None:
-        """Drops finished rows once they are more than a sixth, so that at most 1.2 tokens are computed per useful one; which it keeps."""
-        if self.running * 6 > len(self.rows) * 5:
+        """Drops finished rows that cost something once they are more than a sixth: at most 1.2 tokens a useful one. Which it keeps."""
+        if self.running * 6 > len(self.rows) * 5 or self.decoding.is_free(len(self.rows)):
             return None
         kept = (~self.finished).nonzero().squeeze(1)
         self.rows, self.lengths, self.finished = self.rows[kept], self.lengths[kept], self.finished[kept]

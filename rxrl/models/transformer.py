@@ -110,14 +110,24 @@ class DecoderLayer(nn.Module):
 
 @dataclass(slots=True)
 class LayerCache:
-    """Keys and values of one decoder layer in preallocated tensors `[batch, kv_groups, capacity, head_dim]`."""
+    """Keys and values of one decoder layer in preallocated tensors `[batch, kv_groups, capacity, head_dim]`.
+
+    Attributes:
+        keys: The keys.
+        values: The values.
+        used: Columns that are filled.
+        present: Where it is given, the column that one new key and value go to, int64 `[1]`; all columns are read then.
+    """
 
     keys: Tensor
     values: Tensor
     used: int = 0
+    present: Tensor | None = None
 
     def append(self, k: Tensor, v: Tensor) -> MemoryKV:
         """Writes new keys and values behind the used ones and returns all used ones."""
+        if self.present is not None:
+            return self.keys.index_copy_(2, self.present, k), self.values.index_copy_(2, self.present, v)
         end = self.used + k.shape[2]
         self.keys[:, :, self.used : end] = k
         self.values[:, :, self.used : end] = v
@@ -126,7 +136,7 @@ class LayerCache:
 
     def select(self, rows: Tensor) -> LayerCache:
         """The cache of some rows only."""
-        return LayerCache(self.keys[rows], self.values[rows], self.used)
+        return LayerCache(self.keys[rows], self.values[rows], self.used, self.present)
 
 
 class Decoder(nn.Module):

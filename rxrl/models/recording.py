@@ -1,0 +1,62 @@
+"""Work on a GPU that is recorded once and then replayed: one start in place of one for each of its kernels."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+_ONE_AT_A_TIME = threading.Lock()
+_STREAMS: dict[torch.device, torch.cuda.Stream] = {}
+_SPARE: dict[torch.device, torch.cuda.CUDAGraph] = {}
+"""The last graph that nobody replays any more: the next one takes over its memory, which torch would otherwise keep beside it."""
+
+
+class Recording:
+    """A function of tensors as a CUDA graph.
+
+    Args:
+        work: What is recorded. It ran once before on inputs like these, waits for nothing that the device computes, and all it does in
+            place is done again by each replay, not by the recording.
+        inputs: Tensors of the shapes, types and device that all later ones have; their values do not matter.
+    """
+
+    def __init__(self, work: Callable[..., Tensor], *inputs: Tensor) -> None:
+        device = inputs[0].device
+        self._inputs = [each.clone() for each in inputs]
+        self._graph = torch.cuda.CUDAGraph()
+        with _ONE_AT_A_TIME, torch.cuda.device(device), _nothing_cached_by_autocast():
+            stream = _STREAMS.setdefault(device, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+            current, spare = torch.cuda.current_stream(), _SPARE.pop(device, None)
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                # Other threads may use the device meanwhile, as a memory that is written in the background does.
+                self._graph.capture_begin(pool=None if spare is None else spare.pool(), capture_error_mode="thread_local")
+                try:
+                    self._output = work(*self._inputs)
+                finally:
+                    self._graph.capture_end()
+            current.wait_stream(stream)
+        weakref.finalize(self, _SPARE.__setitem__, device, self._graph).atexit = False
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The result for other inputs, in a tensor that the next call overwrites."""
+        for place, value in zip(self._inputs, inputs, strict=True):
+            place.copy_(value)
+        self._graph.replay()
+        return self._output
+
+
+@contextmanager
+def _nothing_cached_by_autocast() -> Iterator[None]:
+    """Weights that autocast narrows are part of the graph: what it caches does not live as long."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
