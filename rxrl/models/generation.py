@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsInt
 
 import torch
 from torch import Tensor
@@ -273,13 +273,20 @@ def _steps(
         raw_log_probs = _at(raw, token)
         log_probs = raw_log_probs if drawn_from is raw else _at(drawn_from, token)
         ended = (token == EOS) | (limits == step + 1)
-        yield state.take(Step(state.rows, token, log_probs, raw_log_probs, ended, len(token) if step else 0))
+        computed = state.take(Step(state.rows, token, log_probs, raw_log_probs, ended, len(token) if step else 0))
+        # Where finished rows cost nothing, the next token is on its way before it is known whether anybody needs it.
+        ahead = step + 1 < longest and state.decoding.is_free(len(token))
+        if ahead:
+            state.advance(model, token, step)
+        state.count()
+        yield computed
         if not state.running:
             return
-        kept = state.compact()
-        if kept is not None:
-            token, limits, uniform = token[kept], limits[kept], None if uniform is None else uniform[kept]
-        state.advance(model, token, step)
+        if not ahead:
+            kept = state.compact()
+            if kept is not None:
+                token, limits, uniform = token[kept], limits[kept], None if uniform is None else uniform[kept]
+            state.advance(model, token, step)
 
 
 def _at(log_probs: Tensor, token: Tensor) -> Tensor:
@@ -306,6 +313,21 @@ class _AnswerHead:
         return logits.log_softmax(-1, dtype=wide(logits.dtype))
 
 
+class _Awaited:
+    """A number that a device computes, on its way here while the device goes on."""
+
+    def __init__(self, number: Tensor) -> None:
+        self._number, self._arrived = number.to("cpu", non_blocking=True), None
+        if number.is_cuda:
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record(torch.cuda.current_stream(number.device))
+
+    def __int__(self) -> int:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return int(self._number)
+
+
 @dataclass(slots=True)
 class _Running:
     """What generation carries from token to token: the rows that still run, and for a while those that have finished.
@@ -313,7 +335,8 @@ class _Running:
     Attributes:
         rows: Rows of the batch, int64 `[rows]`.
         finished: bool `[rows]`.
-        running: Number of those that are not finished, so that a step waits for the device only once.
+        finished_count: How many of them that is, on its way here.
+        running: How many are not, so that a step waits for the device only once.
         last: Last hidden states, `[rows, dim]`.
         lengths: Tokens of the prompts, int64 `[rows]`.
         decoding: What computes the next ones.
@@ -321,6 +344,7 @@ class _Running:
 
     rows: Tensor
     finished: Tensor
+    finished_count: SupportsInt
     running: int
     last: Tensor
     lengths: Tensor
@@ -333,18 +357,22 @@ class _Running:
         width = int(lengths.max())
         embedded = model.embedding(prompts.ids[rows, :width])
         last, decoding = begin(model.decoder, embedded, mask[:, :width], stm if len(rows) == stm.shape[1] else stm[:, rows], limit)
-        return cls(rows, torch.zeros_like(rows, dtype=torch.bool), len(rows), last, lengths, decoding)
+        return cls(rows, torch.zeros_like(rows, dtype=torch.bool), 0, len(rows), last, lengths, decoding)
 
     def take(self, step: Step) -> _Computed:
         """Notes what has ended."""
         before = None if self.running == len(self.rows) else self.finished
         self.finished = self.finished | step.ended
-        self.running = len(self.rows) - int(self.finished.sum())
+        self.finished_count = _Awaited(self.finished.sum())
         return _Computed(step, before)
 
+    def count(self) -> None:
+        """Waits until it is known how many rows still run."""
+        self.running = len(self.rows) - int(self.finished_count)
+
     def compact(self) -> Tensor | None:
-        """Drops finished rows that cost something once they are more than a sixth: at most 1.2 tokens a useful one. Which it keeps."""
-        if self.running * 6 > len(self.rows) * 5 or self.decoding.is_free(len(self.rows)):
+        """Drops finished rows once they are more than a sixth, so that at most 1.2 tokens are computed per useful one; which it keeps."""
+        if self.running * 6 > len(self.rows) * 5:
             return None
         kept = (~self.finished).nonzero().squeeze(1)
         self.rows, self.lengths, self.finished = self.rows[kept], self.lengths[kept], self.finished[kept]
