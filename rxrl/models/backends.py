@@ -22,7 +22,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
         v: As `k`.
         mask: bool, broadcastable to `[batch, 1, time, keys]`, true where a key may be read; a row that reads nothing gives 0.
         causal: Position i reads keys up to i; only without `mask`, and with as many keys as positions.
-        backend: What computes it; the result is the same within rounding.
+        backend: What computes it; the result is the same within rounding. A single position, which gains nothing, is always `sdpa`.
 
     Returns:
         `[batch, time, query_groups * head_dim]`.
@@ -30,7 +30,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
     Raises:
         ModelError: flash-attn cannot compute this here.
     """
-    if backend == "flash":
+    if backend == "flash" and q.shape[-2] > 1:
         return _flash(q, k, v, mask, causal)
     if mask is not None and mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
         mask = None  # a tenth of the time on CPUs, bit for bit the same

@@ -61,7 +61,7 @@ def begin(decoder: Decoder, embedded: Tensor, mask: Tensor, stm: Tensor, new_tok
     lengths = mask.sum(1)
     last = hidden[torch.arange(batch, device=mask.device), lengths - 1]
     kind = FoldedDecoding if _can_fold(decoder, embedded) else PlainDecoding
-    if _can_record(decoder, embedded, new_tokens):
+    if _can_record(embedded, new_tokens):
         written = torch.cat([mask, mask.new_zeros(batch, new_tokens)], dim=1)
         return last, RecordedDecoding(kind(decoder, memory, caches, written, FixedColumns.of(caches)))
     readable = None if bool(mask.all()) else torch.cat([mask, mask.new_ones(batch, new_tokens)], dim=1)
@@ -69,24 +69,15 @@ def begin(decoder: Decoder, embedded: Tensor, mask: Tensor, stm: Tensor, new_tok
 
 
 def _can_fold(decoder: Decoder, embedded: Tensor) -> bool:
-    """Narrow types normalise in float32, autocast and flash-attn want narrow types, and a single token gains nothing on them."""
+    """Narrow types normalise in float32, autocast wants narrow types, and a single token gains nothing on them."""
     dtype = decoder.head.weight.dtype
-    return (
-        dtype in (torch.float32, torch.float64)
-        and embedded.dtype == dtype
-        and decoder.layers[0].attention.backend == "sdpa"
-        and not torch.is_autocast_enabled(embedded.device.type)
-    )
+    wide = dtype in (torch.float32, torch.float64) and embedded.dtype == dtype
+    return wide and not torch.is_autocast_enabled(embedded.device.type)
 
 
-def _can_record(decoder: Decoder, embedded: Tensor, new_tokens: int) -> bool:
-    """On GPUs, where nothing has to wait for the device: flash-attn packs rows by their lengths, more tokens sort themselves to experts."""
-    return (
-        embedded.device.type == "cuda"
-        and new_tokens >= _WORTH_RECORDING
-        and len(embedded) <= FEW_ON_GPU
-        and decoder.layers[0].attention.backend == "sdpa"
-    )
+def _can_record(embedded: Tensor, new_tokens: int) -> bool:
+    """On GPUs, where nothing has to wait for the device: more tokens are sorted by expert, in numbers that the next product needs."""
+    return embedded.device.type == "cuda" and new_tokens >= _WORTH_RECORDING and len(embedded) <= FEW_ON_GPU
 
 
 class RecordedDecoding:

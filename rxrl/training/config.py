@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.config import BaseConfig
+from rxrl.models.config import AttentionBackend
 from rxrl.training.alarms import AlarmConfig
 from rxrl.training.optim import OptimizerConfig
 
@@ -48,6 +49,9 @@ class MRLConfig(BaseConfig):
     alarms: AlarmConfig = AlarmConfig()
     precision: Literal["no", "bf16"] | None = Field(
         None, description="bf16: mixed precision; no: float32; null: as accelerate is configured, float32 without a configuration."
+    )
+    attention: AttentionBackend | None = Field(
+        None, description="sdpa: torch's own attention; flash: flash-attn on CUDA, with precision bf16; null: as the model comes."
     )
     micro_batch: int | None = Field(
         None, ge=1, description="Conversations of one forward and backward pass, for less memory at the same result; null: a minibatch."

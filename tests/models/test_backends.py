@@ -86,7 +86,8 @@ def test_any_mask_of_keys_gives_the_same(batch: int, time: int, keys: int, group
         torch.testing.assert_close(attend(q, k, v, backend="flash"), attend(q, k, v), atol=2e-3, rtol=2e-3)
         k, v = half(2, batch, groups[1], time, 8, seed=seed + 2)
         torch.testing.assert_close(attend(q, k, v, causal=True, backend="flash"), attend(q, k, v, causal=True), atol=2e-3, rtol=2e-3)
-        assert (double.whole, double.packed) == (2, 1)
+        # A single position gains nothing from it.
+        assert (double.whole, double.packed) == ((2, 1) if time > 1 else (0, 0))
 
 
 @pytest.mark.parametrize("reads_memory", [False, True])

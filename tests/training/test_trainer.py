@@ -1,7 +1,11 @@
 """The trainer: what a stage trains and freezes, what it collects from, and that a run can be stopped and gone on with."""
 
 import copy
+import importlib.machinery
+import importlib.util
 import json
+import sys
+import types
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,7 +15,7 @@ import torch
 from rxrl.algorithms import LossResult
 from rxrl.curricula import Curriculum
 from rxrl.envs import ConversationVectorEnv
-from rxrl.errors import CheckpointError, ConfigError, TrainingError
+from rxrl.errors import CheckpointError, ConfigError, ModelError, TrainingError
 from rxrl.models import ReactiveTransformer
 from rxrl.training import learner as learner_module
 from rxrl.training.callbacks import Callback
@@ -384,3 +388,16 @@ def test_evaluation_plays_the_steps_of_the_stage_and_every_conversation(tmp_path
     found = trainer.evaluate(trainer.scheduler.stage)
     assert {record.turn for record in found.records} == {1, 2, 3, 4, 5}
     assert {record.conversation_id for record in found.records} == {c.id for c in conversations(7, 5)}
+
+
+def test_the_attention_of_a_run_is_that_of_its_model_reference_and_critic(tmp_path, monkeypatch):
+    with monkeypatch.context() as absent:
+        absent.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(ModelError, match="flash-attn, which is not installed"):
+            trainer_in(tmp_path, attention="flash")
+    monkeypatch.setitem(sys.modules, "flash_attn", types.ModuleType("flash_attn"))
+    sys.modules["flash_attn"].__spec__ = importlib.machinery.ModuleSpec("flash_attn", None)
+    for given, expected in ((None, "sdpa"), ("flash", "flash")):
+        learner = trainer_in(tmp_path, attention=given).learner
+        parts = [each for part in (learner.model, learner.reference, learner.critic) for each in part.modules()]
+        assert {each.backend for each in parts if hasattr(each, "backend")} == {expected}
