@@ -22,7 +22,7 @@ from rxrl.models.transformer import Decoder, LayerCache, MemoryKV
 _WORTH_RECORDING = 16
 """Steps from which on a recording, which takes as long as a few steps, is worth it."""
 _FREE_ON_GPU = 256
-"""Rows up to which the number of rows makes no difference to a recorded step."""
+"""Rows up to which recording a smaller step costs more than computing finished rows in a larger one."""
 
 
 class Decoding(Protocol):
