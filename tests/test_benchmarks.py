@@ -68,6 +68,26 @@ def test_short_work_is_repeated_until_the_clock_can_see_it() -> None:
     assert found.seconds == pytest.approx(0.5 / 50)
 
 
+def test_short_repetitions_are_more_in_number_where_there_is_a_time_for_all_of_them() -> None:
+    ticks = itertools.count(step=0.25)
+    found = measure(lambda: None, repeats=3, at_least=0.0, usage=lambda: Usage(next(ticks), 0.0, None), in_all=2.0)
+    assert found.kept == 8
+
+
+def test_rows_with_a_bar_are_measured_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def measured(*given: object, in_all: float, **options: object) -> Measurement:
+        asked.append(in_all)
+        return Measurement(1.0, 1.0, 1, 0, None, False)
+
+    monkeypatch.setattr("tests.benchmarks.measure.measure", measured)
+    for bench in (Bench(2, REFERENCE), Bench(2, REFERENCE, quick=True)):
+        bench.time("-", "with", lambda: None, bar=1.0)
+        bench.rate("-", "without", lambda: None, 1.0)
+    assert asked == [10.0, 0.0, 0.0, 0.0]
+
+
 def test_a_bar_is_scaled_by_what_the_machine_is_between_the_repetitions() -> None:
     speeds = itertools.cycle([1.0, 2.0, 8.0])
     drifting = Bench(1, REFERENCE, repeats=3, at_least=0.0, prober=lambda: Probe(REFERENCE.gflops * next(speeds), REFERENCE.copy))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import platform
 import statistics
@@ -22,6 +23,8 @@ import torch
 
 TOLERATED = 0.05
 """Share of the CPUs that other processes may take in a repetition that counts."""
+JUDGED = 20
+"""Shortest repetitions that a row with a bar is measured for: shared machines swing by a third within a second, a verdict should not."""
 PROBE_SIZE, PROBE_COPY = 1024, 2**26
 
 Work = Callable[[], Any]
@@ -111,7 +114,12 @@ class _Repetition(NamedTuple):
 
 
 def measure(
-    work: Work, repeats: int = 5, at_least: float = 0.5, usage: Callable[[], Usage] = Usage.now, between: Work = lambda: None
+    work: Work,
+    repeats: int = 5,
+    at_least: float = 0.5,
+    usage: Callable[[], Usage] = Usage.now,
+    between: Work = lambda: None,
+    in_all: float = 0.0,
 ) -> Measurement:
     """Times a call.
 
@@ -121,11 +129,14 @@ def measure(
         at_least: Seconds of a repetition: short work is called several times in it, because the system counts in hundredths.
         usage: Reads the clocks.
         between: Called before each repetition.
+        in_all: Seconds of all repetitions together: there are more of them where they are short.
     """
     work()
     start = usage()
     work()
-    calls = max(1, round(at_least / max(1e-9, usage().wall - start.wall)))
+    once = max(1e-9, usage().wall - start.wall)
+    calls = max(1, round(at_least / once))
+    repeats = max(repeats, math.ceil(in_all / (calls * once)))
     clean: list[_Repetition] = []
     disturbed: list[_Repetition] = []
     while len(clean) < repeats and len(clean) + len(disturbed) < 3 * repeats:
@@ -220,7 +231,7 @@ class Bench:
 
     def rate(self, preset: str, name: str, work: Work, amount: float, unit: str = "tokens/s", bar: float | None = None) -> Row:
         """How much of something a call of `work` does a second; `bar` is for the reference machine."""
-        found, probe = self._measured(work)
+        found, probe = self._measured(work, judged=bar is not None)
         return Row(
             preset=preset,
             name=name,
@@ -236,7 +247,7 @@ class Bench:
 
     def time(self, preset: str, name: str, work: Work, bar: float | None = None) -> Row:
         """Milliseconds of a call; `bar` is for the reference machine."""
-        found, probe = self._measured(work)
+        found, probe = self._measured(work, judged=bar is not None)
         return Row(
             preset=preset,
             name=name,
@@ -250,7 +261,7 @@ class Bench:
             probe=probe,
         )
 
-    def _measured(self, work: Work) -> tuple[Measurement, Probe]:
+    def _measured(self, work: Work, judged: bool) -> tuple[Measurement, Probe]:
         """Times `work`; the machine is probed before each repetition, where there is a prober."""
         seen: list[Probe] = []
 
@@ -258,7 +269,8 @@ class Bench:
             if self.prober is not None:
                 seen.append(self.prober())
 
-        found = measure(waiting(work, self.device), self.repeats, self.at_least, between=look)
+        in_all = JUDGED * self.at_least if judged and not self.quick else 0.0
+        found = measure(waiting(work, self.device), self.repeats, self.at_least, between=look, in_all=in_all)
         if not seen:
             return found, self.probe
         return found, Probe(*(statistics.median(each) for each in zip(*seen, strict=True)))
