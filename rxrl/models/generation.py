@@ -317,7 +317,8 @@ class _Awaited:
     """A number that a device computes, on its way here while the device goes on."""
 
     def __init__(self, number: Tensor) -> None:
-        self._number, self._arrived = number.to("cpu", non_blocking=True), None
+        # Only CUDA is asked not to wait: elsewhere nothing would tell when the number is there.
+        self._number, self._arrived = number.to("cpu", non_blocking=number.is_cuda), None
         if number.is_cuda:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record(torch.cuda.current_stream(number.device))
