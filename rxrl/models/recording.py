@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 _ONE_AT_A_TIME = threading.Lock()
-_STREAMS: dict[torch.device, torch.cuda.Stream] = {}
-_SPARE: dict[torch.device, torch.cuda.CUDAGraph] = {}
+_Place = tuple[torch.device, int]
+"""A device, and the stream there on which recordings are replayed: what shares memory must run one after the other."""
+_STREAMS: dict[_Place, torch.cuda.Stream] = {}
+"""On which work is recorded; its libraries' scratch memory belongs to the stream."""
+_SPARE: dict[_Place, torch.cuda.CUDAGraph] = {}
 """The last graph that nobody replays any more: the next one takes over its memory, which torch would otherwise keep beside it."""
 
 
@@ -30,8 +33,11 @@ class Recording:
         self._inputs = [each.clone() for each in inputs]
         self._graph = torch.cuda.CUDAGraph()
         with _ONE_AT_A_TIME, torch.cuda.device(device), _nothing_cached_by_autocast():
-            stream = _STREAMS.setdefault(device, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
-            current, spare = torch.cuda.current_stream(), _SPARE.pop(device, None)
+            current = torch.cuda.current_stream()
+            place = device, current.cuda_stream
+            if place not in _STREAMS:
+                _STREAMS[place] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            stream, spare = _STREAMS[place], _SPARE.pop(place, None)
             stream.wait_stream(current)
             with torch.cuda.stream(stream):
                 # Other threads may use the device meanwhile, as a memory that is written in the background does.
@@ -41,7 +47,7 @@ class Recording:
                 finally:
                     self._graph.capture_end()
             current.wait_stream(stream)
-        weakref.finalize(self, _SPARE.__setitem__, device, self._graph).atexit = False
+        weakref.finalize(self, _SPARE.__setitem__, place, self._graph).atexit = False
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The result for other inputs, in a tensor that the next call overwrites."""

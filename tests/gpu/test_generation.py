@@ -179,6 +179,19 @@ def test_answers_from_several_threads_do_not_meet():
         assert [ids_of(each) for each in threads.map(lambda _: answers(model), range(12))] == [expected] * 12
 
 
+def test_answers_on_streams_of_their_own_do_not_meet():
+    model = placed(talkative())
+    expected = ids_of(answers(model))
+    torch.cuda.synchronize()
+
+    def answer(stream: torch.cuda.Stream) -> list[list[int]]:
+        with torch.cuda.stream(stream):
+            return ids_of(answers(model))
+
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(answer, [torch.cuda.Stream() for _ in range(3)] * 4)) == [expected] * 12
+
+
 def test_recordings_leave_no_memory_behind():
     model, held = placed(awake("nano")), []
     for _ in range(12):
