@@ -50,7 +50,7 @@ class MRLConfig(BaseConfig):
     precision: Literal["no", "bf16"] | None = Field(
         None, description="bf16: mixed precision; no: float32; null: as accelerate is configured, float32 without a configuration."
     )
-    attention: AttentionBackend | None = Field(
+    attention_backend: AttentionBackend | None = Field(
         None, description="sdpa: torch's own attention; flash: flash-attn on CUDA, with precision bf16; null: as the model comes."
     )
     micro_batch: int | None = Field(

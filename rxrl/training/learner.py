@@ -50,8 +50,8 @@ class Learner:
     ) -> None:
         self.config, self.processes, self.clock = config, processes, clock
         self.model = model.to(processes.device)
-        if config.attention is not None:
-            model.use_attention(config.attention)
+        if config.attention_backend is not None:
+            model.use_attention(config.attention_backend)
         self.reference = copy.deepcopy(model).requires_grad_(False).eval()
         self.reference_left: Tensor | None = None
         with torch.random.fork_rng(devices=[]):

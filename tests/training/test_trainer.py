@@ -394,10 +394,10 @@ def test_the_attention_of_a_run_is_that_of_its_model_reference_and_critic(tmp_pa
     with monkeypatch.context() as absent:
         absent.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(ModelError, match="flash-attn, which is not installed"):
-            trainer_in(tmp_path, attention="flash")
+            trainer_in(tmp_path, attention_backend="flash")
     monkeypatch.setitem(sys.modules, "flash_attn", types.ModuleType("flash_attn"))
     sys.modules["flash_attn"].__spec__ = importlib.machinery.ModuleSpec("flash_attn", None)
     for given, expected in ((None, "sdpa"), ("flash", "flash")):
-        learner = trainer_in(tmp_path, attention=given).learner
+        learner = trainer_in(tmp_path, attention_backend=given).learner
         parts = [each for part in (learner.model, learner.reference, learner.critic) for each in part.modules()]
         assert {each.backend for each in parts if hasattr(each, "backend")} == {expected}
