@@ -22,7 +22,6 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.progress import track
 
 from rxrl.allocation import keep_freed_memory
 from tests.benchmarks.measure import Bench, Row, machine, probe
@@ -84,7 +83,12 @@ def _all_and_one(device: str) -> list[int]:
 
 def _measured(suite: str, presets: list[str], benches: list[Bench]) -> dict[str, Any]:
     rows = import_module(SUITES[suite]).rows
-    found = [row for bench in benches for row in track(_with_threads(bench, rows, presets), description=f"{bench.threads} threads")]
+    found = []
+    for bench in benches:
+        for row in _with_threads(bench, rows, presets):
+            # A line, because the thread of a moving bar would take time from what is measured.
+            typer.echo(f"{row.preset}, {bench.threads} threads: {row.name}", err=True)
+            found.append(row)
     return {
         "format": FORMAT,
         "suite": suite,
