@@ -102,13 +102,18 @@ def token_advantages(turn: Tensor, rewards: Tensor, answer: Tensor, decay: float
     return out
 
 
-def whiten(values: Tensor, valid: Tensor, reduce: Reduce | None = None) -> Tensor:
+def whiten(values: Tensor, valid: Tensor, reduce: Reduce | None = None, floor: float = 0.0) -> Tensor:
     """Zero mean and unit variance over valid entries of all processes, 0 elsewhere.
 
-    A constant comes out as 0: the variance is floored at 1e-8.
+    Args:
+        values: Of any shape.
+        valid: bool, of the same shape.
+        reduce: Mean over processes; None: there is one.
+        floor: Least spread that is divided by. Where all turns earned about the same, what is left are errors of the critic, which a
+            division by their own spread would make as large as any signal. A constant comes out as 0 in any case.
     """
     mean, variance = masked_moments(values, valid, reduce)
-    return ((values - mean) * (variance + 1e-8).rsqrt()).masked_fill(~valid, 0)
+    return ((values - mean) * (variance + 1e-8).clamp(min=floor**2).rsqrt()).masked_fill(~valid, 0)
 
 
 def masked_moments(values: Tensor, valid: Tensor, reduce: Reduce | None = None) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,9 @@ class AlgorithmConfig(BaseConfig):
     whiten: bool | None = Field(
         None, description="Whiten advantages over all trained turns of the global batch; null: unless the algorithm compares within groups."
     )
+    whiten_floor: float = Field(
+        1.0, ge=0, description="Least spread that whitening divides by, in points of reward: smaller advantages are not blown up."
+    )
     group_size: int | None = Field(
         None, ge=1, description="Samples of each conversation, from the same stm0; divides episodes. null: grpo, rloo 4, others 1."
     )

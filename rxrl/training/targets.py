@@ -109,7 +109,7 @@ def advantages_of(
     if scale is not None:
         advantages = advantages * scale
     advantages = advantages.masked_fill(~trained, 0)
-    return (whiten(advantages, trained, reduce) if config.whitens else advantages), returns
+    return (whiten(advantages, trained, reduce, config.whiten_floor) if config.whitens else advantages), returns
 
 
 def _turn_advantages(

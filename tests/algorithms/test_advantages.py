@@ -166,6 +166,19 @@ def test_whitening_has_zero_mean_and_unit_variance_over_what_counts(given_episod
         assert white.abs().max() < 1e-6
 
 
+@given(episodes(), st.floats(0, 9))
+def test_whitening_does_not_blow_up_what_spreads_less_than_its_floor(given_episodes, floor):
+    _, rows = given_episodes
+    values, _, valid, _ = tensors(rows)
+    plain, floored = whiten(values, valid), whiten(values, valid, floor=floor)
+    mean, variance = masked_moments(values, valid)
+    if variance + 1e-8 >= floor**2:
+        assert torch.equal(floored, plain)
+    else:
+        assert torch.allclose(floored, (values - mean).masked_fill(~valid, 0) / floor, atol=1e-6)
+        assert bool((floored.abs() <= plain.abs() + 1e-6).all())
+
+
 @given(episodes(), st.floats(-1e6, 1e6))
 def test_what_stands_in_padding_changes_no_statistic(given_episodes, garbage):
     _, rows = given_episodes

@@ -19,7 +19,7 @@ def test_advantages_are_whitened_over_scored_turns_and_0_elsewhere():
     model = tiny_model()
     rollout = play(model, conversations(6, (5, 2)), reward=unscored_tells)
     assert (rollout.real & ~rollout.scored).any()
-    values = torch.randn(rollout.rewards.shape, generator=torch.Generator().manual_seed(0))
+    values = 3 * torch.randn(rollout.rewards.shape, generator=torch.Generator().manual_seed(0))
     for form in ("gae", "reward-value"):
         advantages, returns = advantages_of(rollout, values, AlgorithmConfig(advantage=form))
         assert abs(float(advantages[rollout.scored].mean())) < 1e-5
@@ -27,6 +27,8 @@ def test_advantages_are_whitened_over_scored_turns_and_0_elsewhere():
         assert advantages[~rollout.scored].eq(0).all()
         raw, _ = advantages_of(rollout, values, AlgorithmConfig(advantage=form, whiten=False))
         assert torch.allclose(raw[rollout.scored], (returns - values)[rollout.scored], atol=1e-5)
+        far, _ = advantages_of(rollout, values, AlgorithmConfig(advantage=form, whiten_floor=100))
+        assert torch.allclose(far, 0.01 * (raw - raw[rollout.scored].mean()).masked_fill(~rollout.scored, 0), atol=1e-5)
 
 
 def test_unscored_turns_reach_neither_advantages_nor_the_critic():
@@ -89,7 +91,7 @@ def test_whitening_is_over_all_processes(form):
 def test_advantages_per_token_are_those_of_the_turn_where_nothing_happens_within_it():
     model = tiny_model()
     rollout = play(model, conversations(4, (3, 2)), reward=unscored_tells)
-    values = torch.randn(rollout.rewards.shape, generator=torch.Generator().manual_seed(0))
+    values = 3 * torch.randn(rollout.rewards.shape, generator=torch.Generator().manual_seed(0))
     turn, _ = advantages_of(rollout, values, AlgorithmConfig(whiten=False))
     token, _ = advantages_of(rollout, values, AlgorithmConfig(whiten=False, advantage_per="token"))
     assert torch.allclose(token, turn.unsqueeze(-1) * rollout.answer)
