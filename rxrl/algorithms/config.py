@@ -39,6 +39,11 @@ class AlgorithmConfig(BaseConfig):
         None, ge=1, description="Samples of each conversation, from the same stm0; divides episodes. null: grpo, rloo 4, others 1."
     )
     group_std: bool = Field(True, description="advantage group: divide by the spread of the group.")
+    skip_without_advantage: bool = Field(
+        True,
+        description="Take no step of the policy on a minibatch in which no turn has an advantage: entropy, KL and balance alone would "
+        "move it by a full step, because the steps of Muon and Adam do not depend on the size of a gradient.",
+    )
 
     temperature: float = Field(1.0, gt=0, description="Sampling temperature; ratios use the tempered softmax on both sides.")
     epochs: int = Field(1, ge=1, description="Passes over a rollout; 1 for a2c, rloo and reinforce.")

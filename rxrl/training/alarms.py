@@ -23,11 +23,14 @@ class AlarmConfig(BaseConfig):
     kl: float | None = Field(1.0, gt=0, description="KL to the reference, in nats a token.")
     approx_kl: float | None = Field(0.2, gt=0, description="KL between the policies before and after an update, in nats a token.")
     entropy: float | None = Field(0.02, gt=0, description="Entropy below this, in nats a token, while the reward is below entropy_reward.")
-    entropy_reward: float = Field(5.0, ge=0, le=10, description="From this reward on a low entropy is mastery, not collapse.")
+    entropy_reward: float = Field(5.0, ge=0, le=10, description="From this reward on a low entropy, or no advantage, is mastery.")
     explained_variance: float | None = Field(-0.1, lt=1, description="Mean explained variance of the last `patience` iterations.")
     patience: int = Field(20, ge=1, description="Iterations without alarm about the critic, which has to learn first.")
     drift_growth: float | None = Field(20.0, gt=1, description="Memory drift as a multiple of that of the first iteration.")
     drift_floor: float | None = Field(1e-7, gt=0, description="Memory drift below which nothing is written.")
+    without_advantage: int | None = Field(
+        10, ge=1, description="Iterations in a row without any advantage, while the reward is below entropy_reward."
+    )
     gate: float | None = Field(0.01, gt=0, lt=0.5, description="Mean gate openness nearer than this to 0 or 1.")
     parting: float | None = Field(
         0.05, gt=0, description="Fall of held-out retention between the halves of the last `evaluations`, while a reward term rises."
@@ -57,6 +60,7 @@ class Alarms:
         self.active: set[str] = set()
         self._variances: list[float] = []
         self._first_drift: float | None = None
+        self._idle = 0
         self._evaluations: list[dict[str, float]] = []
         self._terms: dict[str, list[float]] = {}
 
@@ -75,6 +79,7 @@ class Alarms:
             "active": sorted(self.active),
             "variances": self._variances,
             "first_drift": self._first_drift,
+            "idle": self._idle,
             "evaluations": self._evaluations,
             "terms": self._terms,
         }
@@ -83,6 +88,7 @@ class Alarms:
         """Goes on from a saved state."""
         self.active = set(state["active"])
         self._variances, self._first_drift = list(state["variances"]), state["first_drift"]
+        self._idle = int(state["idle"])
         self._evaluations = [dict(each) for each in state["evaluations"]]
         self._terms = {name: list(values) for name, values in state["terms"].items()}
 
@@ -91,6 +97,8 @@ class Alarms:
             self._variances = [*self._variances, float(metrics["explained_variance"])][-self.config.patience :]
         if self._first_drift is None and "memory_drift" in metrics:
             self._first_drift = float(metrics["memory_drift"])
+        idle = metrics.get("without_advantage") == 1 and metrics["reward"] < self.config.entropy_reward
+        self._idle = self._idle + 1 if idle else 0
         for name in ("reward", *(key for key in metrics if key.startswith(TERM))):
             if name in metrics:
                 self._terms.setdefault(name, []).append(float(metrics[name]))
@@ -126,6 +134,14 @@ class Alarms:
                 "entropy",
                 f"Entropy has collapsed to {entropy:.2g} nats a token at a reward of {metrics['reward']:.2g}: nothing is explored. "
                 "Raise algorithm.entropy, lower optimizer.learning_rate, or go back to an earlier checkpoint.",
+            )
+
+        if config.without_advantage is not None and self._idle >= config.without_advantage:
+            yield Alarm(
+                "without_advantage",
+                f"For {self._idle} iterations all answers that are compared have earned the same (reward {metrics['reward']:.2g}), so "
+                "nothing was learned. Raise algorithm.temperature or algorithm.group_size, add a reward term that tells answers apart, "
+                "or train on with supervision first.",
             )
 
     def _critic(self) -> Iterator[Alarm]:

@@ -28,7 +28,7 @@ from rxrl.training.passes import reference_pass
 from rxrl.training.rollout import Rollout
 from rxrl.training.targets import Targets, advantages_of, old_policy, rollout_metrics, start_critic
 from rxrl.training.tracking import Clock
-from rxrl.training.update import actor_loss, critic_loss, minibatches, totals_of
+from rxrl.training.update import actor_loss, critic_loss, has_advantage, minibatches, totals_of
 
 Groups = Mapping[str, Collection[tuple[str, nn.Parameter]]]
 Metrics = dict[str, Any]
@@ -202,7 +202,10 @@ class Learner:
         if shared:
             norms = self._step(self.critic_optimizer, self.critic_groups, self.config.critic_optimizer.max_grad_norm)
             metrics["critic_grad_norm"] = norms["grad_norm"]
-        return metrics | self._step(self.optimizer, self.groups, self.config.optimizer.max_grad_norm)
+        teaches = self.processes.any(has_advantage(rollout.rows(rows), targets.rows(rows), algorithm))
+        metrics["without_advantage"] = torch.tensor(float(not teaches), device=self.processes.device)
+        take = teaches or shared or not algorithm.skip_without_advantage
+        return metrics | self._step(self.optimizer, self.groups, self.config.optimizer.max_grad_norm, take)
 
     def _step_critic(self, rollout: Rollout, targets: Targets, rows: Tensor, algorithm: AlgorithmConfig, totals: Totals) -> Metrics:
         """One step of the critic on the `rows` of a minibatch."""
@@ -247,13 +250,18 @@ class Learner:
             self.processes.accelerator.backward(loss)
         return LossResult(loss.detach(), result.metrics)
 
-    def _step(self, optimizer: torch.optim.Optimizer, groups: Groups, max_norm: float) -> Metrics:
-        """One optimizer step with the gradients of all processes, scaled down to `max_norm`; returns their norms before that."""
+    def _step(self, optimizer: torch.optim.Optimizer, groups: Groups, max_norm: float, take: bool = True) -> Metrics:
+        """One optimizer step, where it is to be taken, with the gradients of all processes, scaled down to `max_norm`.
+
+        Returns:
+            Norms of the gradients before that.
+        """
         parameters = [p for named in groups.values() for _, p in named]
         self.processes.average_gradients(parameters)
         norms = {f"grad_norm/{name}": grad_norm(p for _, p in named) for name, named in groups.items()}
         norm = self.processes.accelerator.clip_grad_norm_(parameters, max_norm)
-        optimizer.step()
+        if take:
+            optimizer.step()
         norms = {"grad_norm": torch.as_tensor(norm).detach()} | (norms if len(groups) > 1 else {})
         # Where nothing has a gradient, the norm is a 0 that lies on the CPU.
         return {name: value.to(self.processes.device) for name, value in norms.items()}

@@ -20,6 +20,9 @@ from rxrl.training.rollout import Rollout
 from rxrl.training.targets import Targets, trained_turns
 from rxrl.training.token_statistics import LazyLogits
 
+NO_ADVANTAGE = 1e-6
+"""What rounding may leave of an advantage of 0, in points of reward or, where they are scaled, in spreads."""
+
 
 def minibatches(batch: int, count: int, *key: int | str) -> Iterator[Tensor]:
     """Row indices of `count` minibatches (fewer where there are fewer rows), about equal; which, depends on `key`."""
@@ -104,6 +107,15 @@ class Memories:
     path: Tensor
     real: Tensor
     first_turn: int = 1
+
+
+def has_advantage(rollout: Rollout, targets: Targets, config: AlgorithmConfig) -> bool:
+    """Whether rewards have anything to say about these rows: some trained turn has an advantage, or self-imitation an answer to imitate."""
+    teaching = targets.advantages.abs() > NO_ADVANTAGE
+    if teaching.ndim > rollout.scored.ndim:
+        teaching = teaching.any(-1)
+    imitates = bool(config.self_imitation) and bool(shares_of(rollout, config).imitate.any())
+    return imitates or bool((teaching & trained_turns(rollout, config)).any())
 
 
 def actor_loss(

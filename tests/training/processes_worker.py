@@ -64,7 +64,7 @@ def recorded(trainer):
         played.append(list(zip(rollout.turns.ids.transpose(0, 1).tolist(), rollout.rewards.T.tolist(), strict=True)))
         return rollout
 
-    def stepping(learner, optimizer, groups, max_norm):
+    def stepping(learner, optimizer, groups, max_norm, take=True):
         def average(parameters):
             parameters = list(parameters)
             inner(parameters)
@@ -72,7 +72,7 @@ def recorded(trainer):
 
         inner, learner.processes.average_gradients = learner.processes.average_gradients, average
         try:
-            return step(learner, optimizer, groups, max_norm)
+            return step(learner, optimizer, groups, max_norm, take)
         finally:
             learner.processes.average_gradients = inner
 

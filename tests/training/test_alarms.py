@@ -63,6 +63,23 @@ def test_low_entropy_is_mastery_where_the_reward_is_high():
     assert names(Alarms(AlarmConfig()).observe(FINE | {"entropy": 0.001, "reward": 9.0})) == []
 
 
+def test_iterations_without_advantage_sound_where_they_go_on_at_a_low_reward():
+    alarms = Alarms(AlarmConfig(without_advantage=3))
+    stuck = FINE | {"without_advantage": 1.0, "reward": 0.0}
+    rows = [stuck, stuck, FINE | {"without_advantage": 0.5}, stuck, stuck, stuck, stuck, FINE | {"without_advantage": 0.0}]
+    assert [names(alarms.observe(row)) for row in rows] == [[], [], [], [], [], ["without_advantage"], [], []]
+    mastered = Alarms(AlarmConfig(without_advantage=1))
+    assert names(mastered.observe(FINE | {"without_advantage": 1.0, "reward": 10.0})) == []
+    assert names(Alarms(AlarmConfig(without_advantage=None)).observe(stuck)) == []
+
+
+def test_iterations_without_advantage_are_counted_across_a_resume():
+    stuck, before, after = FINE | {"without_advantage": 1.0}, *(Alarms(AlarmConfig(without_advantage=2)) for _ in range(2))
+    assert names(before.observe(stuck)) == []
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    assert names(after.observe(stuck)) == ["without_advantage"]
+
+
 def test_the_critic_has_time_to_learn():
     alarms = Alarms(AlarmConfig(patience=3))
     sounded = [names(alarms.observe(FINE | {"explained_variance": value})) for value in (-1.0, -1.0, -1.0, 0.9, 0.9, 0.9, -5.0)]

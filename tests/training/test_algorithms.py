@@ -37,7 +37,12 @@ EVERYTHING = {
 }
 
 
-def trainer_in(folder, algorithm, iterations=1, callbacks=(), **changes):
+def alike(turns):
+    """The same for every answer."""
+    return [7.0 if turn.asking else None for turn in turns]
+
+
+def trainer_in(folder, algorithm, iterations=1, callbacks=(), reward=recall, **changes):
     settings = {
         "episodes": 8,
         "max_answer_tokens": 4,
@@ -53,7 +58,7 @@ def trainer_in(folder, algorithm, iterations=1, callbacks=(), **changes):
         held_out=ToySource(),
         config=MRLConfig(**settings | changes),
         folder=folder,
-        reward=recall,
+        reward=reward,
         callbacks=callbacks,
     )
 
@@ -183,3 +188,17 @@ def test_a_packages_algorithm_trains(tmp_path, monkeypatch):
     trainer.train()
     assert seen == [0.5]
     assert "mine" in lines(trainer)[0]
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo", "reinforce"])
+@pytest.mark.parametrize("skip", [True, False])
+def test_where_all_answers_earn_the_same_the_policy_stays_as_it_is(name, skip, tmp_path):
+    algorithm = {"name": name, "gamma": 0.0, "minibatches": 2, "skip_without_advantage": skip}
+    trainer = trainer_in(tmp_path, algorithm, iterations=2, reward=alike)
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    trainer.train()
+    after = trainer.model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items()) == skip
+    assert (not trainer.learner.optimizer.state) == skip
+    assert [line["without_advantage"] for line in lines(trainer)] == [1.0, 1.0]
+    assert all(line["grad_norm"] > 0 for line in lines(trainer))

@@ -9,7 +9,7 @@ import torch
 from rxrl.algorithms import AlgorithmConfig, sum_results
 from rxrl.training.passes import hidden_states, trajectory
 from rxrl.training.rollout import Rollout
-from rxrl.training.update import actor_loss, critic_loss, minibatches, totals_of
+from rxrl.training.update import actor_loss, critic_loss, has_advantage, minibatches, totals_of
 from tests.distributions import exact_kl, tempered
 from tests.lockstep import in_lockstep
 from tests.training.steps import ALL_ON, assert_same, full_update, loss_and_gradients, moved
@@ -246,3 +246,26 @@ def test_self_imitation_looks_at_the_best_episodes_alone():
     assert none.loss == none.metrics["self_imitation"] == 0
     off, _, _ = loss_and_gradients(model, rollout, targets, AlgorithmConfig(kl=0.0, entropy=0.0, balance=0.0), model)
     assert "self_imitation" not in off.metrics
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_an_advantage_counts_where_its_turn_is_trained(per_token):
+    model = tiny_model(double=True)
+    rollout, config = play(model, conversations(6, 4), reward=unscored_tells), AlgorithmConfig(burn_in=1)
+    targets = targets_for(model, rollout, config, toy_critic(model))
+
+    def found(turn, row, value, part=rollout, config=config):
+        advantages = torch.zeros_like(rollout.answer if per_token else rollout.rewards, dtype=torch.float64)
+        advantages[turn, row] = value
+        return has_advantage(part, replace(targets, advantages=advantages), config)
+
+    trained, silent = (flags.nonzero().tolist() for flags in (rollout.scored[1:], ~rollout.scored[1:]))
+    assert trained
+    assert silent
+    assert all(found(turn + 1, row, -0.01) and not found(turn + 1, row, 1e-9) for turn, row in trained)
+    assert not any(found(turn + 1, row, 1.0) for turn, row in silent)
+    assert not any(found(0, row, 1.0) for row in range(6))
+    assert not found(*trained[0], 1.0, replace(rollout, scored=torch.zeros_like(rollout.scored)))
+    # Without one, the best episodes teach where they are imitated.
+    assert found(0, 0, 0.0, config=AlgorithmConfig(self_imitation=0.1, self_imitation_above=0.0))
+    assert not found(0, 0, 0.0, config=AlgorithmConfig(self_imitation=0.1, self_imitation_above=10.0))
