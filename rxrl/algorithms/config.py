@@ -15,7 +15,7 @@ from rxrl.errors import ConfigError
 class AlgorithmConfig(BaseConfig):
     """One update of the policy."""
 
-    name: str = Field("ppo", description="ppo, impo, a2c, grpo, rloo, reinforce, or that of an installed package.")
+    name: str = Field("impo", description="impo, ppo, a2c, grpo, rloo, reinforce, or that of an installed package.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of an algorithm from an installed package.")
 
     advantage: Literal["gae", "reward-value", "return", "group", "leave-one-out"] | None = Field(
@@ -79,7 +79,7 @@ class AlgorithmConfig(BaseConfig):
     )
     memory_cosine: float = Field(0.0, ge=0, description="IMPO: coefficient of 1 - cosine of consecutive memories (published: 0.01).")
     consistency: float = Field(
-        0.01, ge=0, description="IMPO: coefficient of the KL to the policy that reads the memory of the turn before."
+        0.0, ge=0, description="IMPO: coefficient of the KL to the policy that reads the memory of the turn before (published: 0.01)."
     )
     consistency_form: Literal["same-tokens", "positions"] = Field(
         "same-tokens",

@@ -61,7 +61,7 @@ def train(  # noqa: PLR0913, PLR0917
     override: Overrides = None,
     reward: Annotated[str | None, typer.Option(help="Reward: a name, pkg.mod:function or path/file.py:function.")] = None,
     env: Annotated[str | None, typer.Option(help="Environment: a package's name for it, pkg.mod:Class or path/file.py:Class.")] = None,
-    algorithm: Annotated[str | None, typer.Option(help="Algorithm: ppo, impo, a2c, grpo, rloo, reinforce, or a package's.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="impo (default), ppo, a2c, grpo, rloo, reinforce, or a package's.")] = None,
     data: TrainFile = None,
     held_out: HeldOut = None,
     level: LevelOption = None,

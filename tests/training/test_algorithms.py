@@ -128,7 +128,7 @@ def test_every_critic_learns(kind, tmp_path):
 
 def test_a_shared_trunk_learns_from_the_value_loss(tmp_path):
     """With a policy loss that is 0 the policy's encoder moves all the same, and the memory attention does not."""
-    quiet = {"entropy": 0.0, "kl": 0.0, "balance": 0.0, "minibatches": 1}
+    quiet = {"name": "ppo", "entropy": 0.0, "kl": 0.0, "balance": 0.0, "minibatches": 1}
     moved = {}
     for kind in ("text", "shared"):
         trainer = trainer_in(tmp_path / kind, quiet, critic=kind, optimizer={"name": "sgd", "learning_rate": 0.1, "weight_decay": 0.0})

@@ -59,7 +59,7 @@ def with_empty_turns(rollout: Rollout, turns: int) -> Rollout:
 def test_minibatches_of_one_row_sum_to_the_whole_batch():
     """A weighted sum over rows: what each conversation contributes does not depend on its neighbours."""
     model = tiny_model(double=True)
-    actor, config = moved(model), AlgorithmConfig(kl=0.1, balance=0.0)
+    actor, config = moved(model), AlgorithmConfig(name="ppo", kl=0.1, balance=0.0)
     rollout = play(model, conversations(4, (1, 3)))
     targets = targets_for(model, rollout, config, toy_critic(model))
     _, whole, _ = loss_and_gradients(actor, rollout, targets, config, model)
@@ -162,7 +162,7 @@ def test_consistency_may_compare_position_by_position_with_the_answer_before():
 def test_tokens_turns_or_episodes_count_the_same(loss_per):
     model = tiny_model(double=True)
     rollout = play(model, conversations(5, (3, 1)), reward=unscored_tells)
-    config = AlgorithmConfig(loss_per=loss_per, kl=0.0, entropy=0.0, balance=0.0, clip=10.0)
+    config = AlgorithmConfig(name="ppo", loss_per=loss_per, kl=0.0, entropy=0.0, balance=0.0, clip=10.0)
     targets = targets_for(model, rollout, config, toy_critic(model))
     targets = replace(targets, old_log_probs=targets.old_log_probs + 0.3)
     loss = loss_and_gradients(model, rollout, targets, config, model)[0].loss.detach()
@@ -235,7 +235,8 @@ def test_self_imitation_looks_at_the_best_episodes_alone():
     rollout = play(model, conversations(4, (3, 2)))
     rewards = torch.tensor([[9.0, 2.0, 9.0, 10.0], [9.0, 9.0, 8.0, 8.0], [9.0, 0.0, 9.0, 0.0]], dtype=torch.float64)
     rollout = replace(rollout, rewards=rewards)
-    config = AlgorithmConfig(self_imitation=0.5, self_imitation_above=9.0, kl=0.0, entropy=0.0, balance=0.0)
+    quiet = {"name": "ppo", "kl": 0.0, "entropy": 0.0, "balance": 0.0}
+    config = AlgorithmConfig(self_imitation=0.5, self_imitation_above=9.0, **quiet)
     targets = replace(targets_for(model, rollout, config, toy_critic(model)), advantages=torch.zeros_like(rewards))
     result, _, _ = loss_and_gradients(model, rollout, targets, config, model)
     best = [0, 3]
@@ -244,7 +245,7 @@ def test_self_imitation_looks_at_the_best_episodes_alone():
     assert torch.allclose(result.loss, -0.5 * tokens.mean())
     none, _, _ = loss_and_gradients(model, rollout, targets, config.model_copy(update={"self_imitation_above": 9.9}), model)
     assert none.loss == none.metrics["self_imitation"] == 0
-    off, _, _ = loss_and_gradients(model, rollout, targets, AlgorithmConfig(kl=0.0, entropy=0.0, balance=0.0), model)
+    off, _, _ = loss_and_gradients(model, rollout, targets, AlgorithmConfig(**quiet), model)
     assert "self_imitation" not in off.metrics
 
 
