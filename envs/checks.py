@@ -79,6 +79,13 @@ def at_least_one(name: str, value: int) -> int:
     return value
 
 
+def limit(name: str, value: int | None, least: int = 1) -> int | None:
+    """A whole number of at least `least`, or None for no limit."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise ConfigError(f"{name} must be a whole number of at least {least}, or None for no limit, got {value!r}.")
+    return value
+
+
 def probability(name: str, value: bool | float) -> float:
     """A number from 0 to 1."""
     if not 0.0 <= float(value) <= 1.0:

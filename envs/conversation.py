@@ -69,7 +69,8 @@ class OneRowEnv(LiveSpec, gymnasium.Env[Any, Any]):
         Args:
             seed: Seed of all draws; clears what earlier episodes left in memory.
             options: `conversation` (index, id or `Conversation`), `stm_seed`, `strategy`, `stm` (a memory value of one
-                row to start from), `carry` (whether to start from what the last episode left).
+                row to start from), `carry` (whether to start from what the last episode
+                left, unless that was the same conversation).
 
         Returns:
             The first query, and info as the class describes it.

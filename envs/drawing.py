@@ -88,6 +88,8 @@ class Drawing:
         if given is None:
             given = [int(source[row].integers(SEED_RANGE)) for row in rows[: len(chosen)]]
         for row, seed in zip(rows, given, strict=False):
+            if not isinstance(seed, int | np.integer) or not 0 <= int(seed) < SEED_RANGE:
+                raise EpisodeError(f"stm_seeds are whole numbers from 0 to 2**63 - 1, got {seed!r}.")
             seeds[row] = int(seed)
         return seeds
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from rxrl.types import ANSWER, BOS, EOS, MASK, PAD, QUERY, Conversation, SavedIn
 _MARKERS = frozenset((PAD, BOS, EOS, MASK, QUERY, ANSWER))
 _FRAME = 4
 """Marker tokens of an interaction: `[BOS] [Q] ... [A] ... [EOS]`."""
+SHORTEST_INTERACTION = _FRAME + 2
+"""Tokens of an interaction with one of a query and one of an answer."""
 
 SEED_RANGE = 2**63
 
@@ -146,15 +148,19 @@ class Episode:
         """Text of the query that is to be answered next; empty when the episode is over."""
         return "" if self.done else self.script.conversation.interactions[self.turn + 1].query
 
-    def begin(self) -> list[int]:
+    def begin(self, decode: Callable[[Sequence[int]], str]) -> list[int]:
         """Notes the first interaction as written and returns its ids."""
         answer = self.script.reference_ids[0]
-        return self.note_written(0, answer, self.script.conversation.first.answer)
+        return self.note_written(0, answer, self.script.conversation.first.answer, decode)
 
-    def note_written(self, index: int, answer_ids: Sequence[int], text: str) -> list[int]:
-        """Notes interaction `index` as written with this answer; returns its ids `[BOS] [Q] query [A] answer [EOS]`."""
+    def note_written(self, index: int, answer_ids: Sequence[int], text: str, decode: Callable[[Sequence[int]], str]) -> list[int]:
+        """Notes interaction `index` as written with this answer; returns its ids `[BOS] [Q] query [A] answer [EOS]`.
+
+        Where the answer has to be cut, what is left of it is what was written: `decode` says what that is.
+        """
         interaction = self.script.conversation.interactions[index]
         query, answer = self.limits.fit(self.script.query_ids[index], answer_ids)
+        text = text if len(answer) == len(answer_ids) else decode(answer)
         self.saved.append(SavedInteraction(interaction.query, text, tuple(query), tuple(answer)))
         self.tokens += len(query) + len(answer) + _FRAME
         self._tracker.write(text)

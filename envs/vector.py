@@ -21,6 +21,7 @@ from rxrl.envs.checks import (
     at_least_one,
     known_autoreset,
     known_render_mode,
+    limit,
     memory_backend,
     per_conversation,
     playable,
@@ -29,7 +30,7 @@ from rxrl.envs.checks import (
     strategy_weights,
 )
 from rxrl.envs.drawing import Drawing
-from rxrl.envs.episode import Episode, Forcing, Limits, Script
+from rxrl.envs.episode import SHORTEST_INTERACTION, Episode, Forcing, Limits, Script
 from rxrl.envs.live import Live, LiveSpec, unwrap
 from rxrl.envs.render import Line, text_of, transcript_lines
 from rxrl.envs.spaces import box_of_ids
@@ -118,9 +119,9 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         self.limits = Limits(
             at_least_one("max_query_tokens", max_query_tokens),
             at_least_one("max_answer_tokens", max_answer_tokens),
-            max_interaction_tokens,
-            max_episode_tokens,
-            max_turns,
+            limit("max_interaction_tokens", max_interaction_tokens, SHORTEST_INTERACTION),
+            limit("max_episode_tokens", max_episode_tokens),
+            limit("max_turns", max_turns),
         )
         self.forcing = Forcing(probability("teacher_forcing", teacher_forcing), forced_turns)
         self.write_last = write_last
@@ -137,7 +138,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         self._begun = False
 
     def _make_spaces(self, vocab_size: int | None) -> None:
-        size = vocab_size if vocab_size is not None else getattr(self.codec, "vocab_size", None)
+        size = at_least_one("vocab_size", vocab_size) if vocab_size is not None else getattr(self.codec, "vocab_size", None)
         top = (size if isinstance(size, int) else _FALLBACK_VOCABULARY) - 1
         self.single_observation_space = box_of_ids(self.limits.query + PROMPT_MARKERS, top)
         self.single_action_space = box_of_ids(self.limits.answer + 1, top)
@@ -347,7 +348,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         for row in rows:
             episode = self._episodes[row]
             if episode is not None:
-                written[row] = episode.begin()
+                written[row] = episode.begin(self.codec.decode)
         for _ in range(2 if self.warm_up else 1):
             self._write(written)
         return written
@@ -382,7 +383,8 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
             ids: Sequence[int] = turn.reference_ids if forced else answers[row]
             episode.end(len(ids))
             if not episode.done or self.write_last:
-                written[row] = episode.note_written(turn.index, ids, turn.reference if forced else turn.answer)
+                text = turn.reference if forced else turn.answer
+                written[row] = episode.note_written(turn.index, ids, text, self.codec.decode)
             episode.turn = turn.index
         self._write(written)
         terminated = np.array([episode is None or episode.terminated for episode in self._episodes])

@@ -63,7 +63,7 @@ def read_spec(text: str) -> RewardSpec:
         return text
     try:
         given = yaml.safe_load(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"The reward {text} cannot be read: {' '.join(str(error).split())}.") from error
     spec = given["reward"] if isinstance(given, dict) and "reward" in given else given
     if not isinstance(spec, str | dict):

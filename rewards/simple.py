@@ -35,7 +35,7 @@ class Exact(Options):
 
     def __call__(self, turns: Sequence[Turn]) -> list[Score]:
         """One score for each turn."""
-        return [Score(10.0 * any(value_words(turn.answer) == value_words(right) for right in references_of(turn))) for turn in turns]
+        return [Score(10.0 * any(_same(turn.answer, right) for right in references_of(turn))) for turn in turns]
 
 
 class TokenF1(Options):
@@ -50,7 +50,8 @@ class TokenF1(Options):
     @staticmethod
     def _best(turn: Turn) -> float:
         answer = Counter(words(turn.answer))
-        return max(_f1(answer, Counter(words(right))) for right in (turn.reference, *turn.aliases.get("*", ())))
+        rights = (turn.reference, *turn.aliases.get("*", ()))
+        return max(_f1(answer, reference) if (reference := Counter(words(right))) else _same(turn.answer, right) for right in rights)
 
 
 class Bleu(Options):
@@ -153,6 +154,12 @@ class Format(Options):
             rules["ends_with"] = text.endswith(self.ends_with)
         share = sum(rules.values()) / len(rules) if rules["answer"] else 0.0
         return Score(ten(share), {rule: 10.0 * kept for rule, kept in rules.items()})
+
+
+def _same(answer: str, right: str) -> bool:
+    """Whether both are the same words, or, where neither holds any (numbers are words, signs are none), the same text."""
+    mine, theirs = value_words(answer), value_words(right)
+    return mine == theirs if mine or theirs else answer.strip() == right.strip()
 
 
 def _f1(answer: Counter[str], reference: Counter[str]) -> float:

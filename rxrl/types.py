@@ -245,6 +245,11 @@ def interaction_ids(query_ids: Sequence[int], answer_ids: Sequence[int]) -> list
     return [BOS, QUERY, *query_ids, ANSWER, *answer_ids, EOS]
 
 
+def longest_query(max_length: int) -> int:
+    """Tokens of the longest query that leaves room for an answer of one token: `[BOS] [Q] query [A] answer [EOS]` in `max_length`."""
+    return max_length - 5
+
+
 def prompt_ids(query_ids: Sequence[int]) -> list[int]:
     """`[BOS] [Q] query [A]`: what the decoder continues with an answer."""
     return [BOS, QUERY, *query_ids, ANSWER]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from rxrl.cli.console import plain_console
 from rxrl.data.importers import ImportResult, import_babi, import_fairytaleqa, import_published, import_text
 from rxrl.data.importers import fairytale as fairytale_defaults
 from rxrl.data.importers.text import DEFAULT_LIMIT, write_texts
@@ -106,6 +106,8 @@ def babi(  # noqa: PLR0913, PLR0917
         keep_valid=keep_valid,
     )
     episodes = list(dict.fromkeys(conversation.extra["episode"] for conversation in result.conversations))
+    if holdout >= len(episodes):
+        raise ConfigError(f"--holdout {holdout} leaves none of the {len(episodes)} episodes for training: hold out fewer.")
     held_out = set(episodes[len(episodes) - holdout :]) if holdout else set()
     test = [each for each in result.conversations if each.id in held_out]
     train = [each for each in result.conversations if each.extra["episode"] not in held_out]
@@ -266,7 +268,7 @@ def _show_stats(stats: DataStats, unit: str) -> None:
         f"{unit} per interaction", f"median {stats.length_at(0.5)}, 95 % up to {stats.length_at(0.95)}, longest {stats.lengths[-1]}"
     )
     table.add_row("kinds", ", ".join(f"{kind} {count}" for kind, count in stats.kinds.most_common()))
-    Console().print(table)
+    plain_console().print(table)
 
 
 def _histogram(counts: Mapping[int, int]) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from rxrl.cli.console import plain_console
 from rxrl.cli.data import Strategy
 from rxrl.cli.device import Device, load_on
 from rxrl.cli.pipeline import evaluation_env
@@ -59,21 +59,25 @@ def evaluate(  # noqa: PLR0913, PLR0917
     model, tokenizer = load_on(device, checkpoint)
     chosen, known = held_out_conversations(data, level, steps, strategy.value, conversations, seed)
     function = load_reward(read_spec(reward), embed=TokenEmbeddings(model))
-    env = evaluation_env(model, tokenizer, chosen, known=known, reward=function, max_answer_tokens=max_answer_tokens)
+    env = evaluation_env(
+        model, tokenizer, chosen, known=known, reward=function, max_answer_tokens=max_answer_tokens, strategy=strategy.value
+    )
     policy = ModelPolicy(model, max_answer_tokens + 1)
-    console = Console()
-    console.print(f"Playing {len(chosen)} conversations.", highlight=False)
+    console = plain_console()
+    console.print(f"Playing {len(chosen)} conversations.")
     with nullcontext() if out is None else keeping_transcripts(out / "transcripts.unscored.jsonl"):
         found = evaluate_policy(env, policy, chosen, seed=seed, greedy=greedy, controls=CONTROLS if controls else ())
     console.print(*tables(found), sep="\n")
     if out is not None:
-        console.print(f"Wrote {found.save(out)} and the transcripts.", highlight=False)
+        console.print(f"Wrote {found.save(out)} and the transcripts.")
 
 
 def held_out_conversations(
     data: str | None, level: int | None, steps: int | None, strategy: str, count: int, seed: int
 ) -> tuple[list[Conversation], list[Conversation]]:
     """Conversations to play, and others that show which values there are."""
+    if strategy == "single-step" and steps is not None and steps > 1:
+        raise ConfigError(f"single-step conversations have one turn, but {steps} are asked for: leave out one of the two options.")
     if data is None:
         test, train = (GeneratedSource(level=level or 1, seed=seed, split=split) for split in ("test", "train"))
         turns = 1 if strategy == "single-step" else steps or DEFAULT_STEPS

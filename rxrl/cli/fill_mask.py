@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from rxrl.cli.console import plain_console
 from rxrl.cli.device import Device, load_on
 from rxrl.models.completion import MASK_TEXT, Guess, fill_masks
 from rxrl.seeding import generator
@@ -23,7 +23,7 @@ def fill_mask(
     """Guess masked tokens with the encoder and the MLM head."""
     model, tokenizer = load_on(device, checkpoint)
     guesses = fill_masks(model, tokenizer, text, top_k=top_k, generator=generator(seed, "fill-mask"))
-    console = Console(highlight=False)
+    console = plain_console()
     for number, found in enumerate(guesses, start=1):
         console.print(_table(f"{MASK_TEXT} {number}" if len(guesses) > 1 else MASK_TEXT, found))
     typer.echo(_filled(text, guesses))

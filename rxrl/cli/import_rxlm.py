@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from rxrl.cli.console import plain_console
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.errors import CheckpointError, ConfigError
 from rxrl.models import ReactiveTransformer, count_parameters
@@ -81,7 +81,7 @@ def _save(model: ReactiveTransformer, codec: Tokenizer | None, out: Path) -> Non
 
 
 def _tell(found: Imported, codec: Tokenizer | None, out: Path) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console(soft_wrap=True)
     config, counts = found.model.config, count_parameters(found.model)
     parts = [name for name in ("encoder", "decoder", "memory_attention", "mlm_head") if name not in config.absent]
     console.print(f"Imported {config.name}: dim {config.dim}, {config.layers} layers, memory of {config.layers} x {config.slots} slots.")

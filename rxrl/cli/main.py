@@ -82,6 +82,12 @@ class LazyGroup(TyperGroup):
                 raise
             typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
             raise typer.Exit(EXIT_BAD_INPUT) from None
+        except OSError as error:
+            if error.filename is None or os.environ.get(DEBUG_VARIABLE):
+                raise
+            sentence = f"Error: {error.filename} cannot be used ({error.strerror}): check the path, or give another one."
+            typer.secho(sentence, fg=typer.colors.RED, err=True)
+            raise typer.Exit(EXIT_BAD_INPUT) from None
         except KeyboardInterrupt as stop:
             typer.echo(str(stop) or "Interrupted.", err=True)
             raise typer.Exit(getattr(stop, "exit_code", EXIT_INTERRUPTED)) from None

@@ -34,7 +34,7 @@ from rxrl.training.checkpoints import STATE_FILE, Saved, numbered, recover
 from rxrl.training.config import MRLConfig
 from rxrl.training.tracking import read_metrics
 from rxrl.training.trainer import MRLTrainer
-from rxrl.types import Conversation, RewardFunction
+from rxrl.types import Conversation, RewardFunction, longest_query
 
 TOKENIZER_CONVERSATIONS = 1000
 CONTINUED = "smat-continued"
@@ -106,8 +106,10 @@ def open_sources(config: PipelineConfig) -> Sources:
 
 
 def check_apart(train: Sequence[Conversation], held_out: Sequence[Conversation], train_name: str, held_out_name: str) -> None:
-    """Refuses held-out conversations that are trained on."""
-    shared = {conversation.id for conversation in train} & {conversation.id for conversation in held_out}
+    """Refuses held-out conversations that are trained on: with the id and the first interaction of one."""
+    # The id is not enough: rows without one are called by their number.
+    begun = {(conversation.id, conversation.first.query, conversation.first.answer) for conversation in train}
+    shared = {each.id for each in held_out if (each.id, each.first.query, each.first.answer) in begun}
     if shared:
         raise DataError(f"{len(shared)} conversations are in both {train_name} and {held_out_name} (first: {min(shared)!r}): part them.")
 
@@ -312,6 +314,7 @@ def evaluation_env(
     known: Sequence[Conversation],
     reward: RewardFunction,
     max_answer_tokens: int,
+    strategy: str = "multi-step",
 ) -> ConversationVectorEnv:
     """Environment for held-out conversations; the values of each attribute are those of `known` and of themselves."""
     limit = model.config.max_length
@@ -321,7 +324,8 @@ def evaluation_env(
         reward=reward,
         codec=tokenizer,
         num_envs=min(100, len(conversations)),
-        max_query_tokens=limit - 4,
+        strategy=strategy,
+        max_query_tokens=longest_query(limit),
         max_answer_tokens=max_answer_tokens,
         max_interaction_tokens=limit,
         values=attribute_values([*known, *conversations]),

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from rxrl.cli.console import plain_console
 from rxrl.cli.data import Strategy
 from rxrl.cli.device import Device, find_device
 from rxrl.cli.evaluate import held_out_conversations
@@ -81,7 +81,7 @@ def play(  # noqa: PLR0913, PLR0917
     with suppress(EOFError):
         for conversation in chosen:
             play_conversation(game, conversation, tally, seed=seed, sampled=sampled)
-    Console().print(tally.table())
+    plain_console().print(tally.table())
 
 
 class Tally:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from rxrl.cli.console import plain_console
 from rxrl.models import PRESETS, ModelConfig, ReactiveTransformer, count_parameters
 from rxrl.models.presets import count_bytes
 
@@ -52,7 +52,7 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print paramete
     table.add_section()
     for key, heading in _BYTES.items():
         table.add_row(heading, *(_shown(key, counts[name][key]) for name in PRESETS))
-    Console().print(table)
+    plain_console().print(table)
     typer.echo("Parameters. Encoder and decoder each count the embedding they share; total counts it once, without the MLM head.")
     typer.echo("Megabytes (1,000,000 bytes) in float32; memory is that of one conversation.")
 

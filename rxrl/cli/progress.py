@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rxrl.cli.console import plain_console
 from rxrl.training.alarms import Alarm
 from rxrl.training.callbacks import Callback
 from rxrl.training.callbacks import Progress as MRLProgress
@@ -20,7 +21,7 @@ class Terminal(Callback):
     """Shows stage, step, reward, retention and time left of stages and of MRL, and alarms."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
+        self.console = console or plain_console()
         self._progress: Progress | None = None
         self._task: Any = None
         self._name = ""
@@ -30,7 +31,7 @@ class Terminal(Callback):
     def say(self, text: str) -> None:
         """Prints one line."""
         self.close()
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def stage(self, name: str, step: int, total: int, line: dict[str, Any]) -> None:
         """Observer of the supervised stages."""
@@ -73,14 +74,14 @@ class Terminal(Callback):
             self._progress.update(self._task, completed=step, total=total, label=f"{label:16}", text=text)
         elif time.monotonic() - self._printed > PLAIN_SECONDS or step == total:
             self._printed = time.monotonic()
-            self.console.print(f"  {label} {step}/{total}  {text}", highlight=False)
+            self.console.print(f"  {label} {step}/{total}  {text}")
 
     def _begin(self, total: int) -> None:
         columns = (
-            TextColumn("{task.fields[label]}"),
+            TextColumn("{task.fields[label]}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rxrl.cli.console import plain_console
 from rxrl.errors import ConfigError, DataError
 from rxrl.evaluation import TurnRecord, read_records, rescore, write_records
 from rxrl.factory import TokenEmbeddings, load_checkpoint
@@ -38,7 +38,7 @@ def rescore_transcripts(
     """Compute other rewards for stored transcripts, without a model."""
     if out is not None and out.exists() and any(out.samefile(path) for path in transcripts if path.exists()):
         raise ConfigError(f"{out} is one of the transcripts that are read: give --out another name.")
-    console = Console(highlight=False)
+    console = plain_console()
     handed_in: dict[str, Any] = {"notify": console.print}
     if checkpoint is not None:
         handed_in["embed"] = TokenEmbeddings(load_checkpoint(checkpoint)[0])

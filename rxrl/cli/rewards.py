@@ -12,10 +12,10 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rxrl.cli.console import plain_console
 from rxrl.plugins import installed
 from rxrl.rewards import BUILT_IN, ENTRY_POINT_GROUP, Report, check_reward, find_reward, load_reward, read_spec, sample_turn
 from rxrl.rewards.loading import parameters
@@ -43,7 +43,7 @@ def list_rewards() -> None:
     for name, entry in sorted(installed(ENTRY_POINT_GROUP).items()):
         if name not in BUILT_IN:
             table.add_row(name, entry.dist.name if entry.dist else entry.value, Text(_summary(find_reward(name))))
-    Console().print(table)
+    plain_console().print(table)
     typer.echo("More of one: rxrl rewards show NAME. One of your own is named package.module:function or path/file.py:function.")
 
 
@@ -51,7 +51,7 @@ def list_rewards() -> None:
 def show(name: Annotated[str, typer.Argument(help="A name, pkg.mod:function or path/file.py:function.", show_default=False)]) -> None:
     """Show what a reward does, its options, and how it is used."""
     target = find_reward(name)
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(Text(name, style="bold") + Text(_signature(target)), soft_wrap=True)
     console.print(Text("\n" + (inspect.getdoc(target) or "No description.") + "\n"), soft_wrap=True)
     options = _options(target)
@@ -75,7 +75,7 @@ def check(
     """Try a reward on sample turns: range, batches, pickling, speed, and the known hacks. Ends with 1 where it breaks the contract."""
     reward = load_reward(read_spec(spec))
     report = check_reward(reward, time_limit=time_limit)
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(_checks(spec, report))
     if report.kinds:
         console.print(_kinds(report))

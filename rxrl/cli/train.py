@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from rxrl.algorithms import AlgorithmConfig
+from rxrl.cli.console import plain_console
 from rxrl.cli.pipeline import Sources
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import (
@@ -81,7 +81,7 @@ def train(  # noqa: PLR0913, PLR0917
     if not dry_run:
         check_unused(out, resume)
     processes = Processes(settings.precision)
-    terminal = Terminal(Console(quiet=not processes.first))
+    terminal = Terminal(plain_console(quiet=not processes.first))
     if (out / CHECKPOINT).exists() and not dry_run:
         terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
         return

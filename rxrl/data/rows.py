@@ -17,12 +17,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from rxrl.errors import DataError
+from rxrl.facts import value_words
 from rxrl.types import Conversation, Interaction, TextCodec
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Key = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 INTERACTION_FIELDS = ("query", "answer", "facts", "asks", "aliases", "unknown", "kind")
 WHOLE_ANSWER = "*"
+_FILES = (".jsonl", ".json", ".ndjson", ".parquet")
 MARKERS = 4
 """Special tokens of an interaction: `[BOS] [Q] [A] [EOS]`."""
 
@@ -33,6 +35,13 @@ class FactRow(BaseModel):
     model_config = ConfigDict(extra="forbid")
     key: Key
     value: Text
+
+    @field_validator("value")
+    @classmethod
+    def _has_a_word(cls, value: str) -> str:
+        if not value_words(value):
+            raise ValueError(f"the value {value!r} holds no word, so no answer could be found to hold it")
+        return value
 
 
 class InteractionRow(BaseModel):
@@ -58,6 +67,7 @@ class InteractionRow(BaseModel):
     def _one_form_of_aliases(cls, aliases: Any) -> Any:
         if isinstance(aliases, (list, tuple)):
             pairs = bool(aliases) and all(isinstance(entry, (list, tuple)) and len(entry) == 2 for entry in aliases)
+            pairs = pairs and all(isinstance(key, str) for key, _ in aliases)
             aliases = dict(aliases) if pairs else {WHOLE_ANSWER: list(aliases)}
         if isinstance(aliases, Mapping):
             return {key: words for key, words in aliases.items() if words}
@@ -195,7 +205,7 @@ def read_conversations(
     seen: dict[str, int] = {}
     for file, number, row in _rows(source, subset, split):
         try:
-            conversation = to_conversation(_parsed(row), default_id=f"{Path(file).stem}-{number}")
+            conversation = to_conversation(_parsed(row), default_id=_default_id(file, number))
             if conversation.id in seen:
                 raise ValueError(f"the id {conversation.id!r} is already taken by row {seen[conversation.id]}")
             if limit is not None and (reason := limit.complaint(conversation)):
@@ -226,10 +236,16 @@ def write_conversations(path: str | Path, conversations: Iterable[Conversation])
         raise DataError(f"Conversations are written to .jsonl or .parquet files, but {target.name!r} was given.")
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".jsonl":
-        target.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        target.write_bytes("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(errors="backslashreplace"))
     else:
         _write_parquet(target, rows)
     return len(rows)
+
+
+def _default_id(file: str, number: int) -> str:
+    """File without its folder and ending, or data set and split, and the number of the row."""
+    path = Path(file)
+    return f"{path.stem if path.suffix in _FILES else file}-{number}"
 
 
 def _interaction_row(interaction: Interaction) -> dict[str, Any]:
@@ -341,7 +357,10 @@ def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _extra_fields(rows: Sequence[Mapping[str, Any]], known: Sequence[str]) -> list[tuple[str, Any]]:
     pa = import_module("pyarrow")
     names = dict.fromkeys(key for row in rows for key in row if key not in known)
-    return [(name, pa.array([row.get(name) for row in rows]).type) for name in names]
+    try:
+        return [(name, pa.array([row.get(name) for row in rows]).type) for name in names]
+    except pa.ArrowException as error:
+        raise DataError(f"Parquet wants values of one type in a column ({error}): write .jsonl, or make them alike.") from error
 
 
 def _with_map_aliases(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,11 +83,15 @@ def write_run_report(run_dir: str | Path) -> Path:
     source = folder / REPORT_JSON
     if not source.is_file():
         raise DataError(f"Expected {source}, found no such file: give the folder of a run that was evaluated.")
-    run = _json(source.read_text(encoding="utf-8"), source)
+    run = _json(_text(source), source)
     if not isinstance(run, dict):
         raise DataError(f"Expected an object in {source}, got {type(run).__name__}: make the file again with an evaluation.")
     found = next((folder / name for name in TRANSCRIPTS if (folder / name).is_file()), None)
-    return write_report(run, read_metrics(folder / METRICS), read_records(found) if found else [], folder)
+    metrics, transcripts = read_metrics(folder / METRICS), read_records(found) if found else []
+    try:
+        return write_report(run, metrics, transcripts, folder)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{source} does not hold what an evaluation writes ({error}): make the file again with an evaluation.") from error
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -95,8 +99,11 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [_json(line, f"{path}, line {index}") for index, line in enumerate(lines[:-1], start=1) if line.strip()]
+    lines = _text(path).split("\n")
+    rows = [_json(line, f"{path}, line {index}") for index, line in enumerate(lines[:-1], start=1) if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path} should hold a JSON object in each line: use the file that the run wrote.")
+    return rows
 
 
 def render(run: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]], transcripts: Sequence[TurnRecord]) -> str:
@@ -129,6 +136,13 @@ def _csv(run: Mapping[str, Any]) -> str:
         for row in part.get("by_distance") or ():
             writer.writerow((condition, *(row.get(name) for name in _COLUMNS)))
     return text.getvalue()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}): use the file that the run wrote.") from error
 
 
 def _json(text: str, where: str | Path) -> Any:

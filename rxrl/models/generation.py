@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, SupportsInt
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 FORBIDDEN = (PAD, BOS, UNK, MASK, QUERY, ANSWER)
 """Special tokens that cannot stand in an answer: all but `[EOS]`."""
+LEAST_TEMPERATURE = 1e-6
+"""Below it logits would leave the range of float32."""
 _CANDIDATES = 128
 
 
@@ -94,8 +97,11 @@ class Sampling:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ModelError(f"temperature must be above 0, got {self.temperature}; for the likeliest tokens give no generators.")
+        if not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise ModelError(
+                f"temperature must be a number of at least {LEAST_TEMPERATURE}, got {self.temperature}; "
+                "for the likeliest tokens give no generators."
+            )
         if self.top_k is not None and self.top_k < 1:
             raise ModelError(f"top_k must be at least 1, got {self.top_k}; None keeps all tokens.")
         if self.top_p is not None and self.top_p <= 0:

@@ -146,11 +146,17 @@ def _check_tensors(parts: Mapping[str, PartFile], model: ReactiveTransformer) ->
         ]
         if part.memory is not None and not _fits(part.memory, model.config):
             shapes.append(f"{part.prefix}stm.memory is {list(part.memory.shape)}, expected [layers, batch, slots, dim]")
+    broken = [part.prefix + key for part in parts.values() for key, each in part.tensors.items() if not _is_finite(each)]
     problems = [f"missing: {listed(sorted(missing))}"] * bool(missing) + [f"unknown: {listed(sorted(unknown))}"] * bool(unknown)
     problems += [f"wrong shape: {listed(shapes)}"] * bool(shapes)
+    problems += [f"no finite numbers: {listed(broken)}"] * bool(broken)
     if problems:
         where = " and ".join(dict.fromkeys(str(part.path) for part in parts.values()))
         raise CheckpointError(f"{where} cannot be loaded ({'; '.join(problems)}): use the intact file. Nothing was loaded.")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(tensor.isfinite().all())
 
 
 def _fits(memory: Tensor, config: ModelConfig) -> bool:

@@ -65,7 +65,10 @@ def check_supported(parts: Mapping[str, PartFile], shared: Mapping[str, Any]) ->
     if wrong:
         where = next(iter(parts.values())).path.with_name("config.json")
         raise CheckpointError(f"{where} asks for what rxrl does not support: {'; '.join(wrong)}. Nothing was loaded.")
-    _check_token_ids(shared.get("tokenizer_config") or {})
+    ids = shared.get("tokenizer_config") or {}
+    if not isinstance(ids, Mapping):
+        raise CheckpointError(f"Expected an object for tokenizer_config in config.json, got {ids!r}. Nothing was loaded.")
+    _check_token_ids(ids)
 
 
 def _is_supported(key: str, value: Any) -> bool:
@@ -103,27 +106,29 @@ def read_model_config(
     lengths = {reader.number("seq_len") for reader in layered}
     if len(lengths) > 1:
         notes.append(f"seq_len is {listed([str(n) for n in sorted(lengths)])}: {min(lengths)}, the smallest, holds for the model")
-    mlm_norm = "mlm_head" in parts and "layer_norm.weight" in parts["mlm_head"].tensors
-    encoder = readers["encoder"].encoder(mlm_norm) if "encoder" in readers else None
-    decoder = readers["decoder"].decoder() if "decoder" in readers else None
-    memory = readers["memory_attention"].memory(shared.get("memory_attention_variant")) if "memory_attention" in readers else None
-    attentions = (decoder and decoder.self_attention, encoder and encoder.self_attention, memory and memory.attention)
-    usual = next(attention for attention in attentions if attention)
-    sizes = {
-        "name": name,
-        "vocab_size": _agreed(with_tokens, "vocab_size") if with_tokens else _SMALLEST_VOCABULARY,
-        "dim": dim,
-        "layers": _agreed(layered, "num_layers"),
-        "heads": heads,
-        "max_length": min(lengths),
-        "slots": _agreed(layered, "stm_size"),
-        "initial_memory": initial_memory,
-        "absent": ["embedding"] * (not {"encoder", "decoder"} & parts.keys()) + [kind for kind in PARTS if kind not in parts],
-        "encoder": encoder or EncoderConfig(self_attention=usual, ff_dim=3 * dim),
-        "decoder": decoder or DecoderConfig(self_attention=usual, cross_attention=usual, ff_dim=2 * dim),
-        "memory_attention": memory or MemoryAttentionConfig(attention=usual, mean_attention=usual),
-    }
+    if dim % heads:
+        raise CheckpointError(f"The configuration of this checkpoint makes no sense: embed_dim {dim} is no multiple of att_heads {heads}.")
     try:
+        mlm_norm = "mlm_head" in parts and "layer_norm.weight" in parts["mlm_head"].tensors
+        encoder = readers["encoder"].encoder(mlm_norm) if "encoder" in readers else None
+        decoder = readers["decoder"].decoder() if "decoder" in readers else None
+        memory = readers["memory_attention"].memory(shared.get("memory_attention_variant")) if "memory_attention" in readers else None
+        attentions = (decoder and decoder.self_attention, encoder and encoder.self_attention, memory and memory.attention)
+        usual = next(attention for attention in attentions if attention)
+        sizes = {
+            "name": name,
+            "vocab_size": _agreed(with_tokens, "vocab_size") if with_tokens else _SMALLEST_VOCABULARY,
+            "dim": dim,
+            "layers": _agreed(layered, "num_layers"),
+            "heads": heads,
+            "max_length": min(lengths),
+            "slots": _agreed(layered, "stm_size"),
+            "initial_memory": initial_memory,
+            "absent": ["embedding"] * (not {"encoder", "decoder"} & parts.keys()) + [kind for kind in PARTS if kind not in parts],
+            "encoder": encoder or EncoderConfig(self_attention=usual, ff_dim=3 * dim),
+            "decoder": decoder or DecoderConfig(self_attention=usual, cross_attention=usual, ff_dim=2 * dim),
+            "memory_attention": memory or MemoryAttentionConfig(attention=usual, mean_attention=usual),
+        }
         return ModelConfig.model_validate(sizes), notes
     except ValidationError as error:
         first = error.errors()[0]
@@ -214,8 +219,10 @@ class _PartReader:
             found = "self"
         if declared is None or declared == found:
             return found
-        if declared not in get_args(MemoryVariant):
-            raise CheckpointError(f"{self._config_path}: {unknown_name('memory_attention_variant', declared, get_args(MemoryVariant))}")
+        if not isinstance(declared, str) or declared not in get_args(MemoryVariant):
+            raise CheckpointError(
+                f"{self._config_path}: {unknown_name('memory_attention_variant', str(declared), get_args(MemoryVariant))}"
+            )
         if found in _INTERLAYER and declared in _INTERLAYER and declared != "grouped-self-interlayer":
             self.notes.append(f"memory_attention_variant is {declared} in config.json, but the weights are those of {found}")
             return found

@@ -198,8 +198,8 @@ class ReactiveSession:
         return self._write(self.tokenizer.encode(query), self.tokenizer.encode(answer))
 
     def reset(self) -> None:
-        """Forgets the conversation: fresh stm0, then the system prompt."""
-        self.wait()
+        """Forgets the conversation, a write in the background included: fresh stm0, then the system prompt."""
+        self._forget_pending()
         self._stm = self._fresh()
         if self.system is not None:
             self.write(self.system, "")
@@ -233,8 +233,16 @@ class ReactiveSession:
             raise CheckpointError(
                 f"{path} should hold a memory of shape {list(self._memory_shape)}, but holds {came}: use the model's own."
             )
-        self.wait()
+        if not stm.is_floating_point() or not bool(stm.isfinite().all()):
+            raise CheckpointError(f"The memory in {path} holds what is no finite number: use an earlier one.")
+        self._forget_pending()
         self._stm = stm.to(self.model.device, self.model.dtype)
+
+    def _forget_pending(self) -> None:
+        """Waits for a write in the background whose outcome nobody needs any more."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.exception()
 
     @property
     def _memory_shape(self) -> tuple[int, int, int, int]:

@@ -17,7 +17,7 @@ from rxrl.models import ReactiveTransformer, StmBackend
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.seeding import derive_seed
 from rxrl.training.config import MRLConfig
-from rxrl.types import Conversation, RewardFunction
+from rxrl.types import Conversation, RewardFunction, longest_query
 
 EnvFactory = Callable[..., ConversationVectorEnv]
 VALUE_SAMPLE = 512
@@ -129,8 +129,7 @@ class Supply:
             codec=self.tokenizer,
             num_envs=rows,
             strategy=main_strategy(stage),
-            # A prompt leaves room for one token of an answer at least, and for the [EOS] behind it.
-            max_query_tokens=limit - 5,
+            max_query_tokens=longest_query(limit),
             max_answer_tokens=self.config.max_answer_tokens,
             max_interaction_tokens=limit,
             teacher_forcing=stage.teacher_forcing,

@@ -56,7 +56,7 @@ WORDS = st.text(st.characters(exclude_categories=["Cs", "Z", "Cc"]), min_size=1,
 def test_any_interaction_survives_a_row(query, answer, aliases, listed, kind):
     names = {"a.b": tuple(aliases)} if aliases else {}
     follow_up = Interaction(query, answer, (), ("a.b",) if listed else None, names, kind=kind)
-    conversation = Conversation("id", Interaction(answer, query, (("a.b", answer),), ()), (follow_up,))
+    conversation = Conversation("id", Interaction(answer, query, (("a.b", f"x {answer}"),), ()), (follow_up,))
     assert to_conversation(json.loads(json.dumps(to_row(conversation))), "other") == conversation
 
 

@@ -445,6 +445,10 @@ def test_no_memory_at_all() -> None:
         ({"teacher_forcing": 1.5}, "teacher_forcing.*0 to 1, got 1.5"),
         ({"reset_ratio": -0.1}, "reset_ratio"),
         ({"autoreset_mode": AutoresetMode.NEXT_STEP}, "NextStep"),
+        ({"max_interaction_tokens": 5}, "max_interaction_tokens.*at least 6, or None for no limit, got 5"),
+        ({"max_episode_tokens": -1}, "max_episode_tokens.*at least 1"),
+        ({"max_turns": 0}, "max_turns.*at least 1, or None for no limit, got 0"),
+        ({"vocab_size": 0}, "vocab_size.*at least 1, got 0"),
         ({"render_mode": "rgb_array"}, "rgb_array"),
         ({"conversations": []}, "at least one conversation"),
         ({"conversations": [{"query": "x"}]}, "rxrl.types.Conversation, got dict"),
@@ -464,6 +468,8 @@ def test_wrong_arguments_are_refused(changes: dict[str, Any], message: str) -> N
         ({"conversations": ["c9"]}, "Unknown conversation 'c9'"),
         ({"conversations": [0] * 7}, "7 conversations, but only 6 rows"),
         ({"conversations": [0, 1], "stm_seeds": [1]}, "each of the 2 conversations.*got 1"),
+        ({"conversations": [0], "stm_seeds": ["x"]}, "stm_seeds are whole numbers.*got 'x'"),
+        ({"conversations": [0], "stm_seeds": [2**64]}, "stm_seeds are whole numbers"),
         ({"reset_mask": [1, 0]}, r"bool of shape \(6,\)"),
     ],
 )
@@ -536,3 +542,20 @@ def test_every_reward_and_distance_is_in_range(seed: int, steps: list[int], stra
             assert turn.asking or turn.distance is None
             assert turn.saved
             assert set(turn.saved) <= set(turn.history)
+
+
+def test_what_is_cut_off_an_answer_is_neither_kept_nor_tracked() -> None:
+    """A value that memory never received counts as exposed nowhere; the first answer, cut as well, told nothing either."""
+    told = Interaction("Mia has a pet.", "It is a cat.", (("mia.pet", "cat"),), ())
+    ask = Interaction("Which pet?", "A cat.", (), ("mia.pet",))
+    env = make(
+        [Conversation("cut", told, (ask, ask))], num_envs=1, max_interaction_tokens=4 + len("Mia has a pet.") + 3, max_answer_tokens=20
+    )
+    env.reset(seed=0, options={"conversations": [0]})
+    _, _, _, _, info = env.step(action(["A big cat."]))
+    assert [each.answer for each in info["turns"][0].history] == ["It "]
+    assert info["turns"][0].distance is None
+    _, _, _, _, info = env.step(action(["A big cat."]))
+    assert [each.answer for each in info["turns"][0].history] == ["It ", "A big c"]
+    assert all(each.answer == CODEC.decode(each.answer_ids) for each in info["turns"][0].history)
+    assert info["turns"][0].distance is None

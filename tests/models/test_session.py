@@ -341,3 +341,36 @@ def test_chat_at_a_terminal_writes_memory_while_somebody_types(checkpoint, monke
     turn = ["you>", "model>", "[first token]"]
     # What came of a write is told when the next line is there.
     assert said == [*turn, "you>", "[memory updated]", *turn[1:], "you>", "[memory updated]"]
+
+
+def test_a_write_that_failed_is_forgotten_with_the_conversation(model, tokenizer, tmp_path, monkeypatch):
+    chat = ReactiveSession(model, tokenizer, background=True)
+    chat.save(tmp_path / "memory.safetensors")
+
+    def fails(*_):
+        raise RuntimeError("boom")
+
+    for forget in (chat.reset, lambda: chat.load(tmp_path / "memory.safetensors")):
+        with monkeypatch.context() as patch:
+            patch.setattr(ReactiveTransformer, "write_memory", fails)
+            list(chat.ask(TEXTS[0], max_new_tokens=2))
+            chat._pending.exception()
+        forget()
+        assert chat.wait() is None
+        assert chat.stm.isfinite().all()
+
+
+@pytest.mark.parametrize("broken", [lambda stm: stm.fill_(float("nan")), lambda stm: stm.to(torch.int64)])
+def test_a_memory_that_holds_no_finite_numbers_is_refused(model, tokenizer, tmp_path, broken):
+    chat = ReactiveSession(model, tokenizer)
+    before = chat.stm.clone()
+    save_file({session._MEMORY_NAME: broken(before.clone())}, tmp_path / "memory.safetensors")
+    with pytest.raises(CheckpointError, match="no finite number"):
+        chat.load(tmp_path / "memory.safetensors")
+    assert torch.equal(chat.stm, before)
+
+
+@pytest.mark.parametrize("temperature", [float("nan"), float("inf"), 1e-40, -1.0])
+def test_temperatures_that_cannot_be_sampled_with_are_refused(model, tokenizer, temperature):
+    with pytest.raises(ModelError, match="temperature must be a number of at least"):
+        ReactiveSession(model, tokenizer).ask(TEXTS[0], temperature=temperature)

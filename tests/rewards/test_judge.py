@@ -277,3 +277,12 @@ def test_what_cannot_be_read_or_kept_is_said(serve: Any, tmp_path: Path) -> None
 )  # fmt: skip
 def test_a_verdict_is_one_number_or_none(reply: str, number: float | None) -> None:
     assert parse_verdict(reply) == number
+
+
+def test_a_verdict_belongs_to_the_scale_that_it_was_given_on(serve: Any, tmp_path: Path) -> None:
+    rubric = tmp_path / "rubric.txt"
+    rubric.write_text("Grade it.")
+    server, turns = serve(lambda *_: GOOD), [make_turn("a cat")]
+    found = [values(judge(server, rubric=rubric, cache=tmp_path / "judge.sqlite", highest=highest), turns) for highest in (10, 16)]
+    assert found == [[8.0], [5.0]]
+    assert len(server.bodies) == 2

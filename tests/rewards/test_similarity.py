@@ -167,3 +167,11 @@ def test_format_names_its_rules_and_refuses_a_broken_pattern() -> None:
     assert score.terms == {"answer": 10.0, "one_line": 10.0, "max_words": 0.0}
     with pytest.raises(ConfigError, match=r"pattern.*no regular expression"):
         load_reward({"use": "format", "pattern": "("})
+
+
+@pytest.mark.parametrize("name", ["exact", "token_f1"])
+def test_texts_without_words_are_compared_as_they_stand(name: str) -> None:
+    reward = load_reward(name)
+    answers = ["👍", " 👍 ", "", "!?", "👎", "yes"]
+    found = [score.value for score in reward([sample_turn(answer, reference="👍", aliases={}, expected={}) for answer in answers])]
+    assert found == [10.0, 10.0, 0.0, 0.0, 0.0, 0.0]

@@ -115,7 +115,7 @@ def import_babi(
             raise DataError(f"{file.name!r} does not name its task: bAbI files are called like qa1_single-supporting-fact_train.txt.")
         # The official files of a task have the same numbers of episodes, so that ids name the file's part (train, valid, test), too.
         part = file.stem.rpartition("_")[2]
-        own = set(re.findall(r"\w+", file.read_text().lower())) if own_names else None
+        own = set(re.findall(r"\w+", read_text(file).lower())) if own_names else None
         for number, episode in enumerate(_episodes(file), start=1):
             counts["episodes"] += 1
             for copy in range(1 + (copies if rename else 0)):

@@ -150,11 +150,15 @@ def _csv_rows(file: Path, columns: Sequence[str], work: _Import) -> Iterator[tup
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
         raise DataError(f"{file} has no column {missing[0]!r}: expected the CSV files of FairytaleQA.")
-    for number, row in enumerate(reader, start=2):
-        if "?" in row:
-            work.refused.append(RefusedRow(str(file), number, "more fields than the header has columns"))
-        else:
-            yield number, row
+    number = 1
+    try:
+        for number, row in enumerate(reader, start=2):
+            if "?" in row:
+                work.refused.append(RefusedRow(str(file), number, "more fields than the header has columns"))
+            else:
+                yield number, row
+    except csv.Error as error:
+        raise DataError(f"{file} cannot be read as CSV after row {number} ({error}): look for a quote that is not closed.") from error
 
 
 def _question(number: int, row: dict[str, str], pieces: dict[str, list[str]]) -> Question:

@@ -1,0 +1,157 @@
+"""Input that is odd but not wrong is taken as it is; what is wrong in an unusual way still gets one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rxrl.data.rows import read_conversations
+from tests.cli.test_bad_input import file, refused
+
+TALK = {
+    "query": "Mia has a cat.",
+    "answer": "Okay.",
+    "facts": [{"key": "mia.pet", "value": "cat"}],
+    "interactions": [
+        {"query": "What pet does Mia have?", "answer": "A cat.", "asks": ["mia.pet"]},
+        {"query": "Which pet?", "answer": "A cat.", "asks": ["mia.pet"]},
+    ],
+}
+
+
+def data(path: Path, *rows: dict[str, Any]) -> Path:
+    return file(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def talk(**changes: Any) -> dict[str, Any]:
+    first, second = TALK["interactions"]
+    return TALK | {"interactions": [first | changes, second]}
+
+
+def test_a_query_that_is_longer_than_the_model_is_cut(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    rows = data(tmp_path / "long.jsonl", talk(query="What pet does Mia have? " * 60))
+    result = invoke("evaluate", checkpoint, "--data", rows, "--no-controls", "--out", tmp_path / "out")
+    assert "1 conversations, 2 asking turns" in result.stdout
+
+
+def test_single_step_plays_the_first_turn_alone(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    rows = data(tmp_path / "rows.jsonl", TALK)
+    options = ("--data", rows, "--no-controls", "--strategy", "single-step")
+    assert "1 conversations, 1 asking turns" in invoke("evaluate", checkpoint, *options).stdout
+    assert "leave out one" in refused(invoke("evaluate", checkpoint, "--strategy", "single-step", "--steps", 4, code=2))
+
+
+@pytest.mark.parametrize("kind", ["[ask] colour", "[/x]", ":smile: [red]"])
+def test_brackets_are_shown_as_they_are(kind: str, invoke: Any, tmp_path: Path) -> None:
+    result = invoke("data", "stats", data(tmp_path / "rows.jsonl", talk(kind=kind)))
+    assert "".join(kind.split()) in "".join(result.stdout.split())
+
+
+def test_patterns_are_shown_as_they_are(invoke: Any) -> None:
+    assert "[/a]" in invoke("rewards", "check", '{use: format, pattern: "[/a]"}').stdout
+
+
+def test_rows_without_ids_are_told_apart_by_what_they_hold(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    mine = [TALK | {"query": f"Mia has {count} cats."} for count in range(20)]
+    theirs = [TALK | {"query": f"Tom and Mia have {count} cats."} for count in range(20)]
+    train, test = data(tmp_path / "data.jsonl", *mine), data(tmp_path / "other" / "data.jsonl", *theirs)
+    short = file(tmp_path / "short.yaml", "stages: [{steps: 2}]")
+    options = ("train", "--from", checkpoint, "--data", train, "--curriculum", short, "--out", tmp_path / "run", "--dry-run")
+    assert "48 conversations with impo" in invoke(*options, "--held-out", test).stdout
+    test.write_text(train.read_text())
+    assert "20 conversations are in both" in refused(invoke(*options, "--held-out", test, code=2))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"aliases": [[["a"], ["b"]]]}, "aliases"),
+        ({"facts": [{"key": "mia.pet", "value": "!?"}]}, "holds no word"),
+    ],
+)
+def test_rows_that_cannot_work_are_named(change: dict[str, Any], said: str, invoke: Any, tmp_path: Path) -> None:
+    assert said in refused(invoke("data", "stats", data(tmp_path / "rows.jsonl", TALK | change), code=2))
+
+
+def test_what_cannot_be_written_or_read_is_named(invoke: Any, tmp_path: Path) -> None:
+    taken = file(tmp_path / "taken", "")
+    assert str(taken) in refused(invoke("data", "generate", taken / "x.jsonl", "--count", 1, code=2))
+    mixed = data(tmp_path / "mixed.jsonl", TALK | {"note": 1}, TALK | {"note": "a"})
+    assert "one type" in refused(invoke("data", "import", "published", mixed, tmp_path / "out.parquet", code=2))
+    (tmp_path / "latin.yaml").write_bytes("reward: {retention: 1}  # é".encode("latin-1"))
+    assert "latin.yaml cannot be read" in refused(invoke("rewards", "check", tmp_path / "latin.yaml", code=2))
+    odd = data(tmp_path / "odd.jsonl", TALK | {"note": "\ud800"})
+    invoke("data", "import", "published", odd, tmp_path / "out.jsonl")
+    assert len(read_conversations(tmp_path / "out.jsonl")) == 1
+
+
+@pytest.mark.parametrize("content", ['{"after_mrl": 5}', '{"stages": 5}'])
+def test_reports_of_something_else(content: str, invoke: Any, tmp_path: Path) -> None:
+    file(tmp_path / "report.json", content)
+    assert "report.json does not hold what an evaluation writes" in refused(invoke("report", tmp_path, code=2))
+
+
+def test_metrics_of_something_else(invoke: Any, tmp_path: Path) -> None:
+    file(tmp_path / "report.json", "{}")
+    file(tmp_path / "metrics.jsonl", "[1]\n")
+    assert "metrics.jsonl should hold a JSON object in each line" in refused(invoke("report", tmp_path, code=2))
+    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\n")
+    assert "metrics.jsonl is not UTF-8" in refused(invoke("report", tmp_path, code=2))
+
+
+def test_holding_out_everything_is_refused(invoke: Any, tmp_path: Path) -> None:
+    lines = "1 Mary moved to the bathroom.\n2 Where is Mary? \tbathroom\t1\n"
+    task = file(tmp_path / "qa1_single-supporting-fact_train.txt", lines)
+    out = tmp_path / "out.jsonl"
+    assert "leaves none of the 1 episodes" in refused(invoke("data", "import", "babi", task, out, "--holdout", 1, code=2))
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def published(invoke: Any, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "whole"
+    invoke("export-rxlm", checkpoint, folder)
+    return folder
+
+
+def _configure(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    for name, value in changes.items():
+        if name in config:
+            config[name] = value
+        for part in ("encoder_config", "decoder_config", "memory_attention_config"):
+            if name in config[part]:
+                config[part][name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _weigh(folder: Path, change: Any) -> None:
+    weights = load_file(folder / "model.safetensors")
+    key = next(key for key in weights if key.endswith("head.weight"))
+    weights[key] = change(weights[key])
+    save_file(weights, folder / "model.safetensors", metadata={"rxrl.rope_order": "interleaved"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: _weigh(folder, lambda weight: weight.fill_(float("nan"))), "no finite numbers"),
+        (lambda folder: _weigh(folder, lambda weight: weight.to(torch.int32)), "no finite numbers"),
+        (lambda folder: _configure(folder, att_heads=7), "no multiple of att_heads 7"),
+        (lambda folder: _configure(folder, moe_top_k=100), "makes no sense"),
+        (lambda folder: _configure(folder, tokenizer_config=[1]), "tokenizer_config"),
+        (lambda folder: _configure(folder, memory_attention_variant=5), "memory_attention_variant"),
+    ],
+)
+def test_published_checkpoints_that_cannot_work(change: Any, said: str, invoke: Any, published: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((published / name).read_bytes())
+    change(tmp_path)
+    assert said in refused(invoke("import-rxlm", tmp_path, tmp_path / "out", code=2))
+    assert not (tmp_path / "out").exists()
