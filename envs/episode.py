@@ -96,10 +96,14 @@ class Forcing:
     turns: int | None = None
 
     def holds(self, episode: Episode) -> bool:
-        """Whether the turn that `episode` stands at is forced; depends on the seed of its row and the turn alone."""
-        if self.turns is not None and episode.turn >= self.turns:
+        """Whether the turn that `episode` stands at is forced."""
+        return self.holds_at(episode.seed, episode.turn)
+
+    def holds_at(self, seed: int, turn: int) -> bool:
+        """Whether a turn (from 0) of an episode with this seed is forced; depends on the two alone."""
+        if self.turns is not None and turn >= self.turns:
             return False
-        return keyed_share(episode.seed, "teacher forcing", episode.turn) < self.probability
+        return keyed_share(seed, "teacher forcing", turn) < self.probability
 
 
 class Episode:

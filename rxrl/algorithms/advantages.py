@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+_SAME = 1e-4
+"""Spread, in points of reward, below which all of a group got the same."""
 Reduce = Callable[[Tensor], Tensor]
 """Mean of a tensor over all processes, the same on each of them."""
 
@@ -57,7 +59,7 @@ def group_advantages(returns: Tensor, valid: Tensor, group: Tensor) -> tuple[Ten
 
     Returns:
         Differences, 0 for a sample that stands alone, and 1 / spread of the group, both `[turns, batch]`. Where all of a group got the
-        same, both differences and what is left of them after scaling are 0.
+        same (within `_SAME`), both are 0, so that nothing that is scaled with them, such as costs of single tokens, is blown up.
     """
     # In double precision, because what rounding leaves of equal returns would be blown up by their spread.
     exact = returns.double().masked_fill(~valid, 0)
@@ -66,7 +68,8 @@ def group_advantages(returns: Tensor, valid: Tensor, group: Tensor) -> tuple[Ten
     mean = (exact @ member) @ member.T / count
     difference = (exact - mean).masked_fill(~valid, 0)
     spread = ((difference.pow(2) @ member) @ member.T / count).sqrt()
-    return difference.to(returns.dtype), (1 / (spread + 1e-4)).to(returns.dtype)
+    scale = torch.where(spread > _SAME, 1 / (spread + 1e-4), 0.0)
+    return difference.to(returns.dtype), scale.to(returns.dtype)
 
 
 def leave_one_out(returns: Tensor, valid: Tensor, group: Tensor) -> Tensor:

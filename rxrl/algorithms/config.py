@@ -153,6 +153,8 @@ class AlgorithmConfig(BaseConfig):
             raise WrongValueError(f"advantage {form} compares samples of one conversation: group_size must be at least 2", "group_size")
         if self.epochs > 1 and not self.algorithm.reuses_rollouts:
             raise WrongValueError(f"{self.name} does not correct for a policy that has moved: epochs must be 1 (ppo takes more)", "epochs")
+        if self.target_kl is not None and self.epochs == 1:
+            raise WrongValueError("target_kl stops further epochs, but there is one only: set epochs above 1", "target_kl")
         if self.kl_estimator == "k1" and self.kl_in == "loss" and self.kl:
             reason = "k1 in the loss has no gradient on average: use exact, k2 or k3, or kl_in: reward"
             raise WrongValueError(reason, "kl_estimator")

@@ -6,13 +6,12 @@ import time
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from rxrl.algorithms import AlgorithmConfig
 from rxrl.cli.console import plain_console
 from rxrl.cli.pipeline import Sources
 from rxrl.cli.progress import Terminal
@@ -30,7 +29,7 @@ from rxrl.cli.shared import (
     open_data,
     seed_override,
 )
-from rxrl.config import dump_config, load_config, parse_config
+from rxrl.config import dump_config, load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
 from rxrl.evaluation import write_report
@@ -40,9 +39,10 @@ from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.training.checkpoints import save_checkpoint
 from rxrl.training.config import MRLConfig
 from rxrl.training.distributed import Processes
-from rxrl.training.rules import check_rules
+from rxrl.training.optim import check_groups
+from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.tracking import read_metrics
-from rxrl.training.trainer import MRLTrainer, number_of_groups
+from rxrl.training.trainer import MRLTrainer
 
 
 class Wandb(StrEnum):
@@ -87,7 +87,7 @@ def train(  # noqa: PLR0913, PLR0917
         return
     model, tokenizer = load_checkpoint(start)
     sources = open_data(data, held_out, level, settings.seed)
-    check_run(stages, settings, model, sources)
+    check_run(stages, settings, model, sources, processes.count)
     if dry_run:
         terminal.console.print(plan(stages, settings))
         return
@@ -116,22 +116,18 @@ def train(  # noqa: PLR0913, PLR0917
     terminal.say(f"Wrote {out / CHECKPOINT} and {out / 'report.html'}.")
 
 
-def check_run(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransformer, sources: Sources) -> None:
+def check_run(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransformer, sources: Sources, processes: int = 1) -> None:
     """Looks at everything that a stage will need, so that a mistake in the last one shows before the first."""
     load_environment(config.env)
     check_rules(curriculum, sources.validation, config.evaluation.conversations)
+    check_stages(curriculum, config, processes)
+    check_groups(config.optimizer, model.group_parameters())
+    check_groups(config.critic_optimizer, ["critic"])
     for stage in curriculum.stages:
-        number_of_groups(stage.episodes or config.episodes, algorithm_of(stage, config).samples)
         load_reward(stage.reward or config.reward, embed=lambda rows: mean_embeddings(model.embedding.weight, rows))
         for strategy in stage.strategies:
             for source in (sources.train, sources.validation):
                 source.take(steps=stage.steps, strategy=strategy, start=0, count=1)
-
-
-def algorithm_of(stage: Stage, config: MRLConfig) -> AlgorithmConfig:
-    """The options of the algorithm in a stage."""
-    given: dict[str, Any] = config.algorithm.model_dump() | stage.algorithm
-    return parse_config(given, AlgorithmConfig, source=f"algorithm options of stage {stage.name!r}")
 
 
 def plan(curriculum: Curriculum, config: MRLConfig) -> Table:
@@ -182,4 +178,4 @@ def finish(trainer: MRLTrainer, out: Path, started: float) -> None:
         "config": trainer.config.model_dump(mode="json") | {"curriculum": trainer.curriculum.model_dump(mode="json")},
     }
     write_report(run, read_metrics(out), None, out)
-    save_checkpoint(out / CHECKPOINT, trainer.model, trainer.tokenizer, state=state, critic=trainer.learner.critic)
+    save_checkpoint(out / CHECKPOINT, trainer.model, trainer.tokenizer, state=state, critic=trainer.learner.trained_critic)

@@ -61,6 +61,7 @@ class Alarms:
         self._variances: list[float] = []
         self._first_drift: float | None = None
         self._idle = 0
+        self._stage: str | None = None
         self._evaluations: list[dict[str, float]] = []
         self._terms: dict[str, list[float]] = {}
 
@@ -80,6 +81,7 @@ class Alarms:
             "variances": self._variances,
             "first_drift": self._first_drift,
             "idle": self._idle,
+            "stage": self._stage,
             "evaluations": self._evaluations,
             "terms": self._terms,
         }
@@ -88,11 +90,14 @@ class Alarms:
         """Goes on from a saved state."""
         self.active = set(state["active"])
         self._variances, self._first_drift = list(state["variances"]), state["first_drift"]
-        self._idle = int(state["idle"])
+        self._idle, self._stage = int(state["idle"]), state["stage"]
         self._evaluations = [dict(each) for each in state["evaluations"]]
         self._terms = {name: list(values) for name, values in state["terms"].items()}
 
     def _remember(self, metrics: Mapping[str, Any]) -> None:
+        if metrics.get("stage") != self._stage:
+            # Longer conversations are harder, and may have another reward: what earlier stages gave says nothing about this one.
+            self._stage, self._variances, self._evaluations, self._terms, self._idle = metrics.get("stage"), [], [], {}, 0
         if "explained_variance" in metrics:
             self._variances = [*self._variances, float(metrics["explained_variance"])][-self.config.patience :]
         if self._first_drift is None and "memory_drift" in metrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -20,6 +21,7 @@ from rxrl.errors import CheckpointError
 from rxrl.models import ReactiveTransformer
 
 STATE_FILE, TENSORS_FILE, CRITIC_FILE = "training_state.json", "training_state.pt", "critic.safetensors"
+_logger = logging.getLogger(__name__)
 STEP, BEST = "step", "best"
 """Checkpoints are named `step-NNNNNN` (to go on from) and `best-NNNNNN` (to start from)."""
 
@@ -118,20 +120,38 @@ def load_state(path: str | Path) -> tuple[Saved, Saved]:
 
 
 def load_critic(path: str | Path, critic: nn.Module) -> bool:
-    """Loads the critic of a checkpoint into `critic`; False where the checkpoint has none."""
+    """Loads the critic of a checkpoint into `critic`; False where the checkpoint has none, or one of another kind or size.
+
+    Raises:
+        CheckpointError: The file is broken.
+    """
     file = Path(path) / CRITIC_FILE
     if not file.exists():
         return False
     try:
-        critic.load_state_dict(load_file(file))
-    except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{file} does not fit the critic ({str(error).splitlines()[0]}): use the file that belongs to it.") from None
+        found = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"The critic in {file} cannot be read ({str(error).splitlines()[0]}): copy it again, or delete it.") from None
+    if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in critic.state_dict().items()}:
+        _logger.warning("The critic in %s is of another kind or size than the one that is asked for, which starts anew.", file)
+        return False
+    critic.load_state_dict(found)
     return True
 
 
 def numbered(folder: str | Path, kind: str = STEP) -> list[Path]:
     """Checkpoints `kind-NNNNNN` of a folder, oldest first."""
     return sorted(path for path in Path(folder).glob(f"{kind}-*") if (path / STATE_FILE).exists())
+
+
+def abandon_later(folder: str | Path, iteration: int) -> None:
+    """Renames checkpoints behind `iteration`, from where a run goes on another time, to `abandoned-...`: they are no longer part of it."""
+    for path in [path for kind in (STEP, BEST) for path in numbered(folder, kind)]:
+        if int(path.name.rpartition("-")[2]) > iteration:
+            abandoned = path.with_name(f"abandoned-{path.name}")
+            shutil.rmtree(abandoned, ignore_errors=True)
+            path.rename(abandoned)
+            _logger.warning("%s is later than what the run goes on from: kept as %s.", path, abandoned.name)
 
 
 def prune(folder: str | Path, keep: int, kind: str = STEP) -> None:

@@ -78,5 +78,6 @@ def reads_memory(critic: AnyCritic) -> bool:
 
 def _values(critic: AnyCritic, model: ReactiveTransformer, tokens: TokenBatch, turn: Tensor, steps: Tensor, stm: Tensor | None) -> Tensor:
     if isinstance(critic, SharedCritic):
-        return critic(model.encode(tokens.ids, tokens.mask)[-1], tokens.mask, turn, steps)  # type: ignore[no-any-return]
+        # Not `model.encode`: several saved interactions may be longer than the one that a model takes.
+        return critic(model.encoder(model.embedding(tokens.ids), tokens.mask)[-1], tokens.mask, turn, steps)  # type: ignore[no-any-return]
     return critic(tokens.ids, tokens.mask, turn, steps, stm)  # type: ignore[no-any-return]

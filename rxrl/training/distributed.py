@@ -57,6 +57,8 @@ class Processes:
             self.accelerator = Accelerator(mixed_precision=precision)
         except ValueError as error:
             raise ConfigError(f"Precision {precision!r} cannot be used here: {error} One process has one precision.") from None
+        if (mode := str(self.accelerator.mixed_precision)) not in ("no", "bf16"):
+            raise ConfigError(f"Training runs in float32 or bf16, but accelerate is configured for {mode}: set precision to no or bf16.")
         self.count: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index
 

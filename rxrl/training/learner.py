@@ -15,12 +15,12 @@ from rxrl.algorithms import AlgorithmConfig, LossResult, Totals, sum_results
 from rxrl.algorithms.advantages import Reduce
 from rxrl.algorithms.losses import MAXIMA
 from rxrl.curricula import Stage
-from rxrl.errors import TrainingError
+from rxrl.errors import CheckpointError, TrainingError
 from rxrl.models import ReactiveTransformer, SharedCritic
 from rxrl.seeding import derive_seed
 from rxrl.training.checkpoints import load_critic
 from rxrl.training.config import MRLConfig
-from rxrl.training.critics import bootstrap_values, critic_values, make_critic
+from rxrl.training.critics import AnyCritic, bootstrap_values, critic_values, make_critic
 from rxrl.training.distributed import Processes, Share
 from rxrl.training.health import MemoryWatch
 from rxrl.training.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
@@ -111,6 +111,7 @@ class Learner:
         metrics: Metrics = {}
         for epoch in range(algorithm.epochs):
             seen: list[Metrics] = []
+            counted: list[Metrics] = []
             for rows, counts in self._minibatches(algorithm, share, iteration, epoch):
                 first = epoch == 0 and not seen
                 part = rollout if counts else _nothing(rollout)
@@ -121,11 +122,18 @@ class Learner:
                     metrics["first_ratio_deviation"] = seen[0]["ratio_deviation"]
                 if algorithm.needs_critic and not isinstance(self.critic, SharedCritic):
                     seen[-1] |= self._step_critic(part, targets, rows, algorithm, totals)
-            metrics |= {name: torch.stack([each[name] for each in seen]).mean() for name in seen[0]}
+                # A minibatch of turns without a score has no mean of anything.
+                counted += seen[-1:] if totals.turns > 0 else []
+            metrics |= {name: torch.stack([each[name] for each in counted or seen]).mean() for name in seen[0]}
             metrics["epochs"] = epoch + 1
             if algorithm.target_kl is not None and float(metrics["approx_kl"]) > algorithm.target_kl:
                 break
         return metrics
+
+    @property
+    def trained_critic(self) -> AnyCritic | None:
+        """The critic, where it has learned something; an algorithm without one leaves it as it was made."""
+        return self.critic if self.critic_ready else None
 
     def carry(self, carries: bool) -> None:
         """Keeps the memory that the reference ended the rollouts of all processes with, where episodes carry memory over."""
@@ -145,7 +153,8 @@ class Learner:
     def load_state_dict(self, state: Mapping[str, Any], checkpoint: Path) -> None:
         """Goes on from a saved state, with the weights of the checkpoint that it belongs to."""
         self.model.load_state_dict(ReactiveTransformer.from_pretrained(checkpoint).state_dict())
-        load_critic(checkpoint, self.critic)
+        if not load_critic(checkpoint, self.critic) and state["critic_ready"]:
+            raise CheckpointError(f"{checkpoint} lacks the critic that its run had trained: go on from an older checkpoint.")
         self.optimizer.load_state_dict(state["optimizer"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.reference.load_state_dict(state["reference"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -18,15 +18,19 @@ from torch import Tensor, nn
 from rxrl.config import BaseConfig
 from rxrl.errors import ConfigError, unknown_name
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
 
 class OptimizerConfig(BaseConfig):
     """Optimizer with a schedule."""
 
     name: Literal["muon", "adamw", "sgd"] = Field("muon", description="muon: Muon on inner matrices, AdamW on the rest; sgd: no state.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate.")
-    learning_rates: dict[str, float] = Field(default_factory=dict, description="Peak by parameter group, where it differs.")
+    learning_rates: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="Peak by parameter group, where it differs."
+    )
     weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Share, Share] = Field((0.9, 0.98), description="Decay of Adam's means, of the gradient and of its square.")
     schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="Shape after the warm-up.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises from 0.")
     final: float = Field(0.05, ge=0, le=1, description="Rate at the end, as a share of the peak.")
@@ -127,15 +131,20 @@ def is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and min(parameter.shape[-2:]) > 1 and not any(part in name for part in outer)
 
 
+def check_groups(config: OptimizerConfig, groups: Collection[str]) -> None:
+    """Refuses a learning rate for a group that does not exist with a `ConfigError`."""
+    for group in config.learning_rates:
+        if group not in groups:
+            raise ConfigError(f"learning_rates: {unknown_name('parameter group', group, groups)}")
+
+
 def make_optimizer(groups: Mapping[str, Collection[tuple[str, nn.Parameter]]], config: OptimizerConfig) -> torch.optim.Optimizer:
     """Optimizer over named groups of named parameters; each group keeps its `name` and `peak` learning rate.
 
     Raises:
         ConfigError: A learning rate is given for a group that does not exist.
     """
-    for group in config.learning_rates:
-        if group not in groups:
-            raise ConfigError(f"learning_rates: {unknown_name('parameter group', group, groups)}")
+    check_groups(config, groups)
     parts: list[dict[str, Any]] = []
     for group, named in groups.items():
         peak = config.learning_rates.get(group, config.learning_rate)

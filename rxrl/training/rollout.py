@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -173,17 +173,20 @@ Following = tuple[list[int], list[int], list[int]]
 """After a cut: what the critic would read, the next query as a prompt, and the interaction that was not written."""
 
 
-def following(env: ConversationVectorEnv, conversation: Conversation, turn: Turn) -> Following:
+def following(env: ConversationVectorEnv, conversation: Conversation, turn: Turn, stm_seed: int) -> Following:
     """What would have followed `turn`, had the episode gone on; empty where the script ends there."""
     if turn.index >= turn.steps:
         return [], [], []
-    history = [*turn.history, SavedInteraction(turn.query, turn.answer, turn.query_ids, turn.answer_ids)]
+    forced = env.forcing.holds_at(stm_seed, turn.index - 1)
+    query_ids, answer_ids = env.limits.fit(turn.query_ids, turn.reference_ids if forced else turn.answer_ids)
+    written = SavedInteraction(turn.query, turn.reference if forced else turn.answer, tuple(query_ids), tuple(answer_ids))
+    history = [*turn.history, written]
     tracker = FactTracker(conversation, env.values)
     for each in history:
         tracker.write(each.answer)
-    query = env.codec.encode(conversation.interactions[turn.index + 1].query)
+    query, _ = env.limits.fit(env.codec.encode(conversation.interactions[turn.index + 1].query)[: env.limits.query], [])
     saved = [history[index] for index in tracker.ask().saved]
-    return _saved_and_query(saved, query), prompt_ids(query), interaction_ids(turn.query_ids, turn.answer_ids)
+    return _saved_and_query(saved, query), prompt_ids(query), interaction_ids(query_ids, answer_ids)
 
 
 def _saved_and_query(saved: Sequence[SavedInteraction], query: Sequence[int]) -> list[int]:
@@ -201,6 +204,7 @@ def collect(
     left: Tensor | None = None,
     reset_ratio: float = 1.0,
     group_size: int = 1,
+    before: Mapping[str, int] | None = None,
 ) -> Rollout:
     """Plays each conversation once, or as a group of samples from the same stm0.
 
@@ -214,6 +218,7 @@ def collect(
         left: Memory that the last rollout ended with; needed where `reset_ratio` is below 1.
         reset_ratio: Probability that a conversation starts from fresh memory instead of from a row of `left`.
         group_size: Rows of each conversation, side by side: stm0 is the same, answers are drawn anew.
+        before: How often other processes play each conversation (by id) in rows before these; None: nothing stands before.
 
     Returns:
         The rollout, one batch row for each sample.
@@ -223,13 +228,13 @@ def collect(
     """
     conversations = [each for each in conversations for _ in range(group_size)]
     count = len(conversations)
-    keys = _draw_keys(conversations)
+    keys = _draw_keys(conversations, {name: number * group_size for name, number in (before or {}).items()})
     carried = torch.full((env.num_envs,), -1)
     if left is not None:
         carried[:count] = torch.tensor([_carried_from(left, reset_ratio, seed, iteration, each.id) for each in conversations])
     observation, info, stm0 = _begin(env, conversations, seed, iteration, left, carried)
     recorder = _Recorder(count)
-    written, steps = info["written"], torch.from_numpy(info["steps"][:count])
+    written, steps, seeds = info["written"], torch.from_numpy(info["steps"][:count]), info["stm_seeds"].tolist()
     if env.warm_up:
         recorder.writes.append([list(row or ()) for row in written[:count]])
     turn = 0
@@ -249,7 +254,7 @@ def collect(
         cut = truncated
     flags = torch.from_numpy(np.asarray(cut[:count]))
     nothing: Following = ([], [], [])
-    after = [following(env, c, recorder.last[row]) if flags[row] else nothing for row, c in enumerate(conversations)]
+    after = [following(env, c, recorder.last[row], seeds[row]) if flags[row] else nothing for row, c in enumerate(conversations)]
     return _rollout(
         recorder,
         stm0=stm0[:, :count].to(device),
@@ -277,9 +282,9 @@ def _begin(
     return observation, info, stm0
 
 
-def _draw_keys(conversations: Sequence[Conversation]) -> list[tuple[str, int]]:
+def _draw_keys(conversations: Sequence[Conversation], before: Mapping[str, int]) -> list[tuple[str, int]]:
     """What the draws of each row depend on, whatever stands beside it: its conversation, and the rows of the same one before it."""
-    seen: Counter[str] = Counter()
+    seen: Counter[str] = Counter(before)
     keys = []
     for conversation in conversations:
         keys.append((conversation.id, seen[conversation.id]))

@@ -1,12 +1,17 @@
-"""Whether the rules of a curriculum can ever be looked at: checked before anything runs."""
+"""Whether a curriculum can be trained and its rules ever be looked at: checked before anything runs."""
 
 from __future__ import annotations
 
-from rxrl.curricula import Curriculum
+from typing import Any
+
+from rxrl.algorithms import AlgorithmConfig
+from rxrl.config import parse_config
+from rxrl.curricula import Curriculum, Stage
 from rxrl.data.sources import ConversationSource
 from rxrl.data.stats import asked_under_references
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.facts import attribute_values
+from rxrl.training.config import MRLConfig
 
 RULE_METRICS = ("retention", "held_out_reward")
 """What `advance` and `regress` can look at; both are means over asking turns."""
@@ -39,3 +44,39 @@ def _asks(held_out: ConversationSource, steps: int, strategy: str, count: int) -
     conversations = held_out.take(steps=steps, strategy=strategy, start=0, count=count)
     known = attribute_values(conversations)
     return any(asked.asking for each in conversations for asked in asked_under_references(each, known))
+
+
+def stage_algorithm(stage: Stage, config: MRLConfig) -> AlgorithmConfig:
+    """The options of the algorithm in a stage: those of the run, and over them the stage's own."""
+    given: dict[str, Any] = config.algorithm.model_dump() | stage.algorithm
+    return parse_config(given, AlgorithmConfig, source=f"algorithm options of stage {stage.name!r}")
+
+
+def check_stages(curriculum: Curriculum, config: MRLConfig, processes: int) -> None:
+    """Refuses stages that could not be trained: groups that do not fit, nothing left by the burn-in, too little for the processes.
+
+    Raises:
+        ConfigError: Names the stage.
+    """
+    for stage in curriculum.stages:
+        algorithm = stage_algorithm(stage, config)
+        count = number_of_groups(stage.episodes or config.episodes, algorithm.samples)
+        if algorithm.burn_in >= stage.steps:
+            raise ConfigError(
+                f"Stage {stage.name!r} has {stage.steps} steps, and algorithm.burn_in leaves the first {algorithm.burn_in} untrained: "
+                "nothing would be learned. Lower it."
+            )
+        for number, what in ((count, "conversations an iteration"), (config.evaluation.conversations, "conversations of an evaluation")):
+            if number < processes:
+                raise ConfigError(f"Stage {stage.name!r}: {number} {what} cannot be shared by {processes} processes: use more of them.")
+
+
+def number_of_groups(episodes: int, samples: int) -> int:
+    """Conversations of an iteration, each played `samples` times.
+
+    Raises:
+        ConfigError: `samples` does not divide `episodes`.
+    """
+    if episodes % samples:
+        raise ConfigError(f"{episodes} episodes cannot be played as groups of {samples}: give a multiple of algorithm.group_size.")
+    return episodes // samples

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rxrl.curricula import Stage
 from rxrl.errors import CheckpointError
-from rxrl.training.checkpoints import BEST, STEP, Saved, load_state, numbered, prune, recover, save_checkpoint
+from rxrl.training.checkpoints import BEST, STEP, Saved, abandon_later, load_state, numbered, prune, recover, save_checkpoint
 
 if TYPE_CHECKING:
     from rxrl.training.trainer import MRLTrainer, TrainerState
@@ -29,7 +29,7 @@ def save_run(trainer: MRLTrainer) -> Path:
             path,
             trainer.model,
             trainer.tokenizer,
-            critic=learner.critic,
+            critic=learner.trained_critic,
             state={
                 "kind": KIND,
                 "format": FORMAT,
@@ -53,7 +53,9 @@ def save_best(trainer: MRLTrainer, stage: Stage, retention: float) -> None:
     folder, iteration = trainer.folder / "checkpoints", trainer.state.iteration
     if trainer.processes.first:
         state = {"kind": "mrl-best", "iteration": iteration, "stage": stage.name, "retention": retention}
-        save_checkpoint(folder / f"{BEST}-{iteration:06d}", trainer.model, trainer.tokenizer, state=state, critic=trainer.learner.critic)
+        save_checkpoint(
+            folder / f"{BEST}-{iteration:06d}", trainer.model, trainer.tokenizer, state=state, critic=trainer.learner.trained_critic
+        )
         prune(folder, 1, BEST)
 
 
@@ -72,6 +74,9 @@ def resume_run(trainer: MRLTrainer, path: str | Path | None = None, rewind: bool
         return False
     state, tensors = load_state(found[-1])
     _check(trainer, found[-1], state)
+    if trainer.processes.first:
+        abandon_later(folder, int(state["trainer"]["iteration"]))
+    trainer.processes.wait()
     trainer.learner.load_state_dict(tensors, found[-1])
     trainer.left = None if tensors["left"] is None else tensors["left"].to(trainer.processes.device)
     _restore(trainer.state, Saved(state["trainer"], state.file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +15,10 @@ from torch import Tensor
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.algorithms.kl import adapted_coefficient
-from rxrl.config import parse_config
 from rxrl.curricula import Curriculum, Stage, StepScheduler
 from rxrl.data.sources import ConversationSource
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.errors import ConfigError, Interrupted, TrainingError
+from rxrl.errors import Interrupted, TrainingError
 from rxrl.evaluation import Evaluation
 from rxrl.evaluation.metrics import summarise_stage
 from rxrl.evaluation.play import Playthrough, play_conditions
@@ -32,7 +32,7 @@ from rxrl.training.distributed import Processes, Share
 from rxrl.training.interruption import Interruption
 from rxrl.training.learner import Learner
 from rxrl.training.rollout import Rollout, collect
-from rxrl.training.rules import check_rules
+from rxrl.training.rules import check_rules, check_stages, number_of_groups, stage_algorithm
 from rxrl.training.saving import resume_run, save_best, save_run
 from rxrl.training.supply import EnvFactory, Supply
 from rxrl.training.targets import Targets
@@ -102,6 +102,7 @@ class MRLTrainer:
         check_rules(curriculum, held_out, config.evaluation.conversations)
         self.config, self.curriculum, self.tokenizer, self.folder = config, curriculum, tokenizer, Path(folder)
         self.processes, self.clock = Processes(config.precision), Clock()
+        check_stages(curriculum, config, self.processes.count)
         self.learner = Learner(model, config, self.processes, self.clock, start)
         self.model = self.learner.model
         self.supply = Supply(
@@ -161,15 +162,16 @@ class MRLTrainer:
     @property
     def total(self) -> int:
         """Iterations at most."""
-        return self.config.max_iterations or sum(stage.iterations for stage in self.curriculum.stages)
+        whole = sum(stage.iterations for stage in self.curriculum.stages)
+        return min(whole, self.config.max_iterations or whole)
 
     def begin(self, stage: Stage) -> AlgorithmConfig:
         """Freezes what the stage does not train, sets the learning rates, and returns the stage's options of the algorithm."""
         self.learner.prepare(stage, min(1.0, self.state.iteration / self.total))
-        given = self.config.algorithm.model_dump() | stage.algorithm
-        if given["adaptive_kl"] is not None and self.state.kl_coefficient is not None:
-            given["kl"] = self.state.kl_coefficient
-        return parse_config(given, AlgorithmConfig, source=f"algorithm options of stage {stage.name!r}")
+        algorithm, steered = stage_algorithm(stage, self.config), self.state.kl_coefficient
+        # The coefficient goes on where it was steered to; a stage with one of its own begins with that.
+        begins = "kl" in stage.algorithm and not self.state.stage_rewards
+        return algorithm if algorithm.adaptive_kl is None or steered is None or begins else algorithm.model_copy(update={"kl": steered})
 
     def collect(self, stage: Stage, algorithm: AlgorithmConfig) -> Rollout:
         """Plays this process's share of the conversations of one iteration with the current policy."""
@@ -189,6 +191,7 @@ class MRLTrainer:
                 left=self.left,
                 reset_ratio=stage.reset_ratio_at(len(state.stage_rewards)),
                 group_size=samples,
+                before=Counter(conversation.id for conversation in conversations[: share.start]),
             )
         self.share = share.times(samples)
         self._tell(lambda each: each.on_rollout(rollout))
@@ -330,17 +333,6 @@ class MRLTrainer:
     def _tell(self, call: Callable[[Callback], None]) -> None:
         for each in self.callbacks:
             call(each)
-
-
-def number_of_groups(episodes: int, samples: int) -> int:
-    """Conversations of an iteration, each played `samples` times.
-
-    Raises:
-        ConfigError: `samples` does not divide `episodes`.
-    """
-    if episodes % samples:
-        raise ConfigError(f"{episodes} episodes cannot be played as groups of {samples}: give a multiple of algorithm.group_size.")
-    return episodes // samples
 
 
 def held_out_metrics(evaluation: Evaluation) -> dict[str, float]:

@@ -177,7 +177,8 @@ class _Replay:
 
         `earlier` is the turn before, where it is not among these.
         """
-        answer, statistics = rollout.answer, RouterStatistics(rollout.turns.mask & rollout.real.unsqueeze(-1))
+        answer = rollout.answer
+        statistics = RouterStatistics(rollout.turns.mask & rollout.real.unsqueeze(-1)) if self.config.balance else None
         hidden = hidden_states(self.model, memories.read, rollout, statistics)
         previous = self._previous(rollout, memories, hidden, earlier)
         said = statistics_of(self._policy(hidden), rollout, self.config, self._reference(targets, rollout), previous)
@@ -198,7 +199,7 @@ class _Replay:
             totals=self.totals,
         )
         result = self.config.algorithm.loss(inputs, self.config)
-        return result, said.log_probs.detach(), statistics.sums() if statistics.loads else None
+        return result, said.log_probs.detach(), statistics.sums() if statistics is not None and statistics.loads else None
 
     def _policy(self, hidden: Tensor) -> LazyLogits:
         return LazyLogits.of(self.model.decoder.head, hidden)
@@ -257,7 +258,7 @@ def _turn_by_turn(replay: _Replay, rollout: Rollout, targets: Targets, shares: S
 
 
 def _summed(routed: Sequence[Routed | None]) -> Routed | None:
-    """What the experts were given in all turns; None for a dense decoder."""
+    """What the experts were given in all turns; None for a dense decoder, or where nothing balances."""
     loads, probabilities, tokens = ([each[part] for each in routed if each is not None] for part in range(3))
     return (torch.stack(loads).sum(0), torch.stack(probabilities).sum(0), torch.stack(tokens).sum(0)) if loads else None
 

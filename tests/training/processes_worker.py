@@ -33,6 +33,8 @@ SCENARIOS = {
     # Five conversations in three minibatches: shares differ, and a process has none in some of them.
     "impo": {"episodes": 5, "algorithm": {"name": "impo", "minibatches": 3, "epochs": 2, **EVERYTHING}},
     "ppo": {"episodes": 4, "algorithm": {"name": "ppo", "target_kl": 1e-9, "epochs": 3, **EVERYTHING}, "micro_batch": 1},
+    # Router counts of micro-batches, of which processes have different numbers, are exchanged only where they are needed.
+    "balanced": {"episodes": 5, "algorithm": {"name": "impo", "minibatches": 2, "balance": 0.0}, "micro_batch": 1},
     "grpo": {"episodes": 6, "algorithm": {"name": "grpo", "group_size": 2, "minibatches": 2}},
 }
 SGD = {"name": "sgd", "learning_rate": 0.05, "warmup": 0.0, "schedule": "constant", "max_grad_norm": 0.5}

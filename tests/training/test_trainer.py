@@ -372,9 +372,8 @@ def test_a_loss_that_is_not_a_number_ends_the_run_with_a_sentence(tmp_path):
 
 
 def test_wrong_algorithm_options_of_a_stage_name_the_stage(tmp_path):
-    trainer = trainer_in(tmp_path, [{"steps": 1, "name": "first", "algorithm": {"cliq": 0.1}}])
     with pytest.raises(ConfigError, match=r"stage 'first'.*clip"):
-        trainer.train()
+        trainer_in(tmp_path, [{"steps": 1, "name": "first", "algorithm": {"cliq": 0.1}}])
 
 
 def test_a_batch_of_one_trains(tmp_path):
