@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from rxrl.errors import CheckpointError, ConfigError, MissingExtraError
@@ -63,7 +64,7 @@ class HuggingFacePolicy(TextPolicy):
             raise MissingExtraError("A Hugging Face model", "trl") from None
         try:
             model, tokenizer = AutoModelForCausalLM.from_pretrained(str(name)), AutoTokenizer.from_pretrained(str(name))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"No causal language model can be loaded from {name} ({reason}): give a folder or a Hub name.") from None
         return cls(model.to(device), tokenizer, codec, **options)
@@ -86,10 +87,16 @@ class HuggingFacePolicy(TextPolicy):
             do_sample=False,
             max_new_tokens=self.max_new_tokens,
             pad_token_id=pad,
-            eos_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=self._ends(),
             logits_processor=processors,
         )
         return [text.strip() for text in self.tokenizer.batch_decode(found[:, width:], skip_special_tokens=True)]
+
+    def _ends(self) -> list[int]:
+        """Tokens that end an answer: the tokenizer's, and those of the model, which may end a turn with another one than a text."""
+        own = getattr(self.model.generation_config, "eos_token_id", None)
+        ends = own if isinstance(own, list) else [own]
+        return sorted({token for token in (*ends, self.tokenizer.eos_token_id) if token is not None})
 
     def _prompt(self, dialogue: Dialogue) -> list[int]:
         """Ids of the chat, with as much of the history as leaves room for an answer."""

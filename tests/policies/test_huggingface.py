@@ -132,3 +132,22 @@ def test_wrong_settings_are_refused(model: Any, tokenizer: Any) -> None:
         HuggingFacePolicy(model, plain, CODEC)
     with pytest.raises(ConfigError, match="temperature must be above 0"):
         HuggingFacePolicy(model, tokenizer, CODEC, temperature=0.0)
+
+
+def test_an_answer_ends_with_the_token_of_the_model_too(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, generate, outputs = HuggingFacePolicy(model, tokenizer, CODEC, max_new_tokens=12), model.generate, []
+    monkeypatch.setattr(model, "generate", lambda **given: outputs.append(generate(**given)[0].tolist()) or torch.tensor(outputs[-1:]))
+    policy.answer(DIALOGUES[1:2], None)
+    end = outputs[0][-11]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [0, end])
+    policy.answer(DIALOGUES[1:2], None)
+    assert outputs[1] == outputs[0][: outputs[0].index(end, len(outputs[0]) - 12) + 1]
+
+
+def test_weights_that_are_cut_off_are_one_sentence(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    [weights] = tmp_path.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="No causal language model can be loaded"):
+        HuggingFacePolicy.load(tmp_path, CODEC)
