@@ -74,7 +74,7 @@ def resume_run(trainer: MRLTrainer, path: str | Path | None = None, rewind: bool
         return False
     state, tensors = load_state(found[-1])
     _check(trainer, found[-1], state)
-    if trainer.processes.first:
+    if trainer.processes.first and path is not None:
         abandon_later(folder, int(state["trainer"]["iteration"]))
     trainer.processes.wait()
     trainer.learner.load_state_dict(tensors, found[-1])

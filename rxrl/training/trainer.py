@@ -239,7 +239,7 @@ class MRLTrainer:
         """Goes on from a checkpoint of this run, the newest by default; False where there is none.
 
         Args:
-            path: Checkpoint.
+            path: Checkpoint of this run; those behind it are then kept as `abandoned-...`.
             rewind: Cut the metrics files back to it; false where others have written behind it.
         """
         return resume_run(self, path, rewind)

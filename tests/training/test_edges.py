@@ -195,8 +195,11 @@ def test_a_second_try_from_an_older_checkpoint_sets_the_later_ones_aside(tmp_pat
     assert again.resume(folder / "step-000002")
     assert [path.name for path in numbered(folder)] == ["step-000002"]
     assert {path.name for path in folder.glob("abandoned-step-*")} == {"abandoned-step-000003", "abandoned-step-000004"}
+    kept = len([*folder.glob("abandoned-*")])
     again.train()
     assert [path.name for path in numbered(folder)] == ["step-000004"]
+    assert trainer_in(tmp_path, stages).resume()
+    assert len([*folder.glob("abandoned-*")]) == kept
     assert [line["iteration"] for line in lines(again)] == [1, 2, 3, 4]
 
 
