@@ -113,7 +113,7 @@ class Stage(StageSettings):
 
     @model_validator(mode="after")
     def _steps_fit(self) -> Self:
-        if self.strategy == "single-step" and self.steps != 1:
+        if "single-step" in self.strategies and self.steps != 1:
             raise WrongValueError(f"single-step episodes have 1 step, got {self.steps}; use multi-step", "steps")
         if "long-range" in self.strategies and self.steps == 1:
             raise WrongValueError("long-range episodes need at least 2 steps (one to leave the topic, one to return), got 1", "steps")

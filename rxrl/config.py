@@ -149,10 +149,16 @@ def _read_yaml(path: Path) -> _Document:
         raise ConfigError(f"There is no file {str(path)!r}; give the path of an existing YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a UTF-8 text file: {error}.") from None
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
     try:
         root = loader.get_single_node()
-        data = {} if root is None else loader.construct_document(root)
+        # What an alias repeats becomes a thing of its own, so that an override changes one place.
+        data = {} if root is None else _copy(loader.construct_document(root))
+    except RecursionError:
+        raise ConfigError(f"{path}: an alias stands within what it repeats; write it out.") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ConfigError(f"{path}, line {mark.line + 1 if mark else 1}: not valid YAML: {error.problem or error.context}.") from None

@@ -85,6 +85,12 @@ def test_overrides_win_over_the_file_in_order(tmp_path: Path) -> None:
     assert run == Run(name="c d", optimizer=Optimizer(lr=1e-4, steps=3), several=(Optimizer(steps=5), 2), mix={"x": 1.0, "y": 2.0})
 
 
+def test_an_override_changes_one_of_the_places_that_share_an_alias(tmp_path: Path) -> None:
+    path = written(tmp_path, "name: a\noptimizer: &shared {steps: 3}\nseveral: [*shared, 2]")
+    run = load_config(path, Run, ["several.0.steps=5"])
+    assert (run.optimizer, run.several) == (Optimizer(steps=3), (Optimizer(steps=5), 2))
+
+
 @pytest.mark.parametrize(
     ("override", "reason"),
     [

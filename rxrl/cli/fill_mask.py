@@ -31,10 +31,10 @@ def fill_mask(
 
 def _table(title: str, guesses: list[Guess]) -> Table:
     table = Table("token", title_justify="left")
-    table.title = title.replace("[", "\\[")
+    table.title = title
     table.add_column("probability", justify="right")
     for guess in guesses:
-        table.add_row(guess.text.strip(" ").replace("[", "\\[") or repr(guess.text), f"{guess.probability:.3f}")
+        table.add_row(guess.text.strip(" ") or repr(guess.text), f"{guess.probability:.3f}")
     return table
 
 

@@ -32,6 +32,7 @@ from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatT
 from rxrl.training.callbacks import Callback
 from rxrl.training.checkpoints import STATE_FILE, Saved, numbered, recover
 from rxrl.training.config import MRLConfig
+from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.tracking import read_metrics
 from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Conversation, RewardFunction, longest_query
@@ -106,12 +107,17 @@ def open_sources(config: PipelineConfig) -> Sources:
 
 
 def check_apart(train: Sequence[Conversation], held_out: Sequence[Conversation], train_name: str, held_out_name: str) -> None:
-    """Refuses held-out conversations that are trained on: with the id and the first interaction of one."""
-    # The id is not enough: rows without one are called by their number.
-    begun = {(conversation.id, conversation.first.query, conversation.first.answer) for conversation in train}
-    shared = {each.id for each in held_out if (each.id, each.first.query, each.first.answer) in begun}
+    """Refuses held-out conversations that are trained on: those that say what one says, or begin as it does under its id."""
+    # The id is not enough: rows without one are called by file and number.
+    begun = {(conversation.id, *_said(conversation)[:1]) for conversation in train}
+    said = {_said(conversation) for conversation in train}
+    shared = {each.id for each in held_out if _said(each) in said or (each.id, *_said(each)[:1]) in begun}
     if shared:
         raise DataError(f"{len(shared)} conversations are in both {train_name} and {held_out_name} (first: {min(shared)!r}): part them.")
+
+
+def _said(conversation: Conversation) -> tuple[tuple[str, str], ...]:
+    return tuple((each.query, each.answer) for each in conversation.interactions)
 
 
 def validation_share(train: Sequence[Conversation], name: str) -> int:
@@ -161,10 +167,11 @@ class Pipeline:
         self.resumes = resume
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
+        sources = open_sources(self.config)
+        self._check(sources)
         self.folder.mkdir(parents=True, exist_ok=True)
         dump_config(self.config, self.folder / "config.yaml")
         dump_config(self.curriculum, self.folder / "curriculum.yaml")
-        sources = open_sources(self.config)
         tokenizer = self._tokenizer(sources)
         changes = {"vocab_size": tokenizer.vocab_size} | self.config.model
         model = ReactiveTransformer.from_preset(self.config.preset, seed=self.config.seed, **changes)
@@ -177,6 +184,12 @@ class Pipeline:
         self.say(headline("after MRL", after_mrl))
         smat = self.continue_smat(supervised, tokenizer, sources, trainer.state.tokens) if self.config.smat_continued else None
         return self.report(after_supervised, after_mrl, smat, trainer)
+
+    def _check(self, sources: Sources) -> None:
+        """Refuses what a later part could not be trained with before the first begins."""
+        check_rules(self.curriculum, sources.validation, self.config.mrl.evaluation.conversations)
+        check_stages(self.curriculum, self.config.mrl, 1)
+        check_supply(self.curriculum, sources)
 
     def supervise(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources) -> None:
         """Runs the supervised stages one after the other, each from checkpoint to checkpoint."""
@@ -293,6 +306,14 @@ class Pipeline:
         tokenizer = train_tokenizer(self.config, sources)
         self.say(f"Tokenizer: {tokenizer.vocab_size} tokens, {tokenizer.hash[:12]}.")
         return tokenizer
+
+
+def check_supply(curriculum: Curriculum, sources: Sources) -> None:
+    """Refuses a curriculum with stages for which there are no conversations."""
+    for stage in curriculum.stages:
+        for strategy in stage.strategies:
+            for source in (sources.train, sources.validation):
+                source.take(steps=stage.steps, strategy=strategy, start=0, count=1)
 
 
 def train_tokenizer(config: PipelineConfig, sources: Sources) -> Tokenizer:

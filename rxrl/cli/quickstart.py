@@ -10,6 +10,7 @@ import typer
 
 from rxrl.cli.pipeline import Pipeline, PipelineConfig
 from rxrl.cli.progress import Terminal
+from rxrl.cli.shared import Seed, quoted, seed_override
 from rxrl.config import dump_config, load_config
 from rxrl.errors import ConfigError, unknown_name
 
@@ -20,7 +21,7 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
     budget: Annotated[str, typer.Option(help="Settings of the run: default, tiny, babi or fairytaleqa.")] = "default",
     config: Annotated[Path | None, typer.Option(help="YAML file of the run, in place of a budget.")] = None,
-    seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
+    seed: Seed = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out, with the same settings.")] = False,
     data: Annotated[str | None, typer.Option(help="Conversations to train on, in place of the embedded world.")] = None,
     held_out: Annotated[str | None, typer.Option(help="Held-out conversations; needed with --data.")] = None,
@@ -30,8 +31,8 @@ def quickstart(
     budgets = {path.stem: path for path in BUDGETS.glob("*.yaml")}
     if config is None and budget not in budgets:
         raise ConfigError(unknown_name("budget", budget, budgets))
-    files = [f"data.train={data}"] * bool(data) + [f"data.held_out={held_out}"] * bool(held_out)
-    settings = load_config(config or budgets[budget], PipelineConfig, [f"seed={seed}", *files, *(override or [])])
+    files = [f"data.{name}={quoted(file)}" for name, file in (("train", data), ("held_out", held_out)) if file]
+    settings = load_config(config or budgets[budget], PipelineConfig, [*seed_override(seed), *files, *(override or [])])
     terminal = Terminal()
     if (out / "report.html").exists():
         if _same_run(out, settings):

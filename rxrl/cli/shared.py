@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +38,11 @@ HeldOut = Annotated[str | None, typer.Option(help="Conversations to validate on;
 LevelOption = Annotated[int | None, typer.Option("--level", min=1, max=3, help="Difficulty of the embedded world; 1 without it.")]
 Seed = Annotated[int | None, typer.Option(help="Key of every draw; 0, or that of the configuration, without it.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")]
+
+
+def quoted(text: str | None) -> str | None:
+    """Text of the command line as YAML that means just it, in overrides."""
+    return None if text is None else json.dumps(text)
 
 
 def seed_override(seed: int | None) -> list[str]:

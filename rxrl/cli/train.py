@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from rxrl.cli.console import plain_console
-from rxrl.cli.pipeline import Sources
+from rxrl.cli.pipeline import Sources, check_supply
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import (
     CHECKPOINT,
@@ -27,6 +27,7 @@ from rxrl.cli.shared import (
     TrainFile,
     check_unused,
     open_data,
+    quoted,
     seed_override,
 )
 from rxrl.config import dump_config, load_config
@@ -74,7 +75,8 @@ def train(  # noqa: PLR0913, PLR0917
 ) -> None:
     """Memory Reinforcement Learning through a curriculum."""
     stages = load_curriculum(curriculum)
-    named = {"reward": reward, "env": env, "algorithm.name": algorithm, "tracking.wandb": wandb}
+    # A reward may be a mapping, everything else is text as it stands.
+    named = {"reward": reward, "env": quoted(env), "algorithm.name": quoted(algorithm), "tracking.wandb": wandb}
     chosen = [f"{key}={value}" for key, value in named.items() if value is not None]
     chosen += ["tracking.tensorboard=true"] * tensorboard + ["alarms.stop=true"] * stop_on_alarm
     settings = load_config(config, MRLConfig, [*seed_override(seed), *chosen, *(override or [])])
@@ -123,11 +125,9 @@ def check_run(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransfor
     check_stages(curriculum, config, processes)
     check_groups(config.optimizer, model.group_parameters())
     check_groups(config.critic_optimizer, ["critic"])
+    check_supply(curriculum, sources)
     for stage in curriculum.stages:
         load_reward(stage.reward or config.reward, embed=lambda rows: mean_embeddings(model.embedding.weight, rows))
-        for strategy in stage.strategies:
-            for source in (sources.train, sources.validation):
-                source.take(steps=stage.steps, strategy=strategy, start=0, count=1)
 
 
 def plan(curriculum: Curriculum, config: MRLConfig) -> Table:

@@ -94,7 +94,7 @@ def _supervised_panels(title: str, rows: Sequence[Row]) -> list[Panel]:
     xs = _positions(rows)
     keys = {key for row in rows for key in row if "loss" in key and _number(row[key]) is not None}
     of_memory = [(key, label, style) for word, label, style in _MEMORY_LOSSES for key in sorted(keys) if _speaks_of(key, word)]
-    plain = sorted(keys - {key for key, _, _ in of_memory}, key=lambda key: (_loss_label(key) != "training", key))
+    plain = sorted(keys - {key for key, _, _ in of_memory}, key=lambda key: (_loss_label(key) != "training", key != "val_loss", key))
     panels = (
         _panel(f"{title}: loss", [_series(rows, xs, key, _loss_label(key), style) for key, style in zip(plain, _STYLES, strict=False)]),
         _panel(f"{title}: loss by what memory holds", [_series(rows, xs, *entry) for entry in of_memory]),

@@ -179,6 +179,8 @@ def _comparison_sentences(run: Part) -> Iterator[dict[str, str]]:
 def _difference_sentence(part: Part, against: str) -> str:
     span = f"paired 95 % interval {number(part['low'])} to {number(part['high'])}"
     size = f"{number(abs(part['difference']))} ({span})"
+    if _is_single(part):
+        return f"MRL and {against} differ by {number(part['difference'])} on one conversation: too few to tell them apart."
     if part["low"] > 0:
         return f"MRL remembers more than {against}: ahead by {size}."
     if part["high"] < 0:
@@ -186,8 +188,13 @@ def _difference_sentence(part: Part, against: str) -> str:
     return f"MRL and {against} cannot be told apart: difference {number(part['difference'])} ({span})."
 
 
+def _is_single(part: Part) -> bool:
+    """Whether there is one conversation only, whose resamples are all the same: its interval has no width and says nothing."""
+    return part.get("conversations") == 1
+
+
 def _tone(part: Part) -> str:
-    return "good" if part["low"] > 0 else "bad" if part["high"] < 0 else "open"
+    return "open" if _is_single(part) else "good" if part["low"] > 0 else "bad" if part["high"] < 0 else "open"
 
 
 def _control_sentences(controls: Part, level: float | None) -> Iterator[dict[str, str]]:

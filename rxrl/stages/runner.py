@@ -114,6 +114,7 @@ class StageRunner:
             "stage": self.name,
             "step": self.step,
             "tokens": self.tokens,
+            "seconds": self.seconds,
             "done": self.done,
             "task": self.task.state() if isinstance(self.task, SmatTask) else {},
             "log": self.log.position(),
@@ -142,6 +143,7 @@ class StageRunner:
         self.model.load_state_dict(ReactiveTransformer.from_pretrained(found[-1]).state_dict())
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.step, self.tokens, self.done = state["step"], state["tokens"], state["done"]
+        self.seconds = state["seconds"]
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
         if isinstance(self.task, SmatTask):
             self.task.restore(state["task"])

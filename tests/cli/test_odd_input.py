@@ -155,3 +155,49 @@ def test_published_checkpoints_that_cannot_work(change: Any, said: str, invoke: 
     change(tmp_path)
     assert said in refused(invoke("import-rxlm", tmp_path, tmp_path / "out", code=2))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_copy_of_the_training_rows_is_no_held_out_data(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    rows = [TALK | {"query": f"Mia has {count} cats."} for count in range(20)]
+    train, copied = data(tmp_path / "mine.jsonl", *rows), data(tmp_path / "mine.test.jsonl", *rows[5:8])
+    options = ("train", "--from", checkpoint, "--data", train, "--held-out", copied, "--out", tmp_path / "run", "--dry-run")
+    assert "3 conversations are in both" in refused(invoke(*options, code=2))
+
+
+def test_the_main_job_looks_at_its_last_part_first(invoke: Any, tmp_path: Path) -> None:
+    train = data(tmp_path / "train.jsonl", *[TALK | {"query": f"Mia has {count} cats."} for count in range(6)])
+    test = data(tmp_path / "test.jsonl", *[TALK | {"query": f"Tom has {count} cats."} for count in range(6)])
+    out = tmp_path / "run"
+    options = ("quickstart", "--budget", "tiny", "--out", out, "--data", train)
+    assert "at least" in refused(invoke(*options, "--held-out", test, code=2))
+    assert "--held-out FILE" in refused(invoke(*options, code=2))
+    assert not out.exists()
+
+
+def test_files_are_named_as_they_are(invoke: Any, tmp_path: Path) -> None:
+    for name in ("conv #2.jsonl", "~", "[a].jsonl", "2024"):
+        sentence = refused(invoke("quickstart", "--out", tmp_path / "run", "--data", name, "--held-out", name, code=2))
+        assert name in sentence
+        assert "YAML" not in sentence
+
+
+def test_the_seed_of_a_configuration_counts(invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+    monkeypatch.setattr("rxrl.cli.quickstart.Pipeline.run", lambda pipeline, resume: seeds.append(pipeline.config.seed))
+    config = file(tmp_path / "mine.yaml", "seed: 7\n")
+    invoke("quickstart", "--config", config, "--out", tmp_path / "one")
+    invoke("quickstart", "--config", config, "--seed", 3, "--out", tmp_path / "two")
+    invoke("quickstart", "--out", tmp_path / "three")
+    assert seeds == [7, 3, 0]
+
+
+def test_configurations_with_odd_characters_or_aliases(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    odd, endless = file(tmp_path / "odd.yaml", "# \x1b\nsteps: 1\n"), file(tmp_path / "endless.yaml", "stages: &a [*a]\n")
+    for path, said in ((odd, "not valid YAML"), (endless, "endless.yaml")):
+        assert said in refused(invoke("train", "--from", checkpoint, "--curriculum", path, "--out", tmp_path / "run", code=2))
+
+
+def test_fill_mask_shows_brackets_as_they_are(invoke: Any, checkpoint: Path) -> None:
+    shown = invoke("fill-mask", checkpoint, "a [MASK] b [MASK]").stdout
+    assert "[MASK] 1" in shown
+    assert "\\[" not in shown

@@ -137,7 +137,7 @@ def test_dump_is_read_back_equal(tmp_path: Path, name: str) -> None:
     assert load_config(tmp_path / "again.yaml", Curriculum) == curriculum
 
 
-weights = st.dictionaries(st.sampled_from(["multi-step", "long-range", "single-step"]), st.floats(0, 1e300), min_size=1).filter(
+weights = st.dictionaries(st.sampled_from(["multi-step", "long-range"]), st.floats(0, 1e300), min_size=1).filter(
     lambda mix: any(mix.values())
 )
 
@@ -147,6 +147,13 @@ def test_mix_of_strategies_is_normalised(mix: dict[str, float]) -> None:
     strategies = Stage(name="mix", steps=4, strategy=mix).strategies  # type: ignore[arg-type]
     assert math.isclose(sum(strategies.values()), 1.0)
     assert set(strategies) <= {name for name, weight in mix.items() if weight > 0}
+
+
+@pytest.mark.parametrize("strategy", ["single-step", {"multi-step": 9, "single-step": 1}])
+def test_single_step_has_one_step_in_a_mix_too(strategy: Any) -> None:
+    with pytest.raises(ValueError, match="single-step episodes have 1 step, got 4"):
+        Stage(steps=4, strategy=strategy)
+    assert "single-step" in Stage(steps=1, strategy=strategy).strategies
 
 
 @given(st.integers(1, 8), st.floats(0, 1, exclude_max=True))

@@ -196,6 +196,24 @@ def test_supervised_training_that_wins_is_said_so(run, tmp_path):
     assert "cannot be told apart" in text
 
 
+def test_one_conversation_wins_nothing(run, tmp_path):
+    ahead = {"difference": 0.3, "low": 0.3, "high": 0.3, "first": 0.8, "second": 0.5, "turns": 3, "conversations": 1}
+    text = _Page(
+        write_report({**run[0], "comparisons": {"mrl_minus_supervised": ahead}}, [], [], tmp_path).read_text(encoding="utf-8")
+    ).text
+    assert "on one conversation: too few to tell them apart" in text
+    assert "remembers more" not in text
+
+
+def test_the_loss_that_validation_has_is_drawn_before_its_parts():
+    keys = ("loss", "ar_loss", "mlm_loss", "val_loss", "val_ar_loss", "val_mlm_loss")
+    rows = [{"phase": "pretrain", "iteration": step, **dict.fromkeys(keys, 1.0 / step)} for step in (1, 2, 3)]
+    [group] = learning_curves(rows)
+    drawn = str(group.panels[0])
+    assert "training" in drawn
+    assert "val loss" in drawn or "validation" in drawn
+
+
 def test_numbers_beside_the_page(run, tmp_path):
     write_report({**run[0], "odd": math.nan}, METRICS, run[1], tmp_path)
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
