@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,8 @@ def abandon_later(folder: str | Path, iteration: int) -> None:
     """Renames checkpoints behind `iteration`, from where a run goes on another time, to `abandoned-...`: they are no longer part of it."""
     for path in [path for kind in (STEP, BEST) for path in numbered(folder, kind)]:
         if int(path.name.rpartition("-")[2]) > iteration:
-            abandoned = path.with_name(f"abandoned-{path.name}")
-            shutil.rmtree(abandoned, ignore_errors=True)
+            names = (f"abandoned-{path.name}" + f"-{number}" * (number > 1) for number in count(1))
+            abandoned = next(there for there in map(path.with_name, names) if not there.exists())
             path.rename(abandoned)
             _logger.warning("%s is later than what the run goes on from: kept as %s.", path, abandoned.name)
 
