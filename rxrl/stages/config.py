@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field, model_validator
 
 from rxrl.config import BaseConfig, WrongValueError
-from rxrl.training.optim import OptimizerConfig
+from rxrl.training.optim import OptimizerConfig, Share
 
 
 class StageConfig(BaseConfig):
@@ -52,7 +52,6 @@ class MemoryAttentionStageConfig(StageConfig):
 
 Group = Literal["embedding", "encoder", "memory_attention", "decoder_memory", "decoder"]
 GROUPS: tuple[Group, ...] = get_args(Group)
-Share = Annotated[float, Field(ge=0, lt=1)]
 Unfreezing = Annotated[dict[Group, Share], Field(description="Share of the run from which a parameter group is trained.")]
 
 
