@@ -200,10 +200,10 @@ def test_a_second_try_from_an_older_checkpoint_sets_the_later_ones_aside(tmp_pat
     assert [path.name for path in numbered(folder)] == ["step-000004"]
     assert trainer_in(tmp_path, stages).resume()
     assert len([*folder.glob("abandoned-*")]) == kept
+    assert [line["iteration"] for line in lines(again)] == [1, 2, 3, 4]
     assert trainer_in(tmp_path, stages).resume(folder / "abandoned-step-000003")
     assert (folder / "abandoned-step-000004-2").exists()
     assert (folder / "abandoned-step-000004").exists()
-    assert [line["iteration"] for line in lines(again)] == [1, 2, 3, 4]
 
 
 def test_what_earlier_stages_gave_is_no_sign_of_a_gamed_reward():
