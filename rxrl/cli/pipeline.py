@@ -200,7 +200,7 @@ class Pipeline:
             seeded = config.model_copy(update={"seed": self.config.seed})
             task = make_task(name, seeded, sources, tokenizer, model.config.max_length)
             runner = StageRunner(name, model, tokenizer, task, seeded, self.folder, self.observers, CHECKPOINT_EVERY)
-            self.say(f"Stage {name}: at most {runner.total} steps.")
+            self.say(f"Stage {name}: at most {seeded.most_iterations} steps.")
             self._finish_stage(runner)
 
     def _finish_stage(self, runner: StageRunner) -> None:
@@ -251,11 +251,11 @@ class Pipeline:
     def continue_smat(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources, tokens: int) -> Evaluation:
         """The supervised checkpoint trained on with SMAT, on conversations as MRL's and for as many tokens."""
         longest = max(stage.steps for stage in self.curriculum.stages)
-        base = self.config.stages.smat
-        config = base.model_copy(
+        config = self.config.stages.smat.model_copy(
             update={
                 "seed": self.config.seed + 1,
-                "phases": (SmatPhase(steps=longest, iterations=max(1, tokens // base.batch_tokens)),),
+                # Tokens decide, and with them the schedule: how many a batch holds differs with the length of conversations.
+                "phases": (SmatPhase(steps=longest, iterations=tokens),),
                 "max_tokens": tokens,
                 "unfreeze": {},
                 "validate_every": 10**9,

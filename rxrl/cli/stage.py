@@ -71,7 +71,7 @@ def stage(  # noqa: PLR0913, PLR0917
     if resume and not runner.resume():
         runner.log.rewind()
     dump_config(settings, out / "config.yaml")
-    terminal.say(f"Stage {name}: step {runner.step} of at most {runner.total}.")
+    terminal.say(f"Stage {name}: step {runner.step} of at most {runner.config.most_iterations}.")
     runner.run(terminal.say)
     path = runner.save(out / CHECKPOINT)
     terminal.say(f"Wrote {path}.")

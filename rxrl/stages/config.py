@@ -14,8 +14,7 @@ class StageConfig(BaseConfig):
     """What every stage has."""
 
     seed: int = Field(0, description="Key of every draw.")
-    iterations: int = Field(200, ge=1, description="Optimizer steps at most.")
-    max_tokens: int | None = Field(None, ge=1, description="End after this many tokens; null: iterations decide.")
+    max_tokens: int | None = Field(None, ge=1, description="End after this many tokens; null: iterations alone decide.")
     batch_tokens: int = Field(2_000, ge=1, description="Real tokens of a batch, about: it sets how many rows a batch has.")
     optimizer: OptimizerConfig = OptimizerConfig()
     validate_every: int = Field(100, ge=1, description="Iterations between two validations.")
@@ -24,8 +23,24 @@ class StageConfig(BaseConfig):
     balance: float = Field(0.01, ge=0, description="Coefficient of the experts' load-balancing loss.")
     finish_with: Literal["last", "best"] = Field("last", description="Weights that it ends with: the last, or the best by validation.")
 
+    @property
+    def most_iterations(self) -> int:
+        """Optimizer steps at most."""
+        raise NotImplementedError
 
-class JointConfig(StageConfig):
+
+class PlainStageConfig(StageConfig):
+    """A stage that is the same from its first step to its last."""
+
+    iterations: int = Field(200, ge=1, description="Optimizer steps at most.")
+
+    @property
+    def most_iterations(self) -> int:
+        """Optimizer steps at most."""
+        return self.iterations
+
+
+class JointConfig(PlainStageConfig):
     """Joint pre-training or fine-tuning: masked in the encoder, plain in the decoder, encoded data as memory."""
 
     mode: Literal["joint"] = "joint"
@@ -36,14 +51,14 @@ class JointConfig(StageConfig):
     slot_dropout: float = Field(0.5, ge=0, lt=1, description="Probability that a slot of the encoded data is hidden.")
 
 
-class ReadingConfig(StageConfig):
+class ReadingConfig(PlainStageConfig):
     """The decoder answers from the encoded interaction before, as from a memory that keeps all of it."""
 
     steps: ClassVar[int] = 1
     accuracy: float | None = Field(None, gt=0, le=1, description="End once validation answers this share of the asking turns right.")
 
 
-class MemoryAttentionStageConfig(StageConfig):
+class MemoryAttentionStageConfig(PlainStageConfig):
     """Self-supervised memory attention: towards a mix of the old memory and the new interaction."""
 
     steps: int = Field(4, ge=1, le=32, description="Turns of the conversations.")
@@ -76,7 +91,7 @@ class SmatConfig(StageConfig):
     phases: tuple[SmatPhase, ...] = Field(
         (SmatPhase(steps=1, iterations=300, accuracy=0.95), SmatPhase(steps=4, iterations=600)),
         min_length=1,
-        description="Lengths of conversation, in order; `iterations` of the stage is the sum of theirs.",
+        description="Lengths of conversation, in order; the stage has as many iterations as they have together.",
     )
     strategy: Literal["single-step", "multi-step", "long-range"] = "multi-step"
     bptt_turns: int | None = Field(None, ge=1, description="Memory writes a loss differentiates through; null: the whole conversation.")
@@ -89,6 +104,11 @@ class SmatConfig(StageConfig):
         if not self.trained_groups(0.0):
             raise WrongValueError("no group is trained at the start; leave one out, or set it to 0", "unfreeze")
         return self
+
+    @property
+    def most_iterations(self) -> int:
+        """Optimizer steps at most."""
+        return sum(phase.iterations for phase in self.phases)
 
     def trained_groups(self, progress: float) -> frozenset[Group]:
         """The parameter groups that learn at `progress` in [0, 1] of the run."""

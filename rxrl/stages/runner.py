@@ -13,7 +13,7 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from rxrl.models import ReactiveTransformer
-from rxrl.stages.config import SmatConfig, StageConfig
+from rxrl.stages.config import StageConfig
 from rxrl.stages.losses import LossResult
 from rxrl.stages.tasks import SmatTask, StageTask
 from rxrl.training.checkpoints import BEST, load_state, numbered, prune, recover, save_checkpoint
@@ -22,7 +22,7 @@ from rxrl.training.optim import make_optimizer, schedule_factor, set_learning_ra
 from rxrl.training.tracking import MetricsLog
 
 Observer = Callable[[str, int, int, dict[str, Any]], None]
-"""Called with stage, step, steps in all and metrics."""
+"""Called with stage, step, steps in all (where tokens end the stage: as the batches so far let expect) and metrics."""
 
 
 class StageRunner:
@@ -98,9 +98,10 @@ class StageRunner:
         return validation
 
     @property
-    def total(self) -> int:
-        """Steps at most."""
-        return sum(phase.iterations for phase in self.config.phases) if isinstance(self.config, SmatConfig) else self.config.iterations
+    def progress(self) -> float:
+        """Share of the stage that is done, in [0, 1]: of its steps or of its tokens, whichever is nearer to the end."""
+        by_tokens = 0.0 if self.config.max_tokens is None else self.tokens / self.config.max_tokens
+        return min(1.0, max(self.step / self.config.most_iterations, by_tokens))
 
     def save(self, path: str | Path) -> Path:
         """Writes the checkpoint that the next stage starts from."""
@@ -172,13 +173,11 @@ class StageRunner:
             self.model.load_state_dict(ReactiveTransformer.from_pretrained(found[-1]).state_dict())
 
     def _finished(self) -> bool:
-        spent = self.config.max_tokens is not None and self.tokens >= self.config.max_tokens
-        return self.done or spent or self.step >= self.total
+        return self.done or self.progress >= 1
 
     def _step(self) -> tuple[LossResult, torch.Tensor]:
-        progress = self.step / self.total
-        train_only(self.groups, self.task.groups(progress))
-        set_learning_rates(self.optimizer, schedule_factor(self.config.optimizer, progress))
+        train_only(self.groups, self.task.groups(self.progress))
+        set_learning_rates(self.optimizer, schedule_factor(self.config.optimizer, self.progress))
         result, tokens = self.actor(lambda model: self.task.loss(model.train(), self.step))
         if not bool(torch.isfinite(result.loss)):
             loss = float(result.loss.detach())
@@ -198,4 +197,4 @@ class StageRunner:
         line |= {f"val_{name}": value for name, value in validation.items()}
         self.log.write(line, {"tokens_per_second": self.tokens / max(self.seconds, 1e-9)})
         for observer in self.observers:
-            observer(self.name, self.step, self.total, line)
+            observer(self.name, self.step, round(self.step / self.progress), line)

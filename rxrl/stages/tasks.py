@@ -144,6 +144,12 @@ class EpisodeTask:
         conversations = source.take(steps=steps, strategy=strategy, start=start, count=count)
         return episode_batch(conversations, self.tokenizer, self.max_length), conversations
 
+    def held_out_batch(self, steps: int, strategy: str = "multi-step") -> tuple[EpisodeBatch, list[Conversation]]:
+        """The conversations of a validation, each id once: a source of few begins anew where they end."""
+        found = self.held_out.take(steps=steps, strategy=strategy, start=0, count=self.config.validation_rows)
+        conversations = list({each.id: each for each in found}.values())
+        return episode_batch(conversations, self.tokenizer, self.max_length), conversations
+
     def stm0(self, model: ReactiveTransformer, count: int, *key: int | str) -> torch.Tensor:
         """Fresh memory of a batch."""
         return model.init_memory(count, generator(self.config.seed, "stm0", *key))
@@ -179,7 +185,7 @@ class ReadingTask(EpisodeTask):
     @torch.no_grad()
     def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
         """Held-out loss and the share of asking turns answered right, every token."""
-        batch, conversations = self.batch(self.held_out, ReadingConfig.steps, "multi-step", 0, self.config.validation_rows)
+        batch, conversations = self.held_out_batch(ReadingConfig.steps)
         batch = batch.to(model.device)
         result, likeliest = reading_loss(model, batch)
         metrics: dict[str, Any] = {name: float(result.metrics[name]) for name in ("loss", "accuracy")}
@@ -213,7 +219,7 @@ class MemoryAttentionTask(EpisodeTask):
     def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
         """Held-out loss."""
         c = self._config
-        batch, _ = self.batch(self.held_out, c.steps, "multi-step", 0, c.validation_rows)
+        batch, _ = self.held_out_batch(c.steps)
         batch = batch.to(model.device)
         draws = generator(c.seed, "memory attention validation")
         stm0 = self.stm0(model, batch.real.shape[1], "validation")
@@ -253,11 +259,12 @@ class SmatTask(EpisodeTask):
 
     @torch.no_grad()
     def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
-        """Held-out loss with the true memory, an empty one and another conversation's; share of asking turns answered right."""
-        batch, conversations = self.batch(self.held_out, self._current.steps, self._strategy, 0, self.config.validation_rows)
+        """Held-out loss with the true memory, an empty one and, where there is one, another conversation's; share answered right."""
+        batch, conversations = self.held_out_batch(self._current.steps, self._strategy)
         batch = batch.to(model.device)
         stm0 = self.stm0(model, len(conversations), "validation")
-        losses = {name: smat_loss(model, stm0, batch, memory=name).metrics for name in ("true", "empty", "other")}
+        memories = ("true", "empty", "other") if len(conversations) > 1 else ("true", "empty")
+        losses = {name: smat_loss(model, stm0, batch, memory=name).metrics for name in memories}
         metrics: dict[str, Any] = {f"loss_{name}_memory": float(each["loss"]) for name, each in losses.items()}
         metrics |= {"loss": float(losses["true"]["loss"]), "accuracy": float(losses["true"]["accuracy"]), "steps": self._current.steps}
         metrics |= asking_accuracy(batch, conversations, likeliest_answers(model, stm0, batch))

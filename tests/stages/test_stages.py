@@ -3,14 +3,17 @@
 import copy
 import os
 import signal
+from itertools import pairwise
 
 import pytest
 import torch
 
+from rxrl.config import parse_config
 from rxrl.data.batches import episode_batch
-from rxrl.errors import CheckpointError, DataError, Interrupted, TrainingError
+from rxrl.data.sources import RowsSource
+from rxrl.errors import CheckpointError, ConfigError, DataError, Interrupted, TrainingError
 from rxrl.models import ReactiveTransformer
-from rxrl.stages.config import GROUPS, JointConfig
+from rxrl.stages.config import GROUPS, JointConfig, SmatConfig
 from rxrl.stages.tasks import (
     JointTask,
     SmatTask,
@@ -20,6 +23,7 @@ from rxrl.stages.tasks import (
     memory_health,
 )
 from rxrl.training.checkpoints import BEST, numbered
+from rxrl.training.optim import OptimizerConfig
 from rxrl.types import ANSWER, BOS, EOS, QUERY
 from scripts.learning import CODEC
 from tests.stages.small import (
@@ -61,10 +65,38 @@ def test_each_stage_trains_its_groups_and_reports(name, tmp_path):
 
 
 def test_a_stage_ends_on_tokens(tmp_path):
-    runner = runner_in(tmp_path, task=smat(((2, 100, None),), max_tokens=150))
+    shown = []
+    linear = OptimizerConfig(learning_rate=0.01, schedule="linear", warmup=0, final=0)
+    runner = runner_in(
+        tmp_path,
+        task=smat(((2, 10**6, None),), max_tokens=600, optimizer=linear),
+        observers=(lambda name, step, total, metrics: shown.append((step, total)),),
+    )
     runner.run()
-    assert 150 <= runner.tokens < 300
-    assert runner.step < 10
+    *_, last = sizes = [after - before for before, after in pairwise([0, *(line["tokens"] for line in lines(tmp_path))])]
+    assert 600 <= runner.tokens < 600 + last
+    # The schedule ends where the tokens do, whatever a batch holds.
+    done = [line["tokens"] - size for line, size in zip(lines(tmp_path), sizes, strict=True)]
+    assert [line["learning_rate"] for line in lines(tmp_path)] == pytest.approx([0.01 * (1 - tokens / 600) for tokens in done], rel=1e-4)
+    assert shown[-1] == (runner.step, runner.step)
+    assert all(runner.step / 2 < total < runner.step * 2 for _, total in shown)
+
+
+def test_iterations_of_smat_are_those_of_its_phases():
+    with pytest.raises(ConfigError, match="iterations"):
+        parse_config({"iterations": 9}, SmatConfig)
+    assert smat(((1, 3, None), (2, 4, None))).config.most_iterations == 7
+
+
+def test_few_conversations_validate_once_each(tmp_path):
+    source = RowsSource(ToySource().take(steps=2, strategy="multi-step", start=0, count=3), seed=0)
+    for count, names in ((3, {"true", "empty", "other"}), (1, {"true", "empty"})):
+        few = RowsSource(source.take(steps=2, strategy="multi-step", start=0, count=count), seed=0)
+        task = SmatTask(smat().config, ToySource(), few, CODEC, LENGTH)
+        batch, conversations = task.held_out_batch(2)
+        assert len({each.id for each in conversations}) == len(conversations) == batch.real.shape[1] == count
+        found = task.validate(tiny_model(initial_memory="learned"))
+        assert {f"loss_{name}_memory" for name in names} == {name for name in found if name.endswith("_memory")}
 
 
 @pytest.mark.parametrize("name", TASKS)
