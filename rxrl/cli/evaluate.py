@@ -13,7 +13,7 @@ from rich.table import Table
 from rxrl.cli.console import plain_console
 from rxrl.cli.data import Strategy
 from rxrl.cli.device import Device, load_on
-from rxrl.cli.pipeline import evaluation_env
+from rxrl.cli.pipeline import DEFAULT_STEPS, evaluation_env
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import RowsSource
 from rxrl.data.world import GeneratedSource
@@ -26,7 +26,6 @@ from rxrl.models import ModelPolicy
 from rxrl.rewards import load_reward, read_spec
 from rxrl.types import Conversation
 
-DEFAULT_STEPS = 16
 KNOWN_SAMPLE = 500
 _HEADLINE = {
     "retention at 16 turns": "retention_at_16",

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from rxrl.config import BaseConfig, dump_config
+from rxrl.config import BaseConfig, WrongValueError, dump_config
 from rxrl.curricula import Curriculum, load_curriculum
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import ConversationSource, RowsSource
@@ -38,6 +38,7 @@ from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Conversation, RewardFunction, longest_query
 
 TOKENIZER_CONVERSATIONS = 1000
+DEFAULT_STEPS = 16
 CONTINUED = "smat-continued"
 CHECKPOINT_EVERY = 200
 """Steps of a supervised stage between two checkpoints to go on from."""
@@ -46,11 +47,18 @@ CHECKPOINT_EVERY = 200
 class DataConfig(BaseConfig):
     """Where conversations come from: the embedded world, or files."""
 
-    level: int = Field(1, ge=1, le=3, description="Difficulty of the embedded world.")
+    level: int | None = Field(None, ge=1, le=3, description="Difficulty of the embedded world; null: 1.")
     train: str | None = Field(None, description="File of conversations to train on; null: the embedded world.")
     held_out: str | None = Field(None, description="File of held-out conversations; needed with `train`.")
-    steps: int = Field(16, ge=1, le=64, description="Turns of the test conversations.")
+    steps: int | None = Field(None, ge=1, le=64, description="Turns of the embedded world's test conversations; null: 16.")
     test_conversations: int = Field(200, ge=1, description="Held-out conversations of the final evaluation.")
+
+    @model_validator(mode="after")
+    def _files_are_as_they_are(self) -> DataConfig:
+        for name in ("level", "steps"):
+            if self.train is not None and getattr(self, name) is not None:
+                raise WrongValueError("it is of the embedded world: leave it out with conversations from a file", name)
+        return self
 
 
 class StagesConfig(BaseConfig):
@@ -91,8 +99,8 @@ def open_sources(config: PipelineConfig) -> Sources:
     """The embedded world, or the conversations of files."""
     data, seed = config.data, config.seed
     if data.train is None:
-        worlds = {split: GeneratedSource(level=data.level, seed=seed, split=split) for split in ("train", "validation", "test")}
-        test = worlds["test"].take(steps=data.steps, strategy="multi-step", start=0, count=data.test_conversations)
+        worlds = {split: GeneratedSource(level=data.level or 1, seed=seed, split=split) for split in ("train", "validation", "test")}
+        test = worlds["test"].take(steps=data.steps or DEFAULT_STEPS, strategy="multi-step", start=0, count=data.test_conversations)
 
         def world_stories(split: str) -> Callable[[int, int], Sequence[str]]:
             return lambda start, count: worlds["train"].stories(split, start, count)
@@ -285,6 +293,7 @@ class Pipeline:
             "title": "Memory Reinforcement Learning",
             "seed": self.config.seed,
             "wall_seconds": round(time.perf_counter() - self.started, 1),
+            "resumed": self.resumes,
             "preset": self.config.preset,
             "budget": self.label,
             "after_supervised": supervised.summary,

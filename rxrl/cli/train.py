@@ -113,7 +113,7 @@ def train(  # noqa: PLR0913, PLR0917
     started = time.perf_counter()
     trainer.train(terminal.say)
     if processes.first:
-        finish(trainer, out, started)
+        finish(trainer, out, started, resume)
     processes.wait()
     terminal.say(f"Wrote {out / CHECKPOINT} and {out / 'report.html'}.")
 
@@ -166,13 +166,14 @@ def _rates(stage: Stage, config: MRLConfig) -> str:
     return "\n".join(lines if "all" not in stage.train else [f"all {config.optimizer.learning_rate:g}", *lines])
 
 
-def finish(trainer: MRLTrainer, out: Path, started: float) -> None:
+def finish(trainer: MRLTrainer, out: Path, started: float, resumed: bool) -> None:
     """Writes the last weights, to start from, and a report of the training."""
     state = {"kind": "mrl-result", "iteration": trainer.state.iteration, "tokens": trainer.state.tokens}
     run = {
         "title": "Memory Reinforcement Learning",
         "seed": trainer.config.seed,
         "wall_seconds": round(time.perf_counter() - started, 1),
+        "resumed": resumed,
         "preset": trainer.model.config.name,
         "stages": trainer.state.stages,
         "config": trainer.config.model_dump(mode="json") | {"curriculum": trainer.curriculum.model_dump(mode="json")},

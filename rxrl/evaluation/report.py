@@ -49,10 +49,10 @@ def write_report(
     """Writes `report.html`, `report.json` and `retention_by_distance.csv`.
 
     Args:
-        run: Content of report.json, every key optional: `seed`, `wall_seconds`, `preset`, `budget`; `after_supervised`, `after_mrl` and
-            `after_smat_continued` from `summarise`; `controls` from `summarise_controls`; `comparisons` from `summarise_comparisons`;
-            `stages`, each from `summarise_stage`; `cost` from `cost_by_turn`, or such lists by label; `config`, any nested mapping;
-            `title`; `notes`, sentences.
+        run: Content of report.json, every key optional: `seed`, `wall_seconds` and whether they count from where the run was `resumed`,
+            `preset`, `budget`; `after_supervised`, `after_mrl` and `after_smat_continued` from `summarise`; `controls` from
+            `summarise_controls`; `comparisons` from `summarise_comparisons`; `stages`, each from `summarise_stage`; `cost` from
+            `cost_by_turn`, or such lists by label; `config`, any nested mapping; `title`; `notes`, sentences.
         metrics: Rows of metrics.jsonl.
         transcripts: Turns of the evaluation to show a few conversations of.
         out_dir: Folder of the report; made where missing.

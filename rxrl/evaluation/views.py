@@ -133,7 +133,7 @@ def run_facts(run: Part) -> list[tuple[str, str]]:
     """Seed, time and size of the run, as short facts below the title."""
     facts = [(name, str(run[name])) for name in ("preset", "budget", "reward_name", "seed") if run.get(name) is not None]
     if (seconds := run.get("wall_seconds")) is not None:
-        facts.append(("wall time", duration(float(seconds))))
+        facts.append(("wall time since resumed" if run.get("resumed") else "wall time", duration(float(seconds))))
     main: Part = next((run[name] for name, _, _ in CONDITIONS if run.get(name)), {})
     counts = (("held-out conversations", main.get("conversations")), ("questions asked", main.get("asking_turns")))
     return facts + [(label, f"{count:,}") for label, count in counts if count is not None]

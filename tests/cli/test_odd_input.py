@@ -171,6 +171,8 @@ def test_the_main_job_looks_at_its_last_part_first(invoke: Any, tmp_path: Path) 
     options = ("quickstart", "--budget", "tiny", "--out", out, "--data", train)
     assert "at least" in refused(invoke(*options, "--held-out", test, code=2))
     assert "--held-out FILE" in refused(invoke(*options, code=2))
+    for setting in ("data.level=2", "data.steps=8"):
+        assert setting.partition("=")[0] in refused(invoke(*options, "--held-out", test, "--set", setting, code=2))
     assert not out.exists()
 
 

@@ -196,6 +196,11 @@ def test_supervised_training_that_wins_is_said_so(run, tmp_path):
     assert "cannot be told apart" in text
 
 
+def test_time_is_that_since_the_run_was_resumed(run, tmp_path):
+    pages = [_Page(write_report({**run[0], **more}, [], [], tmp_path).read_text(encoding="utf-8")) for more in ({}, {"resumed": True})]
+    assert ["wall time since resumed" in page.text for page in pages] == [False, True]
+
+
 def test_one_conversation_wins_nothing(run, tmp_path):
     ahead = {"difference": 0.3, "low": 0.3, "high": 0.3, "first": 0.8, "second": 0.5, "turns": 3, "conversations": 1}
     text = _Page(
