@@ -90,7 +90,7 @@ class Judge(Options):
         """One score for each turn; None where the judge gave none."""
         questions = [_question(turn) for turn in turns]
         with closing(Verdicts(self.cache)) as kept:
-            asked_how = (self.model, self.temperature, self.lowest, self.highest, self.instructions)
+            asked_how = (self.endpoint, self.model, self.temperature, self.lowest, self.highest, self.instructions)
             keys = {question: kept.key(*asked_how, question) for question in questions}
             found = {question: kept.get(key) for question, key in keys.items()}
             missing = [question for question, verdict in found.items() if verdict is None]

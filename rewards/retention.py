@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rxrl.facts import content_words, entity_words, named, normalise, says_unknown, value_words, words
+from rxrl.facts import content_words, distinct, entity_words, named, normalise, says_unknown, value_words, words
 from rxrl.rewards.shape import form, is_answer
 from rxrl.types import Score, Turn
 
@@ -131,7 +131,7 @@ def _targets(asked: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...
     right = tuple(frozenset((value, *aliases, *whole)) for _, value, aliases, _ in asked)
     spelt = {value_words(value) for values in right for value in values}
     entities = frozenset().union(*(entity_words(key) for key, *_ in asked))
-    rivals = tuple(dict.fromkeys(rival for *_, rivals in asked for rival in rivals if value_words(rival) not in spelt))
+    rivals = distinct(rival for *_, rivals in asked for rival in rivals if value_words(rival) not in spelt)
     fair = named(reference, rivals)
     false = frozenset(rival for rival in rivals if rival not in fair and not entities.issuperset(value_words(rival)))
     return _Targets((*sorted(frozenset().union(*right)), *rivals), right, false)

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from rxrl.errors import ConfigError
 
-_SCORE_KEY = re.compile(r'"score"\s*:\s*"?(-?\d+(?:\.\d+)?)')
-_SCORE_WORD = re.compile(r"\bscore\b[^\d\n-]{0,12}(-?\d+(?:\.\d+)?)", re.IGNORECASE)
+_SCORE_KEY = re.compile(r'"score"\s*:\s*"?(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)')
+_SCALE = r"(?:\([^()\n]*\)|out of \d+(?:\.\d+)?|from \S+ to \S+)"
+"""A scale that stands between the word and the number: "Score (0-10): 7", "Score out of 10: 7"."""
+_SCORE_WORD = re.compile(rf"\bscore\b[\s*\"'_]*{_SCALE}?(?:(?!out of|from)[^\d\n(-]){{0,12}}(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 _ALONE = re.compile(r"\s*\**(-?\d+(?:\.\d+)?)\**(?:\s*/\s*\d+)?\.?\s*")
 
 

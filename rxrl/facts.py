@@ -16,8 +16,11 @@ from typing import NamedTuple
 from rxrl.types import Conversation, Interaction
 
 _CACHE = 1 << 16
-_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W_]+(?:'[^\W_]+)*")
-_WORD_OR_BORDER = re.compile(rf"{_WORD.pattern}|[.,;:!?()\n\u2014]")
+# Combining marks and joiners belong to their word: without them Hindi, Tamil or pointed Arabic would fall into single letters.
+_LETTERS = r"[\w" + "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M") + "\u200c\u200d]+"
+_WORD = re.compile(rf"\d+(?:[.,]\d+)*|{_LETTERS}(?:'{_LETTERS})*")
+_BORDERS = ".,;:!?()\n\u2014"
+_WORD_OR_BORDER = re.compile(rf"{_WORD.pattern}|[{_BORDERS}]")
 _ARTICLES = frozenset("a an the my your his her its our their some".split())
 
 STOPWORDS = frozenset(
@@ -72,6 +75,11 @@ def normalise(text: str) -> str:
     return text.casefold()
 
 
+def _spelt(text: str) -> str:
+    """The text in which words are looked for: an underscore is no letter."""
+    return normalise(text).replace("_", " ")
+
+
 def _clean(word: str) -> str:
     if word.endswith("'s"):
         return word[:-2]
@@ -84,7 +92,7 @@ def _negates(word: str) -> bool:
 
 @lru_cache(maxsize=_CACHE)
 def _parse(text: str) -> _Parsed:
-    words = tuple(_clean(word) for word in _WORD.findall(normalise(text)))
+    words = tuple(_clean(word) for word in _WORD.findall(_spelt(text)))
     negation = any(word in _NEGATORS or word in _FIRST_OF_PAIR or word == "no" or word.endswith("n't") for word in words)
     return _Parsed(words, f" {' '.join(words)} ", negation)
 
@@ -155,13 +163,13 @@ def _ends_reach(parts: Sequence[str], index: int, opener: bool, short: bool) -> 
 @lru_cache(maxsize=_CACHE)
 def _clauses(text: str) -> _Clauses:
     """Marks each word of `text` with its clause and with whether a negation covers it."""
-    tokens = _WORD_OR_BORDER.findall(normalise(text))
+    tokens = _WORD_OR_BORDER.findall(_spelt(text))
     parts: list[str] = []
     clause: list[int] = []
     asked: set[int] = set()
     number = 0
     for token in tokens:
-        if token[0].isalnum():
+        if token not in _BORDERS:
             parts.append(_clean(token))
             clause.append(number)
         else:
@@ -270,7 +278,7 @@ def named(answer: str, values: tuple[str, ...]) -> frozenset[str]:
 @lru_cache(maxsize=_CACHE)
 def says_unknown(answer: str) -> bool:
     """Whether `answer` says that it does not know, or was never told, what is asked."""
-    text = _CONTRACTION.sub(lambda match: f"{match[1] or ('will' if match[2] == 'wo' else match[2])} not", normalise(answer))
+    text = _CONTRACTION.sub(lambda match: f"{match[1] or ('will' if match[2] == 'wo' else match[2])} not", _spelt(answer))
     return _UNKNOWN.search(" ".join(_WORD.findall(text))) is not None
 
 
@@ -300,6 +308,14 @@ def attribute_values(conversations: Iterable[Conversation]) -> dict[str, tuple[s
             for key, value in interaction.facts:
                 found.setdefault(attribute_of(key), set()).add(value)
     return {attribute: tuple(sorted(values)) for attribute, values in sorted(found.items())}
+
+
+def distinct(values: Iterable[str]) -> tuple[str, ...]:
+    """The values without those that an earlier one spells with the same words ("cat", "Cat", "a cat")."""
+    found: dict[tuple[str, ...], str] = {}
+    for value in values:
+        found.setdefault(value_words(value), value)
+    return tuple(found.values())
 
 
 @lru_cache(maxsize=_CACHE)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rxrl.facts import FactTracker, attribute_of, attribute_values, holds, named, rivals_of, says_unknown, words
+from rxrl.facts import FactTracker, attribute_of, attribute_values, holds, named, normalise, rivals_of, says_unknown, words
 from rxrl.types import Conversation, Interaction
 
 HELD = [
@@ -78,6 +78,19 @@ def test_numbers_are_words() -> None:
 
 def test_of_values_inside_values_the_longest_is_named() -> None:
     assert named("an apple pie and a red hat", ("apple", "apple pie", "red", "dark red")) == {"apple pie", "red"}
+
+
+@pytest.mark.parametrize("word", ["माला", "मील", "สวัสดี", "مُحَمَّد", "தமிழ்"])
+def test_marks_belong_to_their_words(word: str) -> None:
+    assert words(word) == words(f"({word})") == (normalise(word),)
+    assert holds(f"x {word}, y", word)
+    assert not holds("यह माला है", "मील")
+    assert holds(f"not x. {word}", word)
+
+
+def test_an_underscore_parts_words() -> None:
+    assert words("old_tom's _cat_") == ("old", "tom", "cat")
+    assert says_unknown("I_do_not_know.")
 
 
 def test_an_empty_value_is_never_held() -> None:

@@ -10,7 +10,6 @@ import typer
 
 from rxrl.errors import DataError
 from rxrl.evaluation import write_run_report
-from rxrl.evaluation.files import write_json
 from rxrl.evaluation.report import REPORT_JSON
 
 EVALUATION_JSON = "evaluation.json"
@@ -20,16 +19,23 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.", show_def
     """Write the HTML and JSON report of a run."""
     if not run.is_dir():
         raise DataError(f"There is no folder {run}: give the folder of a run.")
-    if (run / EVALUATION_JSON).is_file() and (run / REPORT_JSON).is_file():
-        take_in_evaluation(run)
-    typer.echo(f"Wrote {write_run_report(run)}.")
+    later = (run / EVALUATION_JSON).is_file() and (run / REPORT_JSON).is_file()
+    typer.echo(f"Wrote {write_run_report(run, later_evaluation(run) if later else None)}.")
 
 
-def take_in_evaluation(folder: Path) -> None:
-    """Puts what `rxrl evaluate --out` left in the folder into its report.json."""
+def later_evaluation(folder: Path) -> dict[str, Any]:
+    """What `rxrl evaluate --out` left in the folder, as parts of its report.json.
+
+    Raises:
+        DataError: The report compares other evaluations with one another, which this one is none of.
+    """
+    if compared := read_object(folder / REPORT_JSON).get("comparisons"):
+        raise DataError(
+            f"{folder / REPORT_JSON} compares evaluations of its own ({', '.join(compared)}), and {folder / EVALUATION_JSON} is another "
+            "one: move it away, and evaluate into another folder with --out."
+        )
     evaluation = read_object(folder / EVALUATION_JSON)
-    controls, cost = evaluation.pop("controls", {}), evaluation.pop("cost", [])
-    write_json(folder / REPORT_JSON, read_object(folder / REPORT_JSON) | {"after_mrl": evaluation, "controls": controls, "cost": cost})
+    return {"after_mrl": evaluation, "controls": evaluation.pop("controls", {}), "cost": evaluation.pop("cost", [])}
 
 
 def read_object(path: Path) -> dict[str, Any]:

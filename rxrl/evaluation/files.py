@@ -29,7 +29,12 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> Path:
     """Writes `content` to `path` atomically as indented JSON; numbers that JSON does not have become null."""
-    return write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    return write_text(path, json_text(content, indent=2) + "\n")
+
+
+def json_text(content: Mapping[str, Any], indent: int | None = None) -> str:
+    """`content` as JSON; numbers that JSON does not have become null, and what it does not know at all (dates, say) becomes text."""
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
 
 
 def _finite(value: Any) -> Any:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.evaluation.chance import chance
 from rxrl.evaluation.play import TurnCost
-from rxrl.evaluation.records import TurnRecord
+from rxrl.evaluation.records import TurnRecord, asking_keys
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -141,10 +141,10 @@ def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = 
 
     Returns:
         JSON values. `retention`, `retention_at_16`, `retention_near`, `retention_far`: mean F1 (None where there are no such turns), each
-        with `<name>_interval` (low, high), `<name>_exact` and `<name>_turns`. `retention_by_distance`: mean F1 by distance (as a string);
-        `by_distance`: the same with intervals. `by_turn`, `by_kind`. `reward`: mean, min, max over asking turns and the lowest
-        and highest mean of an episode; `reward_other`: the same over turns that ask for nothing. `terms`: mean of each reward term
-        over asking turns. `chance`. Counts.
+        with `<name>_interval` (low, high), `<name>_exact`, `<name>_turns` and `<name>_conversations`. `retention_by_distance`: mean F1 by
+        distance (as a string); `by_distance`: the same with intervals. `by_turn`, `by_kind`. `reward`: mean, min, max over asking turns
+        and the lowest and highest mean of an episode; `reward_other`: the same over turns that ask for nothing. `terms`: mean of each
+        reward term over asking turns. `chance`. Counts.
     """
     summary: dict[str, Any] = {
         "conversations": len({record.conversation_id for record in records}),
@@ -157,6 +157,7 @@ def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = 
         summary[f"{name}_interval"] = part and [part["low"], part["high"]]
         summary[f"{name}_exact"] = part and part["exact"]
         summary[f"{name}_turns"] = part["turns"] if part else 0
+        summary[f"{name}_conversations"] = part["conversations"] if part else 0
     rows = retention_by_distance(records, seed=seed, resamples=resamples)
     asking, other = _asking(records), [record for record in records if record.retention is None]
     return summary | {
@@ -188,16 +189,16 @@ def summarise_controls(
         `left_out` (asking turns of the true run that the control does not have), `contribution` (true minus control on
         the same turns, paired).
     """
-    asked = len(_asking(true))
+    asked = asking_keys(true)
     content: dict[str, Any] = {"chance": chance(_headline(true))}
     for control, records in controls.items():
         summary = summarise(records, seed=seed, resamples=resamples)
         names = ("retention", "retention_at_16", "retention_far")
-        kept = [name + suffix for name in names for suffix in ("", "_interval", "_turns")]
+        kept = [name + suffix for name in names for suffix in ("", "_interval", "_turns", "_conversations")]
         kept += ["retention_by_distance", "by_distance", "chance"]
         content[control] = {name: summary[name] for name in kept} | {
             "turns": summary["asking_turns"],
-            "left_out": asked - summary["asking_turns"],
+            "left_out": len(asked - asking_keys(records)),
             "contribution": compare(true, records, seed=seed, resamples=resamples),
         }
     return content

@@ -22,7 +22,7 @@ from gymnasium.vector import AutoresetMode
 from rxrl.envs import ConversationVectorEnv, token_batch
 from rxrl.errors import ConfigError, DataError, RewardError, unknown_name
 from rxrl.evaluation.partners import Knowledge, arrange, choose_partners
-from rxrl.evaluation.records import TurnRecord
+from rxrl.evaluation.records import TurnRecord, asking_keys
 from rxrl.policies import Oracle
 from rxrl.rewards.retention import held
 from rxrl.seeding import derive_seed, generator
@@ -91,7 +91,7 @@ def play(
     Raises:
         ConfigError: The control is unknown, or environment or memory cannot play it.
         DataError: A conversation id occurs twice.
-        RewardError: The reward failed; `turns` of the error holds all turns so far.
+        RewardError: The reward failed; `turns` of the error holds all turns with the true memory so far.
     """
     return play_conditions(env, policy, conversations, seed=seed, greedy=greedy, controls=(control,) if control else ())[control or TRUE]
 
@@ -121,13 +121,18 @@ def play_conditions(
     Raises:
         ConfigError: As in `play`.
         DataError: As in `play`.
+        RewardError: The reward failed; `turns` of the error holds all turns with the true memory so far.
     """
     _check(env, conversations, controls)
     session = _Session(env, seed, greedy)
     inside = [control for control in controls if control != ORACLE]
     results = session.play(policy, conversations, inside)
     if ORACLE in controls:
-        results[ORACLE] = session.play(Oracle(env), conversations, ())[TRUE]
+        try:
+            results[ORACLE] = session.play(Oracle(env), conversations, ())[TRUE]
+        except RewardError as error:
+            error.turns = tuple(record.to_turn() for record in results[TRUE])
+            raise
         results[ORACLE][:] = [replace(record, control=ORACLE) for record in results[ORACLE]]
     return results
 
@@ -152,13 +157,13 @@ class _Session:
         except RewardError as error:
             error.turns = (*(record.to_turn() for record in found[TRUE]), *error.turns)
             raise
-        asked = sum(record.retention is not None for record in found[TRUE])
+        asked = asking_keys(found[TRUE])
         order = {conversation.id: place for place, conversation in enumerate(conversations)}
         return {
             name: Playthrough(
                 sorted(records, key=lambda record: (order[record.conversation_id], record.turn)),
                 _summed(costs) if name == TRUE else (),
-                asked - sum(record.retention is not None for record in records),
+                len(asked - asking_keys(records)),
             )
             for name, records in found.items()
         }
@@ -198,7 +203,11 @@ class _Session:
     def _rescored(self, control: str, turns: Sequence[Turn], given: Mapping[int, list[int]]) -> list[TurnRecord]:
         """Records of the same turns with other answers."""
         others = [_with_answer(turns[row], ids, self.env.codec, self.env.limits.answer) for row, ids in given.items()]
-        scores = self.env.score(others)
+        try:
+            scores = self.env.score(others)
+        except RewardError as error:
+            error.turns = ()
+            raise
         return [_record(turn, score, control) for turn, score in zip(others, scores, strict=True)]
 
 

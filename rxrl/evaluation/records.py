@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from rxrl.errors import DataError, RewardError
-from rxrl.evaluation.files import write_text
+from rxrl.evaluation.files import json_text, write_text
 from rxrl.rewards.retention import held
 from rxrl.scoring import score_turns
 from rxrl.types import RewardFunction, SavedInteraction, Score, Turn
@@ -109,8 +109,10 @@ class TurnRecord:
                 values[name] = tuple(values[name])
             for name in ("aliases", "rivals"):
                 values[name] = {key: tuple(items) for key, items in values.get(name, {}).items()}
+            for name in ("retention", "reward"):
+                values[name] = None if values.get(name) is None else float(values[name])
             return cls(**values)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"Expected a turn record with the keys of TurnRecord, got {sorted(row)}: {error}.") from error
 
 
@@ -121,19 +123,28 @@ def _interaction(row: Mapping[str, Any]) -> SavedInteraction:
     return SavedInteraction(row["query"], row["answer"], tuple(row["query_ids"]), tuple(row["answer_ids"]))
 
 
+def asking_keys(records: Iterable[TurnRecord]) -> set[tuple[str, int]]:
+    """The turns that ask for something."""
+    return {record.key for record in records if record.retention is not None}
+
+
 def write_records(path: str | Path, records: Iterable[TurnRecord]) -> Path:
     """Writes records as JSONL, one turn a line, atomically.
 
-    A line holds only what its history adds to that of the line before it; `history_kept` says how many interactions both share.
+    A line holds only what its history adds to that of the line before it; `history_kept` says how many interactions both share, and
+    `history_of` which turn that line is.
     """
     lines: list[str] = []
-    before: tuple[SavedInteraction, ...] = ()
+    before: TurnRecord | None = None
     for record in records:
-        pairs = zip(record.history, before, strict=False)
-        kept = next((index for index, (new, old) in enumerate(pairs) if new != old), min(len(record.history), len(before)))
+        shared = () if before is None else before.history
+        pairs = zip(record.history, shared, strict=False)
+        kept = next((index for index, (new, old) in enumerate(pairs) if new != old), min(len(record.history), len(shared)))
         row = {**replace(record, history=record.history[kept:]).to_json(), "history_kept": kept}
-        lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-        before = record.history
+        if before is not None and kept:
+            row["history_of"] = before.key
+        lines.append(json_text(row) + "\n")
+        before = record
     return write_text(path, "".join(lines))
 
 
@@ -147,17 +158,24 @@ def read_records(path: str | Path) -> list[TurnRecord]:
     if not path.is_file():
         raise DataError(f"Expected a transcript (JSONL) at {path}, found no such file: give a file written by an evaluation.")
     records: list[TurnRecord] = []
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line)
-                kept = row.pop("history_kept", 0)
-                record = TurnRecord.from_json(row)
-            except (json.JSONDecodeError, DataError, AttributeError, TypeError) as error:
+                records.append(_record(json.loads(line.decode("utf-8")), records[-1] if records else None))
+            except (ValueError, DataError, AttributeError, TypeError) as error:
                 raise DataError(f"{path}, line {number}: expected a turn record as JSON, got something else ({error}).") from error
-            shared = records[-1].history[:kept] if records else ()
-            records.append(replace(record, history=(*shared, *record.history)))
     return records
+
+
+def _record(row: dict[str, Any], before: TurnRecord | None) -> TurnRecord:
+    """The record of a line; `before` is that of the line before it."""
+    kept, source = row.pop("history_kept", 0), row.pop("history_of", None)
+    record = TurnRecord.from_json(row)
+    if not kept:
+        return record
+    if before is None or source != list(before.key) or len(before.history) < kept:
+        raise DataError("its history goes on from that of a line that does not stand before it: use the whole file")
+    return replace(record, history=(*before.history[:kept], *record.history))
 
 
 @contextmanager

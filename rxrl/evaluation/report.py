@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
 
 from rxrl.errors import DataError
 from rxrl.evaluation.charts import number
@@ -67,11 +67,12 @@ def write_report(
     return write_text(folder / REPORT_HTML, page)
 
 
-def write_run_report(run_dir: str | Path) -> Path:
+def write_run_report(run_dir: str | Path, changes: Mapping[str, Any] | None = None) -> Path:
     """Makes the report of a finished run again from its own files: report.json, metrics.jsonl and transcripts.
 
     Args:
         run_dir: Folder of the run; metrics and transcripts may be missing.
+        changes: Parts of report.json to replace; nothing is written unless the whole can be shown.
 
     Returns:
         Path of `report.html`.
@@ -89,8 +90,8 @@ def write_run_report(run_dir: str | Path) -> Path:
     found = next((folder / name for name in TRANSCRIPTS if (folder / name).is_file()), None)
     metrics, transcripts = read_metrics(folder / METRICS), read_records(found) if found else []
     try:
-        return write_report(run, metrics, transcripts, folder)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return write_report({**run, **(changes or {})}, metrics, transcripts, folder)
+    except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
         raise DataError(f"{source} does not hold what an evaluation writes ({error}): make the file again with an evaluation.") from error
 
 

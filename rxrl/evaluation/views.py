@@ -25,6 +25,8 @@ CONTROLS: Final = (
 )
 TOP_REWARD: Final = 10.0
 MINUTE, HOUR = 60, 3600
+FEW = 5
+"""Conversations below which intervals are not shown."""
 
 
 def headline_view(run: Part) -> dict[str, Any] | None:
@@ -42,9 +44,9 @@ def headline_view(run: Part) -> dict[str, Any] | None:
         "title": title,
         "condition": label,
         "value": main.get(metric),
-        "interval": main.get(f"{metric}_interval"),
+        "interval": _interval(main, metric),
         "turns": main.get(f"{metric}_turns"),
-        "conversations": main.get("conversations"),
+        "conversations": main.get(f"{metric}_conversations"),
         "sentences": [*_comparison_sentences(run), *_control_sentences(controls, level)],
         "tiles": list(_tiles(main)),
         "plot": plot(dot_plot(marks, title=title, level=level)) if marks else None,
@@ -148,8 +150,13 @@ def duration(seconds: float) -> str:
 
 
 def _mark(label: str, style: str, part: Part, metric: str) -> Mark:
-    low, high = part.get(f"{metric}_interval") or (None, None)
+    low, high = _interval(part, metric) or (None, None)
     return Mark(label, style, part[metric], low, high)
+
+
+def _interval(part: Part, metric: str) -> Sequence[float] | None:
+    """The interval of a metric; None where too few conversations gave it."""
+    return None if _too_few(part.get(f"{metric}_conversations")) else part.get(f"{metric}_interval")
 
 
 def _tiles(main: Part) -> Iterator[dict[str, Any]]:
@@ -159,7 +166,7 @@ def _tiles(main: Part) -> Iterator[dict[str, Any]]:
         ("retention_exact", "of answers exactly right"),
     ):
         if main.get(key) is not None:
-            yield {"value": number(main[key]), "title": title, "interval": main.get(f"{key}_interval"), "note": ""}
+            yield {"value": number(main[key]), "title": title, "interval": _interval(main, key), "note": ""}
     reward = main.get("reward") or {}
     if reward.get("mean") is not None:
         note = f"{number(reward.get('min'))} to {number(reward.get('max'))}"
@@ -179,8 +186,9 @@ def _comparison_sentences(run: Part) -> Iterator[dict[str, str]]:
 def _difference_sentence(part: Part, against: str) -> str:
     span = f"paired 95 % interval {number(part['low'])} to {number(part['high'])}"
     size = f"{number(abs(part['difference']))} ({span})"
-    if _is_single(part):
-        return f"MRL and {against} differ by {number(part['difference'])} on one conversation: too few to tell them apart."
+    if _too_few(part.get("conversations")):
+        where = "one conversation" if part["conversations"] == 1 else f"{part['conversations']} conversations"
+        return f"MRL and {against} differ by {number(part['difference'])} on {where}: too few to tell them apart."
     if part["low"] > 0:
         return f"MRL remembers more than {against}: ahead by {size}."
     if part["high"] < 0:
@@ -188,23 +196,25 @@ def _difference_sentence(part: Part, against: str) -> str:
     return f"MRL and {against} cannot be told apart: difference {number(part['difference'])} ({span})."
 
 
-def _is_single(part: Part) -> bool:
-    """Whether there is one conversation only, whose resamples are all the same: its interval has no width and says nothing."""
-    return part.get("conversations") == 1
+def _too_few(conversations: int | None) -> bool:
+    """Whether an interval over these conversations says nothing: resamples of so few are too much alike."""
+    return conversations is not None and conversations < FEW
 
 
 def _tone(part: Part) -> str:
-    return "open" if _is_single(part) else "good" if part["low"] > 0 else "bad" if part["high"] < 0 else "open"
+    return "open" if _too_few(part.get("conversations")) else "good" if part["low"] > 0 else "bad" if part["high"] < 0 else "open"
 
 
 def _control_sentences(controls: Part, level: float | None) -> Iterator[dict[str, str]]:
     swapped = controls.get("swapped_memory") or {}
     contribution = swapped.get("contribution")
     if contribution:
+        count = contribution.get("conversations")
+        span = f"paired 95 % interval {number(contribution['low'])} to {number(contribution['high'])}"
         text = (
             f"With another conversation's memory the same questions are answered at {number(contribution['second'])} instead of "
             f"{number(contribution['first'])}: memory contributes {number(contribution['difference'])} "
-            f"(paired 95 % interval {number(contribution['low'])} to {number(contribution['high'])})."
+            f"({f'too few conversations to be sure: {count}' if _too_few(count) else span})."
         )
         yield {"tone": _tone(contribution), "text": text}
     if level is not None:

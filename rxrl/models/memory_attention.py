@@ -84,7 +84,11 @@ class StackedAttention(Attention):
     def _heads(self, x: Tensor, projection: Tensor, norm: StackedRMSNorm | None) -> Tensor:
         """`[layers or 1, batch, rows, dim]` to `[layers * batch, rows, groups, head_dim]`."""
         rows = x.flatten(1, 2)
-        heads = torch.matmul(rows, projection) if norm is None else normed_product(rows, norm.weight, projection)
+        if norm is None:
+            # Not matmul, which for one layer of data takes another way with gradients than without, and rounds otherwise there.
+            heads = torch.bmm(rows.expand(len(projection), -1, -1), projection)
+        else:
+            heads = normed_product(rows, norm.weight, projection)
         return heads.view(-1, x.shape[2], projection.shape[-1] // self.head_dim, self.head_dim)
 
 

@@ -97,6 +97,13 @@ def test_reports_of_something_else(content: str, invoke: Any, tmp_path: Path) ->
     assert "report.json does not hold what an evaluation writes" in refused(invoke("report", tmp_path, code=2))
 
 
+def test_an_evaluation_does_not_join_comparisons_of_others(invoke: Any, tmp_path: Path) -> None:
+    report = file(tmp_path / "report.json", json.dumps({"comparisons": {"mrl_minus_smat": {"low": 0.1}}}))
+    file(tmp_path / "evaluation.json", "{}")
+    assert "mrl_minus_smat" in refused(invoke("report", tmp_path, code=2))
+    assert report.read_text() == json.dumps({"comparisons": {"mrl_minus_smat": {"low": 0.1}}})
+
+
 def test_metrics_of_something_else(invoke: Any, tmp_path: Path) -> None:
     file(tmp_path / "report.json", "{}")
     file(tmp_path / "metrics.jsonl", "[1]\n")

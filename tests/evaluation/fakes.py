@@ -138,7 +138,8 @@ class Guesser(Reader):
 def environment(
     played: Sequence[Conversation], codec: WordCodec, num_envs: int, memory: Any = None, **options: Any
 ) -> ConversationVectorEnv:
-    return ConversationVectorEnv(played, memory=memory or BookMemory(), reward=Retention(), codec=codec, num_envs=num_envs, **options)
+    reward = options.pop("reward", Retention())
+    return ConversationVectorEnv(played, memory=memory or BookMemory(), reward=reward, codec=codec, num_envs=num_envs, **options)
 
 
 def record(

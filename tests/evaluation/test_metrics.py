@@ -226,3 +226,10 @@ def test_a_stage_says_what_happened():
     assert stage["retention"] == 1.0
     assert {"steps", "strategy", "iterations", "ended"} <= stage.keys()
     assert summarise_stage(steps=4, strategy="multi-step", records=[], iterations=0, ended="done")["retention"] is None
+
+
+def test_turns_that_only_a_control_asks_are_not_counted_against_those_it_lacks():
+    true = [record("a", turn) for turn in (1, 2, 3)]
+    control = [record("a", turn) for turn in (2, 3, 4, 5)]
+    found = summarise_controls(true, {"oracle": control}, resamples=50)["oracle"]
+    assert (found["turns"], found["left_out"]) == (4, 1)

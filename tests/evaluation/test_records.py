@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import json
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from rxrl.errors import DataError, RewardError
 from rxrl.evaluation import TurnRecord, play, read_records, rescore, write_records
+from rxrl.evaluation.play import play_conditions
 from rxrl.rewards import Retention, held
 from rxrl.types import SavedInteraction, Score
 from tests.evaluation.fakes import Reader, WordCodec, conversations, environment, record
@@ -65,6 +67,58 @@ def test_a_broken_line_is_named(tmp_path, line):
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(DataError, match=r"transcripts\.jsonl, line 2"):
         read_records(path)
+
+
+@pytest.mark.parametrize("change", [{"history_kept": "x"}, {"retention": "x"}, {"retention": []}])
+def test_values_of_other_types_are_named(tmp_path, change):
+    path = tmp_path / "transcripts.jsonl"
+    path.write_text(json.dumps({**record().to_json(), **change}) + "\n")
+    with pytest.raises(DataError, match=r"transcripts\.jsonl, line 1"):
+        read_records(path)
+
+
+def test_a_line_that_is_no_text_is_named(tmp_path):
+    path = write_records(tmp_path / "transcripts.jsonl", [record()])
+    path.write_bytes(path.read_bytes() + b"\xff\n")
+    with pytest.raises(DataError, match=r"transcripts\.jsonl, line 2"):
+        read_records(path)
+
+
+def test_lines_without_those_that_their_history_goes_on_from_are_refused(tmp_path):
+    played, codec = conversations(2, steps=6), WordCodec()
+    path = write_records(tmp_path / "all.jsonl", play(environment(played, codec, 2), Reader(codec), played, seed=1))
+    lines = path.read_text().splitlines(keepends=True)
+    for some in (lines[1:], lines[::2], [*lines[:2], *lines[3:]]):
+        path.write_text("".join(some))
+        with pytest.raises(DataError, match="use the whole file"):
+            read_records(path)
+
+
+def test_columns_that_json_does_not_know_are_kept_as_text(tmp_path):
+    extra = {"difficulty": float("nan"), "since": datetime.date(2024, 5, 1)}
+    read = read_records(write_records(tmp_path / "t.jsonl", [record(extra=extra)]))
+    assert read[0].extra == {"difficulty": None, "since": "2024-05-01"}
+
+
+@pytest.mark.parametrize("failing", ["oracle", "empty_memory"])
+def test_a_reward_that_fails_in_a_control_leaves_the_turns_of_the_model(failing):
+    played, codec = conversations(3, steps=4), WordCodec()
+    true = play(environment(played, codec, 3), Reader(codec), played, seed=1)
+    scored = []
+
+    def flaky(turns):
+        scored.extend(turns)
+        # Oracle: behind all turns of the true memory; empty memory: behind those of its first turn.
+        if len(scored) > (len(true) if failing == "oracle" else len(played)):
+            raise ValueError("no")
+        return [Score(1.0)] * len(turns)
+
+    env = environment(played, codec, 3, reward=flaky)
+    with pytest.raises(RewardError) as error:
+        play_conditions(env, Reader(codec), played, seed=1, controls=(failing,))
+    said = [(turn.conversation_id, turn.index, turn.answer) for turn in error.value.turns]
+    expected = [(each.conversation_id, each.turn, each.answer) for each in true if failing == "oracle" or each.turn == 1]
+    assert sorted(said) == sorted(expected)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -188,7 +188,7 @@ def test_an_empty_run_still_gives_a_page(tmp_path):
 
 
 def test_supervised_training_that_wins_is_said_so(run, tmp_path):
-    worse = {"difference": -0.2, "low": -0.3, "high": -0.1, "first": 0.5, "second": 0.7, "turns": 9, "conversations": 3}
+    worse = {"difference": -0.2, "low": -0.3, "high": -0.1, "first": 0.5, "second": 0.7, "turns": 9, "conversations": 5}
     level = {**worse, "difference": 0.01, "low": -0.02, "high": 0.04}
     content = {**run[0], "comparisons": {"mrl_minus_supervised": level, "mrl_minus_smat": worse}}
     text = _Page(write_report(content, [], [], tmp_path).read_text(encoding="utf-8")).text
@@ -201,13 +201,33 @@ def test_time_is_that_since_the_run_was_resumed(run, tmp_path):
     assert ["wall time since resumed" in page.text for page in pages] == [False, True]
 
 
-def test_one_conversation_wins_nothing(run, tmp_path):
-    ahead = {"difference": 0.3, "low": 0.3, "high": 0.3, "first": 0.8, "second": 0.5, "turns": 3, "conversations": 1}
-    text = _Page(
-        write_report({**run[0], "comparisons": {"mrl_minus_supervised": ahead}}, [], [], tmp_path).read_text(encoding="utf-8")
-    ).text
-    assert "on one conversation: too few to tell them apart" in text
+@pytest.mark.parametrize(("count", "where"), [(1, "one conversation"), (4, "4 conversations")])
+def test_a_few_conversations_win_nothing(run, tmp_path, count, where):
+    ahead = {"difference": 0.3, "low": 0.3, "high": 0.3, "first": 0.8, "second": 0.5, "turns": 3, "conversations": count}
+    few = {**run[0]["after_mrl"], "retention_at_16_conversations": count}
+    controls = {"swapped_memory": {"contribution": ahead}}
+    content = {**run[0], "after_mrl": few, "comparisons": {"mrl_minus_supervised": ahead}, "controls": controls}
+    text = _Page(write_report(content, [], [], tmp_path).read_text(encoding="utf-8")).text
+    assert f"on {where}: too few to tell them apart" in text
     assert "remembers more" not in text
+    assert f"memory contributes 0.30 (too few conversations to be sure: {count})" in text
+    headline = text[text.index("16-turn episodes, after MRL") :]
+    assert "95 % interval" not in headline[: headline.index("held-out conversations")]
+
+
+def test_the_headline_counts_the_conversations_that_it_is_of(tmp_path):
+    records = [record(f"short {index}", steps=4) for index in range(18)]
+    records += [record(f"long {index}", steps=16) for index in range(2)]
+    text = _Page(write_report({"after_mrl": summarise(records)}, [], [], tmp_path).read_text(encoding="utf-8")).text
+    assert "2 questions in 2 held-out conversations" in " ".join(text.split())
+
+
+def test_nothing_is_written_that_cannot_be_shown(run, tmp_path):
+    write_report(run[0], [], run[1], tmp_path)
+    before = (tmp_path / "report.json").read_bytes()
+    with pytest.raises(DataError, match="does not hold what an evaluation writes"):
+        write_run_report(tmp_path, {"after_mrl": {"by_distance": [{"distance": 1, "mean": 0.5, "low": 0.1, "high": 0.9}]}})
+    assert (tmp_path / "report.json").read_bytes() == before
 
 
 def test_the_loss_that_validation_has_is_drawn_before_its_parts():

@@ -273,10 +273,19 @@ def test_what_cannot_be_read_or_kept_is_said(serve: Any, tmp_path: Path) -> None
         ("7", 7.0), (" **9** / 10. ", 9.0),
         ("Score: 6", 6.0), ("I give it a score of 6 out of 10", 6.0), ('{"score": -1}', -1.0),
         ("", None), ("seven", None), ("There are 3 errors in it", None), ('{"score": 3} no, {"score": 5}', None), ('{"score": null}', None),
+        ("Score (out of 10): 2", 2.0), ("Score out of 10: 8", 8.0), ("**Score** (0-10): 7", 7.0), ("Score from 0 to 10: 4", 4.0),
+        ("Score (1 to 10): 4", 4.0), ('{"score": 1e1}', 10.0), ("Score: 7 out of 10", 7.0), ("Score (out of 10)", None),
     ],
 )  # fmt: skip
 def test_a_verdict_is_one_number_or_none(reply: str, number: float | None) -> None:
     assert parse_verdict(reply) == number
+
+
+def test_a_verdict_belongs_to_the_judge_that_gave_it(serve: Any, tmp_path: Path) -> None:
+    servers, turns = (serve(lambda *_: GOOD), serve(lambda *_: GOOD)), [make_turn("a cat")]
+    for server in servers:
+        values(judge(server, cache=tmp_path / "judge.sqlite"), turns)
+    assert [len(server.bodies) for server in servers] == [1, 1]
 
 
 def test_a_verdict_belongs_to_the_scale_that_it_was_given_on(serve: Any, tmp_path: Path) -> None:

@@ -94,6 +94,11 @@ def test_a_right_value_inside_a_longer_false_one_is_not_held() -> None:
     assert held(make_turn("apple pie", **pie)) == 0.0
 
 
+def test_spellings_of_one_false_value_count_once() -> None:
+    for rivals in (("dog",), ("dog", "Dog"), ("Dog", "a dog", "dog", "the dog")):
+        assert held(make_turn("a cat and a dog", rivals={"mia.pet": rivals})) == pytest.approx(2 / 3)
+
+
 def test_turns_that_ask_for_nothing_are_scored_on_form_alone() -> None:
     nothing = {"asking": False, "expected": {}, "rivals": {}, "distance": None, "query": "Mia has a cat now.", "reference": "Oh, how nice!"}
     assert held(make_turn("Oh, how nice!", **nothing)) is None
