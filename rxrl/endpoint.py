@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Event
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from rxrl.errors import ConfigError, EndpointError
 
@@ -29,9 +32,9 @@ class ChatEndpoint:
         url: Base address, such as `http://localhost:8000/v1`.
         model: Name of the model; None takes the first that the endpoint lists.
         key: Secret that is sent as bearer token; None sends none.
-        timeout: Seconds that one request may take, above 0.
+        timeout: Seconds that one request may take as a whole, above 0.
         retries: Times that a request which failed is sent again, at least 0.
-        backoff: Seconds before the first of them; doubles with each. A `Retry-After` of the endpoint goes first.
+        backoff: Seconds before the first of them, at least 0; doubles with each. A `Retry-After` of the endpoint goes first.
         concurrency: Requests that are sent at once, at least 1.
     """
 
@@ -46,10 +49,13 @@ class ChatEndpoint:
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"The address of an endpoint begins with http:// or https://, got {self.url!r}.")
-        if self.timeout <= 0 or self.retries < 0 or self.concurrency < 1:
+        _check_address(self.url)
+        if self.key is not None:
+            object.__setattr__(self, "key", _checked_key(self.key))
+        if not self.timeout > 0 or self.retries < 0 or self.concurrency < 1 or not self.backoff >= 0:
             raise ConfigError(
-                "An endpoint needs a timeout above 0, at least 0 retries and a concurrency of at least 1, "
-                f"got {self.timeout}, {self.retries} and {self.concurrency}."
+                "An endpoint needs a timeout above 0, at least 0 retries, a concurrency of at least 1 and a backoff of at least 0, "
+                f"got {self.timeout}, {self.retries}, {self.concurrency} and {self.backoff}."
             )
 
     def complete(self, conversations: Sequence[Sequence[Message]], options: Sequence[Mapping[str, Any]]) -> list[str | EndpointError]:
@@ -67,52 +73,87 @@ class ChatEndpoint:
         import httpx  # noqa: PLC0415
 
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        with (
-            httpx.Client(base_url=self.url.rstrip("/") + "/", headers=headers, timeout=self.timeout) as client,
-            ThreadPoolExecutor(self.concurrency) as pool,
-        ):
+        stop, pool = Event(), ThreadPoolExecutor(self.concurrency)
+        with httpx.Client(base_url=self.url.rstrip("/") + "/", headers=headers, timeout=self.timeout) as client:
             try:
-                model = self.model or self._first_model(client)
+                model = self.model or self._first_model(client, stop)
+                bodies = [{"model": model, "messages": list(each), **extra} for each, extra in zip(conversations, options, strict=True)]
+                return list(pool.map(lambda body: self._answer(client, stop, body), bodies))
             except EndpointError as error:
                 return [error] * len(conversations)
-            bodies = [{"model": model, "messages": list(each), **extra} for each, extra in zip(conversations, options, strict=True)]
-            return list(pool.map(lambda body: self._answer(client, body), bodies))
+            finally:
+                # Nothing is left to do, or Ctrl-C came: then no further try is made, and nobody waits for one.
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
 
-    def _first_model(self, client: httpx.Client) -> str:
-        data = self._patiently(client, "GET", "models", None, lambda body: str(body["data"][0]["id"]))
-        return data
+    def _first_model(self, client: httpx.Client, stop: Event) -> str:
+        return self._patiently(client, stop, "GET", "models", None, lambda body: str(body["data"][0]["id"]))
 
-    def _answer(self, client: httpx.Client, body: Mapping[str, Any]) -> str | EndpointError:
+    def _answer(self, client: httpx.Client, stop: Event, body: Mapping[str, Any]) -> str | EndpointError:
         try:
-            return self._patiently(client, "POST", "chat/completions", body, _content)
+            return self._patiently(client, stop, "POST", "chat/completions", body, _content)
         except EndpointError as error:
             return error
 
-    def _patiently(self, client: httpx.Client, method: str, path: str, body: Any, read: Any) -> str:
+    def _patiently(self, client: httpx.Client, stop: Event, method: str, path: str, body: Any, read: Any) -> str:
         """The answer to a request, after as many tries as are allowed."""
         import httpx  # noqa: PLC0415
 
         problem, pause = "", self.backoff
         for attempt in range(self.retries + 1):
             if attempt:
-                time.sleep(min(pause, LONGEST_PAUSE))
+                stop.wait(min(pause, LONGEST_PAUSE))
                 pause = self.backoff * 2**attempt
+            if stop.is_set():
+                raise EndpointError(f"{self.url} was not asked any more.")
             try:
-                response = client.request(method, path, json=body)
+                response, content = self._sent(client, method, path, body)
             except httpx.HTTPError as error:
                 problem = f"{type(error).__name__}: {error}"
                 continue
+            shown = content.decode("utf-8", errors="replace")[:_SHOWN]
             if response.is_success:
                 try:
-                    return str(read(response.json()))
+                    return str(read(json.loads(content)))
                 except (ValueError, LookupError, TypeError, AttributeError):
-                    problem = f"no chat completion came back, but {response.text[:_SHOWN]!r}"
+                    problem = f"no chat completion came back, but {shown!r}"
                     continue
-            problem = f"status {response.status_code}: {response.text[:_SHOWN]!r}"
+            problem = f"status {response.status_code}: {shown!r}"
             if response.status_code not in RETRIED:
                 raise EndpointError(f"{self.url} refused the request ({problem}): check address, model and key.")
             pause = max(pause, _retry_after(response))
         raise EndpointError(f"{self.url} gave no answer in {self.retries + 1} tries ({problem}): is it running, and fast enough?")
+
+    def _sent(self, client: httpx.Client, method: str, path: str, body: Any) -> tuple[httpx.Response, bytes]:
+        """Response and its content, within the time limit: that of the client is one for each piece that comes."""
+        import httpx  # noqa: PLC0415
+
+        deadline, content = time.monotonic() + self.timeout, bytearray()
+        with client.stream(method, path, json=body) as response:
+            for piece in response.iter_bytes():
+                content += piece
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout(f"the answer was not complete after {self.timeout:g} s")
+        return response, bytes(content)
+
+
+def _check_address(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+        valid = bool(host) and bool((host or "").encode("idna"))
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigError(f"{url!r} is no address: expected one such as http://localhost:8000/v1.")
+
+
+def _checked_key(key: str) -> str:
+    """The key without the space around it; never shown, because it is a secret."""
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError("The key of an endpoint holds characters that a header cannot carry: expected printable ASCII, copy it again.")
+    return key
 
 
 def _content(body: Any) -> str:

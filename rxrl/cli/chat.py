@@ -11,7 +11,8 @@ import typer
 
 from rxrl.cli.device import Device, load_on
 from rxrl.errors import CheckpointError, ConfigError, ModelError, unknown_name
-from rxrl.models import AnswerEnd, MemoryUpdated, ReactiveSession, Sampling, Token
+from rxrl.models import AnswerEnd, MemoryUpdated, ReactiveSession, Token
+from rxrl.models.generation import chosen_sampling
 from rxrl.seeding import generator
 from rxrl.types import TokenBatch, prompt_ids
 
@@ -45,17 +46,20 @@ def chat(
     _warm_up(session)
     c = model.config
     typer.echo(f"{c.name}, memory of {c.layers} x {c.slots} slots, up to {c.max_length} tokens a turn. Commands: {', '.join(_COMMANDS)}.")
-    for line in _lines():
+    try:
+        for line in _lines():
+            _report(session.wait())
+            if line == "/quit":
+                break
+            if line.startswith("/"):
+                _command(session, line, save_memory)
+            elif line:
+                _answer(session, line, sampling)
         _report(session.wait())
-        if line == "/quit":
-            break
-        if line.startswith("/"):
-            _command(session, line, save_memory)
-        elif line:
-            _answer(session, line, sampling)
-    _report(session.wait())
-    if save_memory is not None:
-        _save(session, save_memory)
+    finally:
+        # Ctrl-C at the prompt ends a conversation too.
+        if save_memory is not None:
+            _save(session, save_memory)
 
 
 def _warm_up(session: ReactiveSession) -> None:
@@ -72,28 +76,27 @@ def _sampling(greedy: bool, temperature: float | None, top_k: int | None, top_p:
     truncated = top_k is not None or top_p is not None
     if greedy and (temperature or truncated):
         raise ConfigError("--greedy takes the likeliest token, so it goes with none of --temperature, --top-k and --top-p: leave one out.")
-    if temperature is None:
-        temperature = 1.0 if truncated else 0.0
-    Sampling(temperature or 1.0, top_k, top_p)  # refuses wrong values before anything is loaded
+    chosen_sampling(temperature, top_k, top_p)  # refuses wrong values before anything is loaded
     return {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
 
 def _at_terminal() -> bool:
-    return sys.stdin.isatty()
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _lines() -> Iterator[str]:
     """Lines of a person at a terminal, who sees a prompt, or of a pipe, whose lines are shown so that the output reads as a dialogue."""
     interactive = _at_terminal()
-    while True:
+    while sys.stdin is not None:
         try:
             line = input("you> " if interactive else "").strip()
+            line.encode()  # where the terminal's own encoding lets other bytes through
         except EOFError:
             if interactive:
                 typer.echo()
             return
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"The input is not UTF-8 text ({error.reason}): convert it first.") from None
+        except UnicodeError as error:
+            raise ConfigError(f"The input is not UTF-8 text ({getattr(error, 'reason', error)}): convert it first.") from None
         if not interactive and line:
             typer.echo(f"you> {line}")
         yield line

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from safetensors import SafetensorError
 
 from rxrl.cli.console import plain_console
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -75,9 +76,10 @@ def _save(model: ReactiveTransformer, codec: Tokenizer | None, out: Path) -> Non
     try:
         model.save_pretrained(fresh, tokenizer=codec)
         os.replace(fresh, out)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(fresh, ignore_errors=True)
-        raise CheckpointError(f"{out} cannot be written ({error.strerror or error}): choose another folder.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{out} cannot be written ({reason}): choose another folder.") from None
 
 
 def _tell(found: Imported, codec: Tokenizer | None, out: Path) -> None:

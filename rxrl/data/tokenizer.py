@@ -11,7 +11,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from rxrl.errors import CheckpointError, ConfigError
+from rxrl.errors import CheckpointError, ConfigError, DataError
 from rxrl.types import SPECIAL_TOKENS
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -103,7 +103,7 @@ class Tokenizer:
         return list(self._cached(text)) if text else []
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._backend.encode(text, add_special_tokens=False).ids)
+        return tuple(self._backend.encode(_checked(text), add_special_tokens=False).ids)
 
     def __getstate__(self) -> dict[str, object]:
         """The cache stays behind in copies and pickles."""
@@ -115,7 +115,7 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text: the same as `encode` one by one, but faster."""
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        encodings = self._backend.encode_batch([_checked(text) for text in texts], add_special_tokens=False)
         return [encoding.ids if text else [] for encoding, text in zip(encodings, texts, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -135,3 +135,12 @@ class Tokenizer:
 
 def _canonical_json(backend: tokenizers.Tokenizer) -> str:
     return json.dumps(json.loads(backend.to_str()), sort_keys=True, ensure_ascii=False)
+
+
+def _checked(text: str) -> str:
+    """The text, if it is one: halves of characters (lone surrogates), which terminals and JSON let through, are none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"The text holds what is no Unicode character ({error.object[error.start : error.end]!r}): remove it.") from None
+    return text

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from rxrl.errors import ModelError
 from rxrl.models.session import Event, MemoryUpdated, ReactiveSession
 
 T = TypeVar("T")
@@ -16,7 +17,8 @@ T = TypeVar("T")
 class AsyncReactiveSession:
     """Does what a `ReactiveSession` does, awaited.
 
-    One thread does everything in the order of the calls, so that a query that comes while memory is being written waits for it.
+    One thread does everything in the order of the calls, so that a query that comes while memory is being written waits for it. Of answers
+    that stream at the same time, each reads the memory from before: let one end before the next is asked for.
     Used in `async with`, it ends its thread.
 
     Args:
@@ -26,6 +28,7 @@ class AsyncReactiveSession:
     def __init__(self, session: ReactiveSession) -> None:
         self._session = session
         self._thread = ThreadPoolExecutor(1, "session")
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,11 +66,16 @@ class AsyncReactiveSession:
         await self._run(lambda: self._session.load(path))
 
     async def close(self) -> None:
-        """Waits for what is being written and ends the thread."""
+        """Waits for what is being written and ends the thread; once is enough."""
+        if self._closed:
+            return
         try:
             await self._run(self._session.wait)
         finally:
+            self._closed = True
             self._thread.shutdown()
 
     async def _run(self, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise ModelError("This conversation was closed: make another AsyncReactiveSession of its session.")
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -37,7 +37,7 @@ def complete(
         generator: CPU generator of the memory and of samples.
         temperature: Of sampling; 0 takes the likeliest token each time.
         top_k: Sample from this many of the likeliest tokens.
-        top_p: Sample from the smallest set of tokens with at least this probability.
+        top_p: Sample from the smallest set of tokens with at least this probability, in (0, 1].
         max_new_tokens: Limit of new tokens, `[EOS]` included; None: what the model's length leaves.
 
     Returns:
@@ -104,6 +104,8 @@ def fill_masks(
     Raises:
         ModelError: The text has no mask or is too long, or the model lacks a part.
     """
+    if top_k < 1:
+        raise ModelError(f"top_k must be at least 1, got {top_k}.")
     ids = _masked_ids(tokenizer, text)
     batch = TokenBatch.pad([ids], model.device)
     stm = model.init_memory(1, generator) if model.encoder.reads_memory else None
@@ -134,7 +136,7 @@ def _masked_ids(tokenizer: TextCodec, text: str) -> list[int]:
 
 def _following_ids(tokenizer: TextCodec, text: str) -> list[int]:
     """Ids of a text that goes on without a space, which tokenizers put in front of every text they are given."""
-    if not text or text[0].isspace():
+    if not text or text[0] == " ":
         return tokenizer.encode(text)
     # Words and punctuation never share a token: whichever the text does not begin with serves as what stands before it.
     before = "." if text[0].isalnum() else "a"

@@ -89,7 +89,7 @@ class Sampling:
     Attributes:
         temperature: Above 0; divides the logits.
         top_k: Keep this many of the likeliest tokens, at least 1.
-        top_p: Keep the smallest set of tokens with at least this probability, above 0.
+        top_p: Keep the smallest set of tokens with at least this probability, in (0, 1].
     """
 
     temperature: float = 1.0
@@ -104,13 +104,32 @@ class Sampling:
             )
         if self.top_k is not None and self.top_k < 1:
             raise ModelError(f"top_k must be at least 1, got {self.top_k}; None keeps all tokens.")
-        if self.top_p is not None and self.top_p <= 0:
-            raise ModelError(f"top_p must be above 0, got {self.top_p}; None keeps all tokens.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ModelError(f"top_p must be above 0 and at most 1, got {self.top_p}; None keeps all tokens.")
 
     def distribution(self, log_probs: Tensor) -> Tensor:
         """Log-probabilities that tokens are drawn from, `[batch, vocab]` in and out."""
         tempered = log_probs if self.temperature == 1 else (log_probs / self.temperature).log_softmax(-1)
         return truncate_distribution(tempered, self.top_k, self.top_p)
+
+
+def chosen_sampling(temperature: float | None, top_k: int | None, top_p: float | None) -> tuple[bool, Sampling]:
+    """Whether the likeliest tokens are taken, and otherwise how they are drawn.
+
+    Args:
+        temperature: 0 takes the likeliest tokens; None: 1 with `top_k` or `top_p`, else 0.
+        top_k: As in `Sampling`.
+        top_p: As in `Sampling`.
+
+    Raises:
+        ModelError: An option is out of range, or tokens are to be left out where none is drawn.
+    """
+    truncated = top_k is not None or top_p is not None
+    if temperature is None:
+        temperature = 1.0 if truncated else 0.0
+    if temperature == 0 and truncated:
+        raise ModelError("temperature 0 takes the likeliest token each time, so it goes with neither top_k nor top_p: leave one out.")
+    return temperature == 0, Sampling(temperature or 1.0, top_k, top_p)
 
 
 def answer_logits(logits: Tensor) -> Tensor:
@@ -235,6 +254,8 @@ def _checked_steps(
     generators: Sequence[torch.Generator] | None,
     sampling: Sampling,
 ) -> Iterator[_Computed]:
+    if not len(prompts.ids):
+        raise ModelError("There are no prompts: give at least one.")
     if len(prompts.ids) != stm.shape[1]:
         raise ModelError(f"Memory has {stm.shape[1]} rows, the prompts have {len(prompts.ids)}: both need the same batch.")
     if generators is not None and len(generators) != len(prompts.ids):

@@ -13,7 +13,7 @@ import huggingface_hub
 import jinja2
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from rxrl.errors import CheckpointError
+from rxrl.errors import CheckpointError, DataError
 from rxrl.models.presets import count_parameters
 
 if TYPE_CHECKING:
@@ -76,6 +76,9 @@ def model_card(
         evaluation: Content of `evaluation.json`, or of a run's `report.json`.
         license: Identifier of the licence of the weights, such as `apache-2.0`.
         repo_id: Name on the Hub, for the example.
+
+    Raises:
+        DataError: `evaluation` is something else.
     """
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False)
     template = environment.from_string((files("rxrl.models") / "templates" / "model_card.md.j2").read_text(encoding="utf-8"))
@@ -122,6 +125,7 @@ def push_to_hub(
 
     Raises:
         CheckpointError: The Hub refuses, or cannot be reached.
+        DataError: `evaluation` is something else.
     """
     client = huggingface_hub.HfApi(library_name="rxrl") if api is None else api
     card = model_card(model, evaluation, license=license, repo_id=repo_id)
@@ -130,7 +134,8 @@ def push_to_hub(
         try:
             address = client.create_repo(repo_id, private=private, exist_ok=True)
             client.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message)
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
+        except Exception as error:
+            # Of what kind a failing connection is depends on the version of huggingface_hub.
             reason = " ".join(str(error).split()[:30])
             raise CheckpointError(
                 f"{repo_id} cannot be written on the Hub ({type(error).__name__}: {reason}): check the name, the network and your token "
@@ -172,6 +177,15 @@ def _attentions(model: ReactiveTransformer) -> dict[str, str]:
 
 def _results(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Rows of the table of results, from what an evaluation or the report of a run holds."""
+    try:
+        return _readable_results(evaluation)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"This is not what an evaluation writes ({error}): give an evaluation.json or report.json.") from None
+
+
+def _readable_results(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    if evaluation and not evaluation.keys() & {"after_mrl", "after_supervised", "retention"}:
+        raise KeyError("it has no retention")
     summary = evaluation.get("after_mrl") or evaluation.get("after_supervised") or evaluation
     rows = [_row(text, summary, name) for name, text in _HEADLINES.items() if summary.get(name) is not None]
     for control, text in _CONTROLS.items():
@@ -188,4 +202,4 @@ def _results(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _row(text: str, summary: Mapping[str, Any], name: str) -> tuple[str, float, Any, Any]:
-    return text, summary[name], summary.get(f"{name}_interval"), summary.get(f"{name}_turns")
+    return text, float(summary[name]), summary.get(f"{name}_interval"), summary.get(f"{name}_turns")

@@ -217,6 +217,9 @@ class _PartReader:
             found = "interlayer"
         elif self._any("self_attention_layers."):
             found = "self"
+        if declared is None and found == "self-interlayer" and self.part.config.get(_GROUPS_KEY) is not None:
+            # A part that is stored alone does not name its variant; only the grouped one has groups.
+            return "grouped-self-interlayer"
         if declared is None or declared == found:
             return found
         if not isinstance(declared, str) or declared not in get_args(MemoryVariant):

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from rxrl.errors import CheckpointError, ModelError
 from rxrl.memory import drift
-from rxrl.models.generation import Sampling, generate_steps
+from rxrl.models.generation import chosen_sampling, generate_steps
 from rxrl.models.model import ReactiveTransformer
 from rxrl.types import EOS, TextCodec, TokenBatch, interaction_ids, prompt_ids
 
@@ -135,6 +136,7 @@ class ReactiveSession:
         self.model, self.tokenizer, self.system = model, tokenizer, system
         self._writer = ThreadPoolExecutor(1, "memory") if background else None
         self._pending: Future[MemoryUpdated] | None = None
+        self._begun = 0
         self._generator = torch.Generator().manual_seed(0) if generator is None else generator
         if stm is not None and tuple(stm.shape) != self._memory_shape:
             raise ModelError(f"Memory for this model has the shape {list(self._memory_shape)}, got {list(stm.shape)}.")
@@ -150,14 +152,21 @@ class ReactiveSession:
 
     def wait(self) -> MemoryUpdated | None:
         """Waits for a write in the background and returns what came of it; None where nothing was being written."""
-        pending, self._pending = self._pending, None
-        return None if pending is None else pending.result()
+        pending = self._pending
+        if pending is None:
+            return None
+        try:
+            return pending.result()
+        finally:
+            # Not where the wait itself was interrupted: the write goes on.
+            if pending.done():
+                self._pending = None
 
     def ask(
         self,
         text: str,
         *,
-        temperature: float = 0.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         max_new_tokens: int | None = None,
@@ -166,27 +175,29 @@ class ReactiveSession:
 
         Args:
             text: The query.
-            temperature: Of sampling; 0 takes the likeliest token each time.
+            temperature: Of sampling; 0 takes the likeliest token each time. None: 1 with `top_k` or `top_p`, else 0.
             top_k: Sample from this many of the likeliest tokens.
-            top_p: Sample from the smallest set of tokens with at least this probability.
+            top_p: Sample from the smallest set of tokens with at least this probability, in (0, 1].
             max_new_tokens: Limit of the answer, `[EOS]` included; None: what the model's length leaves.
 
         Returns:
             An iterator of `Token`s, then `AnswerEnd`, then `MemoryUpdated` (in the background: `MemoryUpdating`).
 
         Raises:
-            ModelError: The query leaves no room for an answer, or an option is out of range.
+            ModelError: The query leaves no room for an answer, or an option is out of range; from the iterator: the memory that the
+                answer was read from has been reset or replaced, so that it is not written.
         """
         query_ids = self.tokenizer.encode(text)
+        greedy, sampling = chosen_sampling(temperature, top_k, top_p)
         steps = generate_steps(
             self.model,
             TokenBatch.pad([prompt_ids(query_ids)]),
             self.stm,
             max_new_tokens=self.model.config.max_length if max_new_tokens is None else max_new_tokens,
-            generators=None if temperature == 0 else [self._generator],
-            sampling=Sampling(temperature or 1.0, top_k, top_p),
+            generators=None if greedy else [self._generator],
+            sampling=sampling,
         )
-        return self._events(query_ids, ((int(step.tokens), float(step.log_probs), bool(step.ended)) for step in steps))
+        return self._events(query_ids, ((int(step.tokens), float(step.log_probs), bool(step.ended)) for step in steps), self._begun)
 
     def write(self, query: str, answer: str) -> MemoryUpdated:
         """Writes an interaction that was not generated, for example a system prompt.
@@ -199,21 +210,23 @@ class ReactiveSession:
 
     def reset(self) -> None:
         """Forgets the conversation, a write in the background included: fresh stm0, then the system prompt."""
-        self._forget_pending()
-        self._stm = self._fresh()
+        self._replace(self._fresh())
         if self.system is not None:
             self.write(self.system, "")
 
     def save(self, path: str | Path) -> None:
         """Writes the memory to a safetensors file; it means something to the model that wrote it only."""
         path, stm = Path(path), self.stm
+        if not path.name:
+            raise CheckpointError(f"The memory cannot be saved to {path}: give the name of a file.")
         temporary = path.with_name(f".{path.name}.new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({_MEMORY_NAME: stm.cpu().contiguous()}, temporary, metadata={"model": self.model.config.name})
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise CheckpointError(f"The memory cannot be saved to {path} ({error}): choose another place.") from None
 
     def load(self, path: str | Path) -> None:
@@ -235,14 +248,14 @@ class ReactiveSession:
             )
         if not stm.is_floating_point() or not bool(stm.isfinite().all()):
             raise CheckpointError(f"The memory in {path} holds what is no finite number: use an earlier one.")
-        self._forget_pending()
-        self._stm = stm.to(self.model.device, self.model.dtype)
+        self._replace(stm.to(self.model.device, self.model.dtype))
 
-    def _forget_pending(self) -> None:
-        """Waits for a write in the background whose outcome nobody needs any more."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.exception()
+    def _replace(self, stm: Tensor) -> None:
+        """Another memory begins; what a write in the background comes to, nobody needs any more."""
+        if self._pending is not None:
+            self._pending.exception()
+        self._pending, self._stm = None, stm
+        self._begun += 1
 
     @property
     def _memory_shape(self) -> tuple[int, int, int, int]:
@@ -252,12 +265,14 @@ class ReactiveSession:
     def _fresh(self) -> Tensor:
         return self.model.init_memory(1, self._generator).detach()
 
-    def _events(self, query_ids: Sequence[int], tokens: Iterator[tuple[int, float, bool]]) -> Iterator[Event]:
+    def _events(self, query_ids: Sequence[int], tokens: Iterator[tuple[int, float, bool]], begun: int) -> Iterator[Event]:
         answer: tuple[int, ...] = ()
         for event in stream_tokens(self.tokenizer, tokens):
             if isinstance(event, AnswerEnd):
                 answer = event.ids
             yield event
+        if begun != self._begun:
+            raise ModelError("Memory was reset or loaded while this answer streamed, so the answer is not written.")
         if self._writer is None:
             yield self._write(query_ids, answer)
         else:

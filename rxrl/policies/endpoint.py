@@ -8,7 +8,7 @@ import torch
 
 from rxrl.endpoint import ChatEndpoint
 from rxrl.errors import EndpointError
-from rxrl.policies.text import Dialogue, TextPolicy
+from rxrl.policies.text import Dialogue, TextPolicy, check_options
 from rxrl.types import TextCodec
 
 SEED_RANGE = 2**31
@@ -24,7 +24,7 @@ class EndpointPolicy(TextPolicy):
         endpoint: Where to ask.
         codec: That of the environment.
         system: A system prompt, sent first.
-        max_tokens: Longest answer, in tokens of the endpoint's model.
+        max_tokens: Longest answer, in tokens of the endpoint's model, at least 1.
         temperature: Of sampled answers, above 0; greedy ones have 0.
     """
 
@@ -32,6 +32,7 @@ class EndpointPolicy(TextPolicy):
         self, endpoint: ChatEndpoint, codec: TextCodec, *, system: str | None = None, max_tokens: int = 128, temperature: float = 1.0
     ) -> None:
         super().__init__(codec)
+        check_options(temperature, max_tokens)
         self.endpoint, self.system, self.max_tokens, self.temperature = endpoint, system, max_tokens, temperature
 
     def answer(self, dialogues: Sequence[Dialogue], generators: Sequence[torch.Generator] | None) -> list[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor
 
 from rxrl.errors import CheckpointError, ConfigError, MissingExtraError
-from rxrl.policies.text import Dialogue, TextPolicy
+from rxrl.policies.text import Dialogue, TextPolicy, check_options
 from rxrl.types import TextCodec
 
 
@@ -45,8 +47,7 @@ class HuggingFacePolicy(TextPolicy):
         super().__init__(codec)
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(f"{type(tokenizer).__name__} has no chat template: set `tokenizer.chat_template`, or take a chat model.")
-        if temperature <= 0:
-            raise ConfigError(f"temperature must be above 0, got {temperature}; for the likeliest answers give no generators.")
+        check_options(temperature, max_new_tokens)
         self.model, self.tokenizer, self.system = model.eval(), tokenizer, system
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
 
@@ -63,10 +64,16 @@ class HuggingFacePolicy(TextPolicy):
         except ImportError:
             raise MissingExtraError("A Hugging Face model", "trl") from None
         try:
-            model, tokenizer = AutoModelForCausalLM.from_pretrained(str(name)), AutoTokenizer.from_pretrained(str(name))
-        except (OSError, ValueError, SafetensorError) as error:
+            model, loaded = AutoModelForCausalLM.from_pretrained(str(name), output_loading_info=True)
+            tokenizer = AutoTokenizer.from_pretrained(str(name))
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"No causal language model can be loaded from {name} ({reason}): give a folder or a Hub name.") from None
+        if missing := sorted(loaded["missing_keys"]):
+            raise CheckpointError(
+                f"{name} lacks {len(missing)} weights of a causal language model (first: {missing[0]}), which would be random: "
+                "give a whole model."
+            )
         return cls(model.to(device), tokenizer, codec, **options)
 
     @torch.no_grad()
@@ -81,15 +88,17 @@ class HuggingFacePolicy(TextPolicy):
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
         processors = [] if generators is None else [GumbelNoise(generators, self.temperature)]
-        found = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=False,
-            max_new_tokens=self.max_new_tokens,
-            pad_token_id=pad,
-            eos_token_id=self._ends(),
-            logits_processor=processors,
-        )
+        ends = self._ends()
+        with _plain_generation(self.model):
+            found = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=False,
+                max_new_tokens=self.max_new_tokens,
+                pad_token_id=pad,
+                eos_token_id=ends,
+                logits_processor=processors,
+            )
         return [text.strip() for text in self.tokenizer.batch_decode(found[:, width:], skip_special_tokens=True)]
 
     def _ends(self) -> list[int]:
@@ -98,18 +107,36 @@ class HuggingFacePolicy(TextPolicy):
         ends = own if isinstance(own, list) else [own]
         return sorted({token for token in (*ends, self.tokenizer.eos_token_id) if token is not None})
 
+    def _chat(self, dialogue: Dialogue, last: int) -> str:
+        """The chat as the tokenizer's template writes it."""
+        try:
+            text: str = self.tokenizer.apply_chat_template(dialogue.messages(self.system, last), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise ConfigError(f"The chat template refuses these messages ({error}): does it take a system prompt?") from None
+        return text
+
     def _prompt(self, dialogue: Dialogue) -> list[int]:
         """Ids of the chat, with as much of the history as leaves room for an answer."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
         for last in range(len(dialogue.history), -1, -1):
-            text = self.tokenizer.apply_chat_template(dialogue.messages(self.system, last), tokenize=False, add_generation_prompt=True)
-            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids: list[int] = self.tokenizer(self._chat(dialogue, last), add_special_tokens=False)["input_ids"]
             if limit is None or len(ids) + self.max_new_tokens <= limit:
                 return ids
         raise ConfigError(
             f"A query of {len(ids)} tokens and an answer of {self.max_new_tokens} do not fit the model's {limit} positions: "
             "lower max_new_tokens, or take a model with a longer context."
         )
+
+
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """Without the settings that the model comes with: beams, penalties or another form of output would change what an answer is."""
+    own = model.generation_config
+    model.generation_config = type(own)()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 class GumbelNoise:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Dialogue:
         """
         said = self.history if last is None else self.history[len(self.history) - min(last, len(self.history)) :]
         turns = [{"role": role, "content": text} for pair in said for role, text in zip(("user", "assistant"), pair, strict=True)]
-        first = [] if system is None else [{"role": "system", "content": system}]
+        first = [] if system is None else [{"role": "system", "content": _clean(system)}]
         return [*first, *turns, {"role": "user", "content": self.query}]
 
 
@@ -84,6 +85,18 @@ class TextPolicy(ABC):
     def _said(self, ids: Sequence[int]) -> tuple[str, str]:
         answer = list(ids).index(ANSWER)
         return self.codec.decode(ids[_QUERY_STARTS:answer]), self.codec.decode(ids[answer + 1 :])
+
+
+def check_options(temperature: float, longest: int) -> None:
+    """Refuses what no model can answer with.
+
+    Raises:
+        ConfigError: The temperature is no number above 0, or answers would have no token.
+    """
+    if not 0 < temperature < math.inf:
+        raise ConfigError(f"temperature must be a number above 0, got {temperature}; for the likeliest answers give no generators.")
+    if longest < 1:
+        raise ConfigError(f"Answers need at least 1 token, got a limit of {longest}.")
 
 
 def _clean(text: str) -> str:

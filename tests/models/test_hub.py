@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from rxrl.data.tokenizer import SMALLEST_VOCABULARY, Tokenizer
-from rxrl.errors import CheckpointError
+from rxrl.errors import CheckpointError, DataError
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
 from rxrl.models.hub import local_folder, model_card
@@ -89,7 +89,7 @@ def test_no_checkpoint_holds_a_batch_size(model: ReactiveTransformer, tmp_path: 
     assert all(7 not in value.shape for value in model.state_dict().values())
 
 
-@pytest.mark.parametrize("refusal", [HFValidationError("no such name"), OSError("no network")])
+@pytest.mark.parametrize("refusal", [HFValidationError("no such name"), OSError("no network"), RuntimeError("no route")])
 def test_a_refusal_is_one_sentence(model: ReactiveTransformer, refusal: Exception) -> None:
     with pytest.raises(CheckpointError, match=f"someone/model cannot be written on the Hub .*{refusal}.*token") as caught:
         model.push_to_hub("someone/model", api=FakeHub(refusal))
@@ -118,6 +118,12 @@ def test_a_card_without_results_has_no_place_for_them(model: ReactiveTransformer
     card = model_card(model)
     assert "Evaluation" not in card
     assert "license" not in card
+
+
+@pytest.mark.parametrize("other", [{"controls": [1]}, {"retention": "x"}, {"retention": 0.5, "controls": [1]}, {"a": 1}])
+def test_results_of_something_else_are_refused(model: ReactiveTransformer, other: dict) -> None:
+    with pytest.raises(DataError, match="not what an evaluation writes"):
+        model_card(model, other)
 
 
 def test_the_report_of_a_run_serves_as_well(model: ReactiveTransformer) -> None:

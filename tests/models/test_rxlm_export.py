@@ -140,3 +140,14 @@ def test_a_file_that_stands_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(CheckpointError, match="cannot be written"):
         export_rxlm(ReactiveTransformer.from_config(config()), tmp_path / "out")
+
+
+def test_a_memory_attention_over_groups_comes_back_alone_too(tmp_path: Path) -> None:
+    sizes = config(layers=4, initial_memory="learned")
+    attention = AttentionConfig(query_groups=2, kv_groups=2)
+    part = MemoryAttentionConfig(variant="grouped-self-interlayer", attention=attention, mean_attention=attention, layer_groups=2)
+    model = model_of(sizes.model_copy(update={"memory_attention": part}), dtype=torch.float32)
+    written = export_rxlm(model, tmp_path, separate=True)
+    found = import_rxlm({path.name: path for path in written})
+    assert same(found.model, model)
+    assert found.model.config.memory_attention == part

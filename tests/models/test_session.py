@@ -81,6 +81,54 @@ def test_an_abandoned_answer_leaves_the_memory_as_it_was(model, tokenizer):
     assert torch.equal(chat.stm, before)
 
 
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("change", ["reset", "load"])
+def test_an_answer_is_not_written_into_another_conversation(model, tokenizer, tmp_path: Path, change: str, background: bool):
+    chat = ReactiveSession(model, tokenizer, background=background)
+    chat.save(tmp_path / "memory")
+    answer = chat.ask(TEXTS[0], max_new_tokens=4)
+    assert isinstance(next(answer), Token)
+    chat.reset() if change == "reset" else chat.load(tmp_path / "memory")
+    fresh = chat.stm.clone()
+    with pytest.raises(ModelError, match="is not written"):
+        list(answer)
+    assert torch.equal(chat.stm, fresh)
+    list(chat.ask(TEXTS[0], max_new_tokens=4))
+    assert not torch.equal(chat.stm, fresh)
+
+
+def test_truncation_alone_samples_and_goes_with_no_greedy_answer(model, tokenizer):
+    def answer(**options):
+        chat = ReactiveSession(model, tokenizer, generator=torch.Generator().manual_seed(3))
+        return next(event.ids for event in chat.ask(TEXTS[0], max_new_tokens=12, **options) if isinstance(event, AnswerEnd))
+
+    assert answer(top_k=50) == answer(top_k=50, temperature=1.0) != answer()
+    for options in ({"temperature": 0.0, "top_k": 5}, {"top_p": 2.0}, {"top_p": float("nan")}):
+        with pytest.raises(ModelError, match="top_"):
+            answer(**options)
+
+
+def test_memory_is_saved_to_files_only(model, tokenizer, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    chat = ReactiveSession(model, tokenizer)
+    for path in (".", "/", tmp_path / "file" / "x", tmp_path / ("x" * 300)):
+        with pytest.raises(CheckpointError, match="cannot be saved"):
+            chat.save(path)
+
+
+def test_an_interrupted_wait_forgets_nothing(model, tokenizer, monkeypatch):
+    chat = ReactiveSession(model, tokenizer, background=True)
+    go, _ = slowed(monkeypatch, model)
+    list(chat.ask(TEXTS[0], max_new_tokens=4))
+    before = chat._stm
+    with monkeypatch.context() as patch:
+        patch.setattr(type(chat._pending), "result", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            chat.wait()
+    go.set()
+    assert not torch.equal(chat.stm, before)
+
+
 def test_characters_of_several_bytes_come_whole(model, tokenizer, monkeypatch):
     text = "é 日本 🙂 ok"
     ids = tokenizer.encode(text)
@@ -214,6 +262,8 @@ def test_chat_says_what_is_wrong_and_goes_on(checkpoint, tmp_path: Path):
     [
         (["--greedy", "--temperature", "1"], "--greedy takes the likeliest token"),
         (["--top-p", "0"], "top_p must be above 0"),
+        (["--top-p", "90"], "top_p must be above 0 and at most 1"),
+        (["--temperature", "0", "--top-k", "5"], "goes with neither top_k nor top_p"),
         (["--load-memory", "nowhere"], "No memory can be read from nowhere"),
     ],
 )
@@ -374,3 +424,34 @@ def test_a_memory_that_holds_no_finite_numbers_is_refused(model, tokenizer, tmp_
 def test_temperatures_that_cannot_be_sampled_with_are_refused(model, tokenizer, temperature):
     with pytest.raises(ModelError, match="temperature must be a number of at least"):
         ReactiveSession(model, tokenizer).ask(TEXTS[0], temperature=temperature)
+
+
+def test_a_conversation_that_is_interrupted_at_the_prompt_is_saved(checkpoint, monkeypatch, tmp_path: Path):
+    lines = iter([TEXTS[0]])
+
+    def typed(_):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr("builtins.input", typed)
+    CliRunner().invoke(app, ["chat", str(checkpoint), "--save-memory", str(tmp_path / "memory")])
+    assert (tmp_path / "memory").is_file()
+
+
+def test_input_that_is_no_text_is_said(checkpoint):
+    result = CliRunner().invoke(app, ["chat", str(checkpoint)], input=b"a\xffb\n")
+    assert result.exit_code == 2
+    assert "not UTF-8" in result.stderr
+
+
+def test_a_closed_asyncio_conversation_says_so(model, tokenizer):
+    async def closed():
+        chat = AsyncReactiveSession(ReactiveSession(model, tokenizer))
+        await chat.close()
+        await chat.close()
+        await chat.wait()
+
+    with pytest.raises(ModelError, match="was closed"):
+        asyncio.run(closed())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 import torch
 
@@ -13,7 +16,7 @@ from rxrl.envs import TranscriptMemory
 from rxrl.errors import ConfigError, EndpointError
 from rxrl.policies import Dialogue, EndpointPolicy
 from tests.envs.worlds import CODEC
-from tests.policies.server import serve
+from tests.policies.server import dripping, serve
 from tests.policies.test_text import THREE, make, played
 
 HELLO = [[{"role": "user", "content": "Hello?"}]]
@@ -106,6 +109,55 @@ def test_an_endpoint_that_is_not_there_says_so() -> None:
 def test_wrong_settings_are_refused_and_the_key_is_never_shown() -> None:
     with pytest.raises(ConfigError, match="begins with http"):
         ChatEndpoint("localhost:8000")
-    with pytest.raises(ConfigError, match=r"concurrency of at least 1, got 60\.0, 4 and 0"):
+    with pytest.raises(ConfigError, match=r"concurrency of at least 1 .*got 60\.0, 4, 0 and 0\.5"):
         ChatEndpoint("http://x", concurrency=0)
+    for options in ({"timeout": float("nan")}, {"backoff": -1.0}):
+        with pytest.raises(ConfigError, match="a timeout above 0"):
+            ChatEndpoint("http://x", **options)
+    for address in ("http://localhost:80a0/v1", "http://a..b/v1", "http://", "http://[::1/v1"):
+        with pytest.raises(ConfigError, match="is no address"):
+            ChatEndpoint(address)
     assert "secret" not in repr(ChatEndpoint("http://x", key="secret"))
+    assert ChatEndpoint("http://x", key="secret\n").key == "secret"
+    for key in ("s\u00e9cret", "sec\nret"):
+        with pytest.raises(ConfigError, match="printable ASCII") as error:
+            ChatEndpoint("http://x", key=key)
+        assert "cret" not in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": float("nan")}, {"max_tokens": 0}])
+def test_what_no_model_can_answer_with_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigError):
+        EndpointPolicy(ChatEndpoint("http://x"), CODEC, **options)
+
+
+def test_the_time_limit_is_that_of_the_whole_answer() -> None:
+    """A byte now and then keeps each read within its limit, and must not keep a request alive for ever."""
+    with dripping(seconds=0.05, pieces=200) as url:
+        started = time.monotonic()
+        (found,) = ask(url, model="any", timeout=0.3, retries=0)
+    assert "ReadTimeout" in str(found)
+    assert time.monotonic() - started < 5  # of 10 that the answer takes
+
+
+def test_an_interrupt_ends_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = threading.Event()
+
+    def refuse(*_: object) -> None:
+        tried.set()
+        raise httpx.ConnectError("no")
+
+    def interrupt(*_: object) -> None:
+        assert tried.wait(20)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ChatEndpoint, "_sent", refuse)
+    monkeypatch.setattr(ThreadPoolExecutor, "map", lambda pool, work, bodies: [pool.submit(work, body) for body in bodies] and interrupt())
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        ask("http://x", 3, model="any", backoff=60.0)
+    assert time.monotonic() - started < 30  # a single pause takes 60
+    waiting = [each for each in threading.enumerate() if each.name.startswith("ThreadPoolExecutor")]
+    for each in waiting:
+        each.join(20)
+    assert not any(each.is_alive() for each in waiting)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rxrl.envs import TranscriptMemory
 from rxrl.errors import CheckpointError, ConfigError
@@ -130,7 +131,7 @@ def test_wrong_settings_are_refused(model: Any, tokenizer: Any) -> None:
     plain = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     with pytest.raises(ConfigError, match="no chat template"):
         HuggingFacePolicy(model, plain, CODEC)
-    with pytest.raises(ConfigError, match="temperature must be above 0"):
+    with pytest.raises(ConfigError, match="temperature must be a number above 0"):
         HuggingFacePolicy(model, tokenizer, CODEC, temperature=0.0)
 
 
@@ -151,3 +152,33 @@ def test_weights_that_are_cut_off_are_one_sentence(model: Any, tokenizer: Any, t
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="No causal language model can be loaded"):
         HuggingFacePolicy.load(tmp_path, CODEC)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"num_beams": 3}, {"repetition_penalty": 9.0}, {"do_sample": True, "temperature": 5.0}, {"return_dict_in_generate": True}],
+    ids=str,
+)
+def test_settings_that_a_model_comes_with_change_no_answer(model: Any, tokenizer: Any, own: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = HuggingFacePolicy(model, tokenizer, CODEC, max_new_tokens=8)
+    plain = [policy.answer(DIALOGUES, each) for each in (None, rngs(1, 2, 3))]
+    config = transformers.GenerationConfig(eos_token_id=0, **own)
+    monkeypatch.setattr(model, "generation_config", config)
+    assert [policy.answer(DIALOGUES, each) for each in (None, rngs(1, 2, 3))] == plain
+    assert model.generation_config is config
+
+
+def test_a_model_that_lacks_layers_is_not_filled_up(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    [weights] = tmp_path.glob("*.safetensors")
+    kept = {name: value for name, value in load_file(weights).items() if "mlp" not in name}
+    save_file(kept, weights, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="which would be random"):
+        HuggingFacePolicy.load(tmp_path, CODEC)
+
+
+def test_a_template_that_refuses_is_one_sentence(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('System role not supported') }}")
+    with pytest.raises(ConfigError, match="System role not supported"):
+        HuggingFacePolicy(model, tokenizer, CODEC, system="Be brief.").answer(DIALOGUES, None)
