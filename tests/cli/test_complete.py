@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rxrl.data.tokenizer import Tokenizer
+from rxrl.errors import ModelError
 from rxrl.models import ReactiveTransformer
 from rxrl.models.completion import complete, fill_masks
 from rxrl.models.session import AnswerEnd, Token
@@ -88,6 +89,7 @@ def test_a_completion_fits_the_model(invoke: Any, saved: Path, model: ReactiveTr
         ("She[MASK] here", [" She", MASK, " here"]),
         ("[MASK]'s [MASK]", [MASK, "'s", MASK]),
         ("[MASK]ing [MASK][MASK]", [MASK, "ing", MASK, MASK]),
+        ("My[MASK]\nIt", [" My", MASK, "\nIt"]),
     ],
 )
 def test_a_mask_stands_for_a_token_with_its_space(
@@ -147,3 +149,8 @@ def test_wrong_options_are_refused_first(invoke: Any, saved: Path, tmp_path: Pat
     assert "top_p must be above 0" in refused(invoke("complete", tmp_path / "none", "a", "--top-p", 0, code=2))
     assert "The text has no [MASK]" in refused(invoke("fill-mask", saved, "nothing to fill", code=2))
     assert invoke("complete", saved, "a", "--temperature", -1, code=2).exit_code == 2
+
+
+def test_masks_want_at_least_one_guess(model: ReactiveTransformer, tokenizer: Tokenizer) -> None:
+    with pytest.raises(ModelError, match="top_k must be at least 1"):
+        fill_masks(model, tokenizer, "My [MASK]", top_k=0)
