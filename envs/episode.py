@@ -77,10 +77,25 @@ class Script:
                     "Interaction %d of conversation %r has %d + %d tokens and is cut to %d + %d: split it, or raise the token limits.",
                     index, conversation.id, len(query), len(answer), len(kept), len(written),
                 )  # fmt: skip
+            if index and len(answer) > limits.answer:
+                _say_short(limits.answer, conversation.id, index, len(answer))
             queries.append(tuple(kept))
             references.append(tuple(answer))
         extras = tuple({**conversation.extra, **interaction.extra} for interaction in conversation.interactions)
         return cls(conversation, tuple(queries), tuple(references), extras)
+
+
+_SAID_SHORT: set[int] = set()
+
+
+def _say_short(limit: int, conversation_id: str, turn: int, tokens: int) -> None:
+    """Says once for each limit that answers end before the references do: nobody can then answer in full, not even the oracle."""
+    if limit not in _SAID_SHORT:
+        _SAID_SHORT.add(limit)
+        _logger.warning(
+            "Answers end after %d tokens, but some references are longer (turn %d of conversation %r has %d): raise max_answer_tokens.",
+            limit, turn, conversation_id, tokens,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,8 @@ from rxrl.rewards.simple import Bleu, Exact, Format, Length, Repetition, TokenF1
 from rxrl.rewards.trl import FromTRL
 from rxrl.rewards.weighted import Weighted
 from rxrl.types import RewardFunction
+
+_logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "rxrl.rewards"
 BUILT_IN: Mapping[str, Callable[..., RewardFunction]] = {
@@ -78,7 +81,8 @@ def load_reward(spec: RewardSpec, time_limit: float | None = None, **handed_in: 
         spec: A name, `package.module:function`, `path/file.py:function`, a mapping (see the page's beginning) or a callable.
         time_limit: Most seconds for one batch of turns; None: no limit.
         handed_in: What the surroundings can supply, for example `embed` (rows of ids -> mean embeddings
-            `[batch, dim]`) or `notify` (takes one sentence); each reward takes what it has a parameter for.
+            `[batch, dim]`) or `notify` (takes one sentence; without it, a warning in the log); each reward takes what it has a
+            parameter for.
 
     Returns:
         A reward function.
@@ -87,8 +91,13 @@ def load_reward(spec: RewardSpec, time_limit: float | None = None, **handed_in: 
         ConfigError: The name is unknown or cannot be imported, or an option or weight is wrong.
         RewardError: What is named is no function.
     """
-    reward = _loaded(spec, handed_in)
+    reward = _loaded(spec, {"notify": _notify, **handed_in})
     return reward if time_limit is None else TimeLimited(reward, time_limit)
+
+
+def _notify(sentence: str) -> None:
+    """What a reward says to the user where nobody else listens."""
+    _logger.warning("%s", sentence)
 
 
 def _loaded(spec: RewardSpec, handed_in: Mapping[str, Any]) -> RewardFunction:
@@ -147,6 +156,8 @@ def _made(name: str, target: Any, options: Mapping[str, Any], handed_in: Mapping
         if option not in accepted and None not in accepted:
             raise ConfigError(f"Reward {name!r}: {unknown_name('option', option, [key for key in list(accepted)[1:] if key])}")
     bound = {**usable, **options}
+    if missing := [each for each in _required(target)[1:] if each not in bound]:
+        raise ConfigError(f"Reward {name!r} needs the option {missing[0]!r}: {{use: {name}, {missing[0]}: ...}}.")
     return _Named(name, partial(target, **bound) if bound else target, options, usable)
 
 
@@ -160,6 +171,15 @@ def parameters(target: Any) -> dict[str | None, None]:
         return {}
     named = [each for each in found if each.kind is not each.VAR_POSITIONAL]
     return dict.fromkeys(None if each.kind is each.VAR_KEYWORD else each.name for each in named)
+
+
+def _required(function: Any) -> list[str]:
+    """Parameters without a default, the batch of turns among them."""
+    try:
+        found = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [each.name for each in found if each.default is each.empty and each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
 
 
 def _built(name: str, target: type[Any], options: Mapping[str, Any]) -> RewardFunction:

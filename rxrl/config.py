@@ -51,7 +51,7 @@ def load_config(path: str | Path | None, model: type[ModelT], overrides: Sequenc
     Args:
         path: YAML file whose top level is a mapping; None starts from an empty one, so from the model's defaults.
         model: The pydantic model to build.
-        overrides: Assignments such as `optimizer.lr=1e-4` or `stages.0.steps=4`; values are read as YAML; later ones win.
+        overrides: Assignments such as `optimizer.learning_rate=1e-4` or `stages.0.steps=4`; values are read as YAML; later ones win.
 
     Returns:
         The validated configuration.
@@ -89,7 +89,7 @@ def dump_config(config: BaseModel, path: str | Path | None = None) -> str:
 
 
 def field_help(model: type[BaseModel], dotted: str) -> str:
-    """Description of a field, for `--help`; `dotted` may lead into nested configurations (`optimizer.lr`).
+    """Description of a field, for `--help`; `dotted` may lead into nested configurations (`optimizer.learning_rate`).
 
     Raises:
         ConfigError: There is no such field.
@@ -187,7 +187,7 @@ def _assign(data: dict[str, Any], override: str) -> Location:
     dotted, equals, text = override.partition("=")
     names = [name.strip() for name in dotted.split(".")]
     if not equals or not all(names):
-        raise ConfigError(f"Override {override!r}: expected `key=value` with a dotted key, such as `optimizer.lr=1e-4`.")
+        raise ConfigError(f"Override {override!r}: expected `key=value` with a dotted key, such as `optimizer.learning_rate=1e-4`.")
     try:
         value = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from rxrl.data.rows import read_conversations, to_conversation
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.endpoint import ChatEndpoint
 from rxrl.envs import ConversationEnv, ConversationTokensEnv, ConversationVectorEnv, TranscriptMemory, unwrap
+from rxrl.envs.conversation import OneRowEnv
 from rxrl.errors import CheckpointError, ConfigError, DataError, unknown_name
 from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend
 from rxrl.models.hub import local_folder
@@ -44,8 +46,8 @@ def load_checkpoint(path: str | Path) -> tuple[ReactiveTransformer, Tokenizer]:
     """Reads a checkpoint.
 
     Args:
-        path: Directory of `config.json`, `model.safetensors` and `tokenizer.json`, or one that holds such a directory as `model`;
-            or the name `owner/name` of one on the Hub.
+        path: Directory of `config.json`, `model.safetensors` and `tokenizer.json`, or one that holds such a directory as `checkpoint`
+            (the folder of a run) or `model`; or the name `owner/name` of one on the Hub.
 
     Returns:
         The model on the CPU, and its tokenizer.
@@ -66,17 +68,16 @@ def load_checkpoint(path: str | Path) -> tuple[ReactiveTransformer, Tokenizer]:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder of a checkpoint's `config.json`: `path`, its folder `model`, or where a Hub id is fetched to.
+    """The folder of a checkpoint's `config.json`: `path`, its folder `checkpoint` or `model`, or where a Hub id is fetched to.
 
     Raises:
         CheckpointError: There is none.
     """
     folder = local_folder(path)
-    inner = folder / "model"
-    return inner if not (folder / CONFIG_FILE).exists() and (inner / CONFIG_FILE).exists() else folder
+    return next((each for each in (folder, folder / "checkpoint", folder / "model") if (each / CONFIG_FILE).exists()), folder)
 
 
-def make_env(conversations: Any, **options: Any) -> ConversationEnv:
+def make_env(conversations: Any = None, **options: Any) -> ConversationEnv:
     """Makes the environment that `gymnasium.make("rxrl/Conversation-v0", ...)` gives: queries and answers are texts.
 
     Args:
@@ -95,7 +96,7 @@ def make_env(conversations: Any, **options: Any) -> ConversationEnv:
     return _made(ConversationEnv, conversations, **options)
 
 
-def make_tokens_env(conversations: Any, **options: Any) -> ConversationTokensEnv:
+def make_tokens_env(conversations: Any = None, **options: Any) -> ConversationTokensEnv:
     """Makes the environment that `gymnasium.make("rxrl/ConversationTokens-v0", ...)` gives: padded token ids.
 
     Args:
@@ -105,7 +106,7 @@ def make_tokens_env(conversations: Any, **options: Any) -> ConversationTokensEnv
     return _made(ConversationTokensEnv, conversations, **options)
 
 
-def make_vector_env(num_envs: int = 1, *, conversations: Any, **options: Any) -> ConversationVectorEnv:
+def make_vector_env(num_envs: int = 1, *, conversations: Any = None, **options: Any) -> ConversationVectorEnv:
     """Makes the batched environment: `gymnasium.make_vec("rxrl/Conversation-v0", num_envs, vectorization_mode="vector_entry_point", ...)`.
 
     Args:
@@ -129,6 +130,8 @@ def load_environment(name: str) -> Callable[..., ConversationVectorEnv]:
     found = resolve("environment", name, group=ENVIRONMENT_GROUP, built_in={"conversation": ConversationVectorEnv})
     if not callable(found):
         raise ConfigError(f"The environment {name!r} must be a class or a function, but is {type(found).__name__}.")
+    if isinstance(found, type) and not issubclass(found, ConversationVectorEnv):
+        raise ConfigError(f"The environment {name!r} must be a subclass of ConversationVectorEnv, but is the class {found.__name__}.")
     made: Callable[..., ConversationVectorEnv] = found
     return made
 
@@ -189,6 +192,8 @@ class TokenEmbeddings:
 def _made(
     kind: Callable[..., E], conversations: Any, *, memory: Any = None, reward: Any = "retention", tokenizer: Any = None, **options: Any
 ) -> E:
+    if unknown := [name for name in options if name not in _options_of(kind)]:
+        raise ConfigError(unknown_name("option of the environment", unknown[0], [*_HANDED, *_options_of(kind)]))
     rows = _conversations(unwrap(conversations))
     backend, model, own_tokenizer = _memory(unwrap(memory))
     codec = _codec(unwrap(tokenizer), own_tokenizer, model, rows)
@@ -196,6 +201,16 @@ def _made(
     function = load_reward(unwrap(reward), **handed_in)
     limits = {} if model is None else _limits(model.config.max_length)
     return kind(rows, memory=backend, reward=function, codec=codec, **(limits | options))
+
+
+_HANDED = ("conversations", "memory", "reward", "tokenizer")
+
+
+def _options_of(kind: Callable[..., Any]) -> list[str]:
+    """What an environment takes besides what is made for it here; one of a single row hands the rest to the batched one."""
+    names = [name for each in (kind, OneRowEnv, ConversationVectorEnv) for name in inspect.signature(each).parameters]
+    single = kind is not ConversationVectorEnv
+    return [name for name in dict.fromkeys(names) if name not in {"options", "codec", *_HANDED, *(["num_envs"] * single)}]
 
 
 def _conversations(given: Any) -> list[Conversation]:

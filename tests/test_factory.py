@@ -5,6 +5,7 @@ import json
 import logging
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -19,6 +20,7 @@ from rxrl.envs import ConversationVectorEnv, Live, TranscriptMemory, token_batch
 from rxrl.errors import CheckpointError, ConfigError, DataError, RxrlError
 from rxrl.factory import TokenEmbeddings, load_checkpoint, make_env, make_play, make_vector_env
 from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend
+from rxrl.rewards import load_reward
 
 CONVERSATIONS = GeneratedSource(level=1, seed=0, split="train").take(steps=3, strategy="multi-step", start=0, count=6)
 
@@ -309,3 +311,22 @@ def test_wrong_players_get_one_clear_sentence(checkpoint, tmp_path: Path):
     (tmp_path / "mine.py").write_text("def nothing(codec): return codec\n")
     with pytest.raises(ConfigError, match="must give a policy"):
         make_play(f"{tmp_path / 'mine.py'}:nothing", CONVERSATIONS)
+
+
+def test_options_of_the_environment_are_checked_by_name() -> None:
+    row = {"query": "Mia has a cat.", "answer": "Okay.", "interactions": [{"query": "What pet?", "answer": "A cat."}]}
+    for name in ("rxrl/Conversation-v0", "rxrl/ConversationTokens-v0"):
+        with pytest.raises(ConfigError, match=r"'rewrad'.*'reward'") as error:
+            gymnasium.make(name, conversations=[row] * 50, rewrad="exact")
+        assert len(str(error.value)) < 1000
+        with pytest.raises(ConfigError, match="conversations is a path or a list"):
+            gymnasium.make(name)
+
+
+def test_a_reward_can_say_something_wherever_it_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    def noisy(turns: Any, notify: Any) -> list[float]:
+        notify("The scale is odd.")
+        return [1.0] * len(turns)
+
+    assert [float(each) for each in load_reward({"use": noisy})([1, 2])] == [1.0, 1.0]
+    assert "The scale is odd." in caplog.text

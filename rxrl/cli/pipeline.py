@@ -30,7 +30,7 @@ from rxrl.stages.config import STAGES, JointConfig, MemoryAttentionStageConfig, 
 from rxrl.stages.runner import Observer, StageRunner
 from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatTask, StageTask
 from rxrl.training.callbacks import Callback
-from rxrl.training.checkpoints import STATE_FILE, Saved, numbered, recover
+from rxrl.training.checkpoints import STATE_FILE, Saved, numbered, recover, save_checkpoint
 from rxrl.training.config import MRLConfig
 from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.tracking import read_metrics
@@ -39,6 +39,8 @@ from rxrl.types import Conversation, RewardFunction, longest_query
 
 TOKENIZER_CONVERSATIONS = 1000
 DEFAULT_STEPS = 16
+CHECKPOINT = "checkpoint"
+"""Folder, inside that of a run, of the weights that it ended with."""
 CONTINUED = "smat-continued"
 CHECKPOINT_EVERY = 200
 """Steps of a supervised stage between two checkpoints to go on from."""
@@ -188,6 +190,7 @@ class Pipeline:
         after_supervised = self.measure(model, tokenizer, sources, "supervised", ())
         self.say(headline("after supervised training", after_supervised))
         trainer = self.reinforce(model, tokenizer, sources)
+        save_result(trainer, self.folder / CHECKPOINT)
         after_mrl = self.measure(model, tokenizer, sources, "mrl", CONTROLS)
         self.say(headline("after MRL", after_mrl))
         smat = self.continue_smat(supervised, tokenizer, sources, trainer.state.tokens) if self.config.smat_continued else None
@@ -198,6 +201,7 @@ class Pipeline:
         check_rules(self.curriculum, sources.validation, self.config.mrl.evaluation.conversations)
         check_stages(self.curriculum, self.config.mrl, 1)
         check_supply(self.curriculum, sources)
+        check_turns(self.config.stages, sources)
 
     def supervise(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources) -> None:
         """Runs the supervised stages one after the other, each from checkpoint to checkpoint."""
@@ -317,12 +321,31 @@ class Pipeline:
         return tokenizer
 
 
+def save_result(trainer: MRLTrainer, path: Path) -> None:
+    """Writes the last weights of a training, to start from."""
+    state = {"kind": "mrl-result", "iteration": trainer.state.iteration, "tokens": trainer.state.tokens}
+    save_checkpoint(path, trainer.model, trainer.tokenizer, state=state, critic=trainer.learner.trained_critic)
+
+
 def check_supply(curriculum: Curriculum, sources: Sources) -> None:
     """Refuses a curriculum with stages for which there are no conversations."""
     for stage in curriculum.stages:
         for strategy in stage.strategies:
             for source in (sources.train, sources.validation):
                 source.take(steps=stage.steps, strategy=strategy, start=0, count=1)
+
+
+def check_turns(stages: StagesConfig, sources: Sources) -> None:
+    """Refuses supervised stages whose conversations are longer than any there is, and names the setting."""
+    wanted = [(f"stages.smat.phases, {phase.steps} steps", phase.steps) for phase in stages.smat.phases]
+    if stages.memory_attention is not None:
+        wanted.append(("stages.memory_attention.steps", stages.memory_attention.steps))
+    for setting, steps in wanted:
+        for source in (sources.train, sources.validation):
+            try:
+                source.take(steps=steps, strategy="multi-step", start=0, count=1)
+            except DataError as error:
+                raise DataError(f"{setting}: {error}") from None
 
 
 def train_tokenizer(config: PipelineConfig, sources: Sources) -> Tokenizer:

@@ -11,6 +11,7 @@ import typer
 
 from rxrl.cli.data import is_plain_text
 from rxrl.cli.pipeline import (
+    CHECKPOINT,
     DataConfig,
     PipelineConfig,
     Sources,
@@ -25,8 +26,6 @@ from rxrl.data.rows import LengthLimit, read_conversations
 from rxrl.errors import ConfigError, DataError
 from rxrl.training.tracking import METRICS_FILE
 
-CHECKPOINT = "checkpoint"
-"""Name of the folder, below that of a run, that holds what the run ended with."""
 UNCUT = 10_000
 
 Start = Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")]

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rxrl.cli.pipeline import DataConfig, PipelineConfig, Sources, make_task, train_tokenizer
+from rxrl.cli.pipeline import CHECKPOINT, DataConfig, PipelineConfig, Sources, make_task, train_tokenizer
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import (
-    CHECKPOINT,
     ConfigFile,
     HeldOut,
     LevelOption,

@@ -13,10 +13,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from rxrl.cli.console import plain_console
-from rxrl.cli.pipeline import Sources, check_supply
+from rxrl.cli.pipeline import CHECKPOINT, Sources, check_supply, save_result
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import (
-    CHECKPOINT,
     ConfigFile,
     HeldOut,
     LevelOption,
@@ -37,7 +36,6 @@ from rxrl.evaluation import write_report
 from rxrl.factory import load_checkpoint, load_environment
 from rxrl.models import ReactiveTransformer
 from rxrl.rewards import load_reward, mean_embeddings
-from rxrl.training.checkpoints import save_checkpoint
 from rxrl.training.config import MRLConfig
 from rxrl.training.distributed import Processes
 from rxrl.training.optim import check_groups
@@ -168,7 +166,6 @@ def _rates(stage: Stage, config: MRLConfig) -> str:
 
 def finish(trainer: MRLTrainer, out: Path, started: float, resumed: bool) -> None:
     """Writes the last weights, to start from, and a report of the training."""
-    state = {"kind": "mrl-result", "iteration": trainer.state.iteration, "tokens": trainer.state.tokens}
     run = {
         "title": "Memory Reinforcement Learning",
         "seed": trainer.config.seed,
@@ -179,4 +176,4 @@ def finish(trainer: MRLTrainer, out: Path, started: float, resumed: bool) -> Non
         "config": trainer.config.model_dump(mode="json") | {"curriculum": trainer.curriculum.model_dump(mode="json")},
     }
     write_report(run, read_metrics(out), None, out)
-    save_checkpoint(out / CHECKPOINT, trainer.model, trainer.tokenizer, state=state, critic=trainer.learner.trained_critic)
+    save_result(trainer, out / CHECKPOINT)

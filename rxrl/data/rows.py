@@ -213,7 +213,9 @@ def read_conversations(
         except ValueError as error:
             problem = RefusedRow(file, number, str(error))
             if not keep_valid:
-                raise DataError(f"{problem}. Mend the row, or keep only the valid ones (--keep-valid).") from error
+                raise DataError(
+                    f"{problem}. Mend the row, or write the valid ones to a file: `rxrl data import published {file} OUT --keep-valid`."
+                ) from error
             if refused is not None:
                 refused.append(problem)
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +20,13 @@ class ConversationSource(Protocol):
     def take(self, *, steps: int, strategy: str, start: int, count: int) -> list[Conversation]:
         """Returns the conversations `start` to `start + count - 1`, each of exactly `steps` turns."""
         ...
+
+
+def fingerprint(source: ConversationSource, *, steps: int = 1, strategy: str = "multi-step", count: int = 4) -> str:
+    """What tells a source from others: a hash of its first conversations."""
+    found = source.take(steps=steps, strategy=strategy, start=0, count=count)
+    said = [[each.id, *((turn.query, turn.answer) for turn in each.interactions)] for each in found]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 class RowsSource:

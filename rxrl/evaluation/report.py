@@ -83,7 +83,10 @@ def write_run_report(run_dir: str | Path, changes: Mapping[str, Any] | None = No
     folder = Path(run_dir)
     source = folder / REPORT_JSON
     if not source.is_file():
-        raise DataError(f"Expected {source}, found no such file: give the folder of a run that was evaluated.")
+        raise DataError(
+            f"Expected {source}, found no such file: give the folder of a run, such as `rxrl quickstart` and `rxrl train` leave; "
+            "what `rxrl evaluate` leaves in a folder of its own is whole as it is."
+        )
     run = _json(_text(source), source)
     if not isinstance(run, dict):
         raise DataError(f"Expected an object in {source}, got {type(run).__name__}: make the file again with an evaluation.")

@@ -121,6 +121,7 @@ class StageRunner:
             "log": self.log.position(),
             "best": self.best,
             "config": self.config.model_dump(mode="json"),
+            "data": self.task.fingerprints(),
         }
         folder = self.checkpoints
         tensors = {"optimizer": self.optimizer.state_dict()}
@@ -141,6 +142,8 @@ class StageRunner:
         state, tensors = load_state(found[-1])
         if state.get("config") != self.config.model_dump(mode="json"):
             raise CheckpointError(f"{found[-1]} belongs to a stage with another configuration: start anew in another folder.")
+        if state["data"] != self.task.fingerprints():
+            raise CheckpointError(f"{found[-1]} belongs to a stage on other data: give the same, or start anew in another folder.")
         self.model.load_state_dict(ReactiveTransformer.from_pretrained(found[-1]).state_dict())
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.step, self.tokens, self.done = state["step"], state["tokens"], state["done"]

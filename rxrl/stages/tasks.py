@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from rxrl.data.batches import EpisodeBatch, episode_batch, text_batch
-from rxrl.data.sources import ConversationSource
+from rxrl.data.sources import ConversationSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
 from rxrl.models.replay import answer_hidden, memory_trajectory
@@ -40,6 +41,10 @@ class StageTask(Protocol):
 
     def phase_done(self, validation: dict[str, Any]) -> bool:
         """Takes note of a validation; true where the task has nothing more to do."""
+        ...
+
+    def fingerprints(self) -> list[str]:
+        """What tells the data to train on and the held-out data from others."""
         ...
 
 
@@ -111,6 +116,10 @@ class JointTask:
         """Runs to its end."""
         return False
 
+    def fingerprints(self) -> list[str]:
+        """Hashes of the first rows."""
+        return [hashlib.sha256(str(each.ids[:4].tolist()).encode()).hexdigest()[:16] for each in (self.rows(0, 4), self.held_out)]
+
     def _loss(self, model: ReactiveTransformer, batch: TokenBatch, draws: torch.Generator) -> LossResult:
         c = self.config
         return joint_loss(
@@ -165,6 +174,10 @@ class EpisodeTask:
     def phase_done(self, validation: dict[str, Any]) -> bool:
         """Runs to its end."""
         return False
+
+    def fingerprints(self) -> list[str]:
+        """Hashes of the first conversations."""
+        return [fingerprint(each) for each in (self.source, self.held_out)]
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from rxrl.training.checkpoints import BEST, STEP, Saved, abandon_later, load_sta
 if TYPE_CHECKING:
     from rxrl.training.trainer import MRLTrainer, TrainerState
 
-KIND, FORMAT = "mrl", 2
+KIND, FORMAT = "mrl", 3
 WATCHING = frozenset({"tracking", "alarms", "checkpoint_every", "keep_checkpoints", "keep_best"})
 """Settings that may differ when a run goes on: they watch the training and do not change it."""
 
@@ -40,6 +40,7 @@ def save_run(trainer: MRLTrainer) -> Path:
                 "trackers": trainer.log.tracker_ids(),
                 "config": trainer.config.model_dump(mode="json"),
                 "curriculum": trainer.curriculum.model_dump(mode="json"),
+                "conversations": trainer.supply.fingerprints(),
             },
             tensors={"left": trainer.left, **learner.state_dict()},
         )
@@ -100,6 +101,8 @@ def _check(trainer: MRLTrainer, path: Path, state: Saved) -> None:
         )
     if state["curriculum"] != trainer.curriculum.model_dump(mode="json"):
         raise CheckpointError(f"{path} belongs to a run with another curriculum: start a new run in another folder.")
+    if state["conversations"] != trainer.supply.fingerprints():
+        raise CheckpointError(f"{path} belongs to a run on other conversations: give the same ones, or start a new run in another folder.")
 
 
 def _differences(saved: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:

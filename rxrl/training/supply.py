@@ -9,7 +9,7 @@ from functools import partial
 from itertools import accumulate, pairwise
 
 from rxrl.curricula import Curriculum, Stage
-from rxrl.data.sources import ConversationSource
+from rxrl.data.sources import ConversationSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ConversationVectorEnv
 from rxrl.facts import attribute_values
@@ -88,6 +88,11 @@ class Supply:
             taken += [replace(each, extra={"strategy": strategy, **each.extra}) for each in found]
             positions[key] = start + number
         return taken
+
+    def fingerprints(self) -> list[str]:
+        """What tells the conversations of this run, to train on and held out, from others."""
+        first = self.curriculum.stages[0]
+        return [fingerprint(each, steps=first.steps, strategy=main_strategy(first)) for each in (self.source, self.held_out)]
 
     def to_evaluate(self, stage: Stage, count: int) -> list[Conversation]:
         """Held-out conversations of a stage, each id once."""

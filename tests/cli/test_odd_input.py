@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,38 @@ def test_fill_mask_shows_brackets_as_they_are(invoke: Any, checkpoint: Path) -> 
     shown = invoke("fill-mask", checkpoint, "a [MASK] b [MASK]").stdout
     assert "[MASK] 1" in shown
     assert "\\[" not in shown
+
+
+def test_stages_that_are_longer_than_the_conversations_are_named_first(invoke: Any, tmp_path: Path) -> None:
+    train = data(tmp_path / "train.jsonl", *[TALK | {"query": f"Mia has {count} cats."} for count in range(6)])
+    test = data(tmp_path / "test.jsonl", *[TALK | {"query": f"Tom has {count} cats."} for count in range(6)])
+    curriculum = file(tmp_path / "c.yaml", "stages: [{steps: 2, iterations: 1}]\n")
+    out = tmp_path / "run"
+    options = ["quickstart", "--budget", "tiny", "--out", out, "--data", train, "--held-out", test, "--set", f"curriculum={curriculum}"]
+    assert "stages.smat.phases, 4 steps" in refused(invoke(*options, code=2))
+    options += ["--set", "stages.smat.phases=[{steps: 2, iterations: 1}]"]
+    assert "stages.memory_attention.steps: " in refused(invoke(*options, code=2))
+    assert not out.exists()
+
+
+def test_a_run_does_not_go_on_with_other_conversations(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    curriculum = file(tmp_path / "c.yaml", "stages: [{steps: 2, iterations: 2}]\n")
+    options = ["train", "--from", checkpoint, "--curriculum", curriculum, "--out", tmp_path / "run"]
+    options += ["--set", "episodes=2", "--set", "checkpoint_every=1", "--set", "evaluation.conversations=2"]
+    invoke(*options)
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    assert "other conversations" in refused(invoke(*options, "--resume", "--level", 2, code=2))
+    invoke(*options, "--resume")
+
+
+def test_an_environment_of_another_class_is_refused_before_anything_runs(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    module = file(tmp_path / "mine.py", "class Bad:\n    pass\n\ndef needy(turns, limit):\n    return [limit] * len(turns)\n")
+    options = ("train", "--from", checkpoint, "--out", tmp_path / "run", "--dry-run")
+    assert "subclass of ConversationVectorEnv" in refused(invoke(*options, "--env", f"{module}:Bad", code=2))
+    assert "needs the option 'limit'" in refused(invoke(*options, "--reward", f"{module}:needy", code=2))
+
+
+def test_the_folder_of_a_run_stands_for_its_checkpoint(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(checkpoint, run / "checkpoint")
+    assert "2 conversations" in invoke("evaluate", run, "--conversations", 2, "--steps", 1, "--no-controls").stdout

@@ -366,6 +366,15 @@ def test_limits_truncate_and_cut() -> None:
     assert info["written"][0][-4:] == [*CODEC.encode("abc"), EOS]
 
 
+def test_references_beyond_the_answer_limit_are_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rxrl.envs.episode._SAID_SHORT", set())
+    env = make(num_envs=1, max_answer_tokens=3)
+    for index in (1, 2):
+        env.reset(options={"conversations": [index]})
+    assert caplog.text.count("Answers end after 3 tokens, but some references are longer") == 1
+    assert "raise max_answer_tokens" in caplog.text
+
+
 def test_interactions_are_cut_to_their_limit_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     env = make(num_envs=1, max_interaction_tokens=20, max_query_tokens=12)
     observation, info = env.reset(options={"conversations": [2]})
