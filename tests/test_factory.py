@@ -17,7 +17,7 @@ import rxrl
 from rxrl.data import GeneratedSource, Tokenizer
 from rxrl.data.rows import to_row, write_conversations
 from rxrl.envs import ConversationVectorEnv, Live, TranscriptMemory, token_batch
-from rxrl.errors import CheckpointError, ConfigError, DataError, RxrlError
+from rxrl.errors import CheckpointError, ConfigError, DataError, ModelError, RxrlError
 from rxrl.factory import TokenEmbeddings, load_checkpoint, make_env, make_play, make_vector_env
 from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend
 from rxrl.rewards import load_reward
@@ -330,3 +330,11 @@ def test_a_reward_can_say_something_wherever_it_is_used(caplog: pytest.LogCaptur
 
     assert [float(each) for each in load_reward({"use": noisy})([1, 2])] == [1.0, 1.0]
     assert "The scale is odd." in caplog.text
+
+
+@pytest.mark.parametrize("stm", [None, np.zeros((1, 2)), torch.zeros(1)])
+def test_memory_to_start_from_has_the_shape_of_the_models(stm: Any) -> None:
+    row = {"query": "Mia has a cat.", "answer": "Okay.", "interactions": [{"query": "What pet?", "answer": "A cat."}]}
+    env = make_vector_env(1, conversations=[row], memory=ReactiveTransformer.from_preset("pico"))
+    with pytest.raises(ModelError, match="Memory to start from is a tensor of the shape"):
+        env.reset(seed=0, options={"stm": stm})

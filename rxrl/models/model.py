@@ -298,7 +298,10 @@ class StmBackend:
         return memory.index_copy(1, chosen, written)
 
     def reset_rows(self, memory: Tensor, rows: Tensor, fresh: Tensor) -> Tensor:
-        """Takes the chosen rows from `fresh`."""
+        """Takes the chosen rows from `fresh`, of the same shape; anything else is a `ModelError`."""
+        if not isinstance(fresh, Tensor) or fresh.shape != memory.shape:
+            came = list(fresh.shape) if isinstance(fresh, Tensor) else type(fresh).__name__
+            raise ModelError(f"Memory to start from is a tensor of the shape {list(memory.shape)}, got {came}.")
         return torch.where(rows.to(memory.device)[None, :, None, None], fresh.to(memory.device), memory)
 
     def select_rows(self, memory: Tensor, indices: Sequence[int]) -> Tensor:

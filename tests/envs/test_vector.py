@@ -568,3 +568,20 @@ def test_what_is_cut_off_an_answer_is_neither_kept_nor_tracked() -> None:
     assert [each.answer for each in info["turns"][0].history] == ["It ", "A big c"]
     assert all(each.answer == CODEC.decode(each.answer_ids) for each in info["turns"][0].history)
     assert info["turns"][0].distance is None
+
+
+@pytest.mark.parametrize(
+    ("ids", "length", "message"),
+    [
+        ([[8, -5]], [2], "got -5"),
+        ([[8, 10**9]], [2], "got 1000000000"),
+        ([[8, 9]], [5], "`length` counts"),
+        ([[8, 9]], [-1], "`length` counts"),
+    ],
+)
+def test_ids_that_no_token_has_are_refused(ids: list[list[int]], length: list[int], message: str) -> None:
+    env = make(num_envs=1)
+    env.reset(seed=0)
+    with pytest.raises(EpisodeError, match=message):
+        env.step({"ids": np.array(ids), "length": np.array(length)})
+    env.step(action(["a cat"]))
