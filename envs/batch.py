@@ -71,22 +71,14 @@ def answer_rows(actions: Any, num_envs: int) -> list[Ids]:
         raise EpisodeError(f"An action is an rxrl.types.Action or a mapping with `ids` and `length`, got {type(actions).__name__}.")
     if not isinstance(ids, list) or not isinstance(lengths, list) or len(ids) != num_envs or len(lengths) != num_envs:
         raise EpisodeError(f"An action needs `ids` [{num_envs}, time] and `length` [{num_envs}], one row for each conversation.")
+    ids = [_plain(row) for row in ids]
     if any(not 0 <= length <= len(row) for row, length in zip(ids, lengths, strict=True)):
         longest = max(map(len, ids), default=0)
         raise EpisodeError(f"`length` counts the ids of each row, from 0 to the {longest} that there are, got {lengths}.")
-    return [_until_end(row[:length]) for row, length in zip(ids, lengths, strict=True)]
-
-
-def check_ids(answers: Sequence[Ids], top: int) -> None:
-    """Refuses ids that no token has.
-
-    Raises:
-        EpisodeError: One is negative, or above `top`.
-    """
-    for row, ids in enumerate(answers):
-        if ids and not (min(ids) >= 0 and max(ids) <= top):
-            wrong = next(each for each in ids if not 0 <= each <= top)
-            raise EpisodeError(f"Row {row}: an answer holds ids from 0 to {top}, got {wrong}; use the tokenizer of the environment.")
+    answers = [_until_end(row[:length]) for row, length in zip(ids, lengths, strict=True)]
+    if (lowest := min((min(row) for row in answers if row), default=0)) < 0:
+        raise EpisodeError(f"Ids of tokens begin at 0, got {lowest}: use the tokenizer of the environment.")
+    return answers
 
 
 def _plain(values: Any) -> Any:

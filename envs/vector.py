@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from rxrl.envs.backends import NoMemory
-from rxrl.envs.batch import PROMPT_MARKERS, Ids, Observation, answer_rows, check_ids, info_arrays, observe, restarted_info
+from rxrl.envs.batch import PROMPT_MARKERS, Ids, Observation, answer_rows, info_arrays, observe, restarted_info
 from rxrl.envs.checks import (
     at_least_one,
     known_autoreset,
@@ -140,7 +140,6 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
     def _make_spaces(self, vocab_size: int | None) -> None:
         size = at_least_one("vocab_size", vocab_size) if vocab_size is not None else getattr(self.codec, "vocab_size", None)
         top = (size if isinstance(size, int) else _FALLBACK_VOCABULARY) - 1
-        self._top_id = top if isinstance(size, int) else 2**63 - 1
         self.single_observation_space = box_of_ids(self.limits.query + PROMPT_MARKERS, top)
         self.single_action_space = box_of_ids(self.limits.answer + 1, top)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -249,7 +248,6 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         if not self._begun:
             raise EpisodeError("The environment was stepped before it was reset: call reset() first.")
         answers = [ids[: self.limits.answer] for ids in answer_rows(actions, self.num_envs)]
-        check_ids(answers, self._top_id)
         turns = self._turns(answers)
         scores = self._scores(turns)
         terminated, truncated, written = self._advance(answers, turns)

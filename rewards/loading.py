@@ -174,9 +174,9 @@ def parameters(target: Any) -> dict[str | None, None]:
 
 
 def _required(function: Any) -> list[str]:
-    """Parameters without a default, the batch of turns among them."""
+    """Parameters without a default, the batch of turns among them; a decorator may supply those of what it wraps."""
     try:
-        found = inspect.signature(function).parameters.values()
+        found = inspect.signature(function, follow_wrapped=False).parameters.values()
     except (TypeError, ValueError):
         return []
     return [each.name for each in found if each.default is each.empty and each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]

@@ -15,6 +15,7 @@ _SCORE_KEY = re.compile(r'"score"\s*:\s*"?(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)')
 _SCALE = r"(?:\([^()\n]*\)|out of \d+(?:\.\d+)?|from \S+ to \S+)"
 """A scale that stands between the word and the number: "Score (0-10): 7", "Score out of 10: 7"."""
 _SCORE_WORD = re.compile(rf"\bscore\b[\s*\"'_]*{_SCALE}?(?:(?!out of|from)[^\d\n(-]){{0,12}}(-?\d+(?:\.\d+)?)", re.IGNORECASE)
+_SCORE_IN_BRACKETS = re.compile(r"\bscore\b[\s*\"'_:]*\((-?\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*\d+)?\)", re.IGNORECASE)
 _ALONE = re.compile(r"\s*\**(-?\d+(?:\.\d+)?)\**(?:\s*/\s*\d+)?\.?\s*")
 
 
@@ -29,7 +30,7 @@ def parse_verdict(reply: str) -> float | None:
     """
     if alone := _ALONE.fullmatch(reply):
         return float(alone[1])
-    for pattern in (_SCORE_KEY, _SCORE_WORD):
+    for pattern in (_SCORE_KEY, _SCORE_WORD, _SCORE_IN_BRACKETS):
         if found := {float(number) for number in pattern.findall(reply)}:
             return found.pop() if len(found) == 1 else None
     return None

@@ -32,7 +32,8 @@ class ChatEndpoint:
         url: Base address, such as `http://localhost:8000/v1`.
         model: Name of the model; None takes the first that the endpoint lists.
         key: Secret that is sent as bearer token; None sends none.
-        timeout: Seconds that one request may take as a whole, above 0.
+        timeout: Seconds after which a request is given up, above 0: where nothing comes, and where an answer that comes in pieces is not
+            whole by then.
         retries: Times that a request which failed is sent again, at least 0.
         backoff: Seconds before the first of them, at least 0; doubles with each. A `Retry-After` of the endpoint goes first.
         concurrency: Requests that are sent at once, at least 1.
@@ -82,7 +83,7 @@ class ChatEndpoint:
             except EndpointError as error:
                 return [error] * len(conversations)
             finally:
-                # Nothing is left to do, or Ctrl-C came: then no further try is made, and nobody waits for one.
+                # Nothing is left to do, or Ctrl-C came: then no further try is made.
                 stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 

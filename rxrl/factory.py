@@ -122,7 +122,7 @@ def load_environment(name: str) -> Callable[..., ConversationVectorEnv]:
 
     Args:
         name: "conversation", a name that an installed package registers in `rxrl.envs`, or `package.module:name` or
-            `path/file.py:name` of a class or factory that takes the arguments of `ConversationVectorEnv`.
+            `path/file.py:name` of a subclass of `ConversationVectorEnv`, or of a factory that takes its arguments.
 
     Raises:
         ConfigError: Nothing has that name, or it cannot be imported, or it is no class or function.

@@ -17,7 +17,9 @@ from rxrl.types import Conversation, Interaction
 
 _CACHE = 1 << 16
 # Combining marks and joiners belong to their word: without them Hindi, Tamil or pointed Arabic would fall into single letters.
-_LETTERS = r"[\w" + "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M") + "\u200c\u200d]+"
+_LETTERS = (
+    r"[^\W_][\w" + "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M") + "\u200c\u200d]*"
+)
 _WORD = re.compile(rf"\d+(?:[.,]\d+)*|{_LETTERS}(?:'{_LETTERS})*")
 _BORDERS = ".,;:!?()\n\u2014"
 _WORD_OR_BORDER = re.compile(rf"{_WORD.pattern}|[{_BORDERS}]")

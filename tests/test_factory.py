@@ -338,3 +338,12 @@ def test_memory_to_start_from_has_the_shape_of_the_models(stm: Any) -> None:
     env = make_vector_env(1, conversations=[row], memory=ReactiveTransformer.from_preset("pico"))
     with pytest.raises(ModelError, match="Memory to start from is a tensor of the shape"):
         env.reset(seed=0, options={"stm": stm})
+
+
+def test_a_model_may_know_more_tokens_than_the_tokenizer() -> None:
+    talk = {"query": "Mia has a cat.", "answer": "Okay.", "interactions": [{"query": "What pet?", "answer": "A cat."}]}
+    codec = Tokenizer.train(["Mia has a cat. Okay."], 300)
+    env = make_vector_env(1, conversations=[talk], memory=ReactiveTransformer.from_preset("pico"), tokenizer=codec)
+    env.reset(seed=0)
+    *_, info = env.step({"ids": np.array([[700, 3]]), "length": np.array([2])})
+    assert info["turns"][0].answer_ids == (700,)

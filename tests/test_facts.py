@@ -88,6 +88,13 @@ def test_marks_belong_to_their_words(word: str) -> None:
     assert holds(f"not x. {word}", word)
 
 
+@pytest.mark.parametrize("emoji", ["❤️", "👨‍👩‍👧", "1️⃣".replace("1", ""), "\u0301"])
+def test_marks_alone_are_no_words(emoji: str) -> None:
+    assert words(f"A cat {emoji}") == ("a", "cat")
+    assert holds(f"It is {emoji} a cat {emoji}.", "cat")
+    assert not holds(f"It is not {emoji} a cat.", "cat")
+
+
 def test_an_underscore_parts_words() -> None:
     assert words("old_tom's _cat_") == ("old", "tom", "cat")
     assert says_unknown("I_do_not_know.")

@@ -173,7 +173,7 @@ def _record(row: dict[str, Any], before: TurnRecord | None) -> TurnRecord:
     record = TurnRecord.from_json(row)
     if not kept:
         return record
-    if before is None or source != list(before.key) or len(before.history) < kept:
+    if before is None or source not in (None, list(before.key)) or len(before.history) < kept:
         raise DataError("its history goes on from that of a line that does not stand before it: use the whole file")
     return replace(record, history=(*before.history[:kept], *record.history))
 

@@ -185,7 +185,7 @@ def _results(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 def _readable_results(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     if evaluation and not evaluation.keys() & {"after_mrl", "after_supervised", "retention"}:
-        raise KeyError("it has no retention")
+        raise ValueError("it has no retention")
     summary = evaluation.get("after_mrl") or evaluation.get("after_supervised") or evaluation
     rows = [_row(text, summary, name) for name, text in _HEADLINES.items() if summary.get(name) is not None]
     for control, text in _CONTROLS.items():

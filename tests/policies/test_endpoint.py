@@ -153,11 +153,11 @@ def test_an_interrupt_ends_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ChatEndpoint, "_sent", refuse)
     monkeypatch.setattr(ThreadPoolExecutor, "map", lambda pool, work, bodies: [pool.submit(work, body) for body in bodies] and interrupt())
-    started = time.monotonic()
+    before, started = set(threading.enumerate()), time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         ask("http://x", 3, model="any", backoff=60.0)
     assert time.monotonic() - started < 30  # a single pause takes 60
-    waiting = [each for each in threading.enumerate() if each.name.startswith("ThreadPoolExecutor")]
+    waiting = set(threading.enumerate()) - before
     for each in waiting:
         each.join(20)
     assert not any(each.is_alive() for each in waiting)

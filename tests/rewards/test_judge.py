@@ -275,6 +275,7 @@ def test_what_cannot_be_read_or_kept_is_said(serve: Any, tmp_path: Path) -> None
         ("", None), ("seven", None), ("There are 3 errors in it", None), ('{"score": 3} no, {"score": 5}', None), ('{"score": null}', None),
         ("Score (out of 10): 2", 2.0), ("Score out of 10: 8", 8.0), ("**Score** (0-10): 7", 7.0), ("Score from 0 to 10: 4", 4.0),
         ("Score (1 to 10): 4", 4.0), ('{"score": 1e1}', 10.0), ("Score: 7 out of 10", 7.0), ("Score (out of 10)", None),
+        ("Score (7)", 7.0), ("**Score:** (8/10)", 8.0), ("Score (7 out of 10)", 7.0), ("Score (0-10)", None),
     ],
 )  # fmt: skip
 def test_a_verdict_is_one_number_or_none(reply: str, number: float | None) -> None:

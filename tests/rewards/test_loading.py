@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import pickle
 import subprocess
 import sys
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 TURNS = [make_turn("Mia has a cat."), make_turn("dog")]
 PLUG_IN = """
 import asyncio
+import functools
 import time
 from dataclasses import dataclass
 
@@ -262,3 +264,24 @@ def test_terms_of_terms_keep_their_names() -> None:
 
 def test_an_empty_batch_is_not_handed_to_the_function() -> None:
     assert score_turns(lambda turns: pytest.fail("called"), []) == []
+
+
+def test_what_a_decorator_supplies_is_no_missing_option() -> None:
+    def supplied(function):
+        @functools.wraps(function)
+        def inner(turns):
+            return function(turns, limit=3.0)
+
+        return inner
+
+    @supplied
+    def brief(turns, limit):
+        return [limit] * len(turns)
+
+    def needy(turns, limit):
+        return [limit] * len(turns)
+
+    assert load_reward({"use": brief})([1, 2]) == [3.0, 3.0]
+    with pytest.raises(ConfigError, match="needs the option 'limit'"):
+        load_reward({"use": needy})
+    assert load_reward({"use": needy, "limit": 2.0})([1]) == [2.0]
