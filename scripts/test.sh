@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change goes in: scripts/test.sh [options of pytest]
+# Everything that must hold before a change goes in: scripts/test.sh [options of pytest, such as -n 0 for one process]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -12,4 +12,5 @@ say "mypy: types"
 say "import-linter: direction of imports"
 "$VENV/bin/lint-imports" --no-logo
 say "pytest: behaviour"
-"$VENV/bin/python" -m pytest "$@"
+# Tests compute with one thread each, so every CPU takes files of its own.
+"$VENV/bin/python" -m pytest -n auto --maxprocesses 8 --dist loadfile "$@"
