@@ -2,11 +2,12 @@
 
 from rxrl.models.async_session import AsyncReactiveSession
 from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, GateConfig, MemoryAttentionConfig, ModelConfig
-from rxrl.models.generation import Generation, Sampling, Step, answer_logits, generate, generate_steps
+from rxrl.models.generation import Generation, Step, generate, generate_steps
 from rxrl.models.heads import Critic, MLMHead, SharedCritic
 from rxrl.models.model import PARAMETER_GROUPS, ModelPolicy, ReactiveTransformer, StmBackend
 from rxrl.models.presets import PRESETS, count_parameters, preset
 from rxrl.models.rxlm import export_rxlm, import_rxlm
+from rxrl.models.sampling import Sampling, answer_logits
 from rxrl.models.session import AnswerEnd, MemoryUpdated, MemoryUpdating, ReactiveSession, Token
 
 __all__ = [

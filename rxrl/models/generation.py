@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, SupportsInt
@@ -13,17 +12,12 @@ from torch import Tensor
 from rxrl.errors import ModelError
 from rxrl.models.decoding import Decoding, begin
 from rxrl.models.layers import wide
-from rxrl.types import ANSWER, BOS, EOS, MASK, PAD, QUERY, UNK, Action, TokenBatch
+from rxrl.models.sampling import Sampling, answer_logits, draw
+from rxrl.types import EOS, PAD, Action, TokenBatch
 
 if TYPE_CHECKING:
     from rxrl.models.model import ReactiveTransformer
     from rxrl.models.transformer import Decoder
-
-FORBIDDEN = (PAD, BOS, UNK, MASK, QUERY, ANSWER)
-"""Special tokens that cannot stand in an answer: all but `[EOS]`."""
-LEAST_TEMPERATURE = 1e-6
-"""Below it logits would leave the range of float32."""
-_CANDIDATES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,101 +74,6 @@ class _Computed:
             each[running] for each in (step.rows, step.tokens, step.log_probs, step.raw_log_probs, step.ended)
         )
         return Step(rows, tokens, log_probs, raw, ended, step.computed_tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are chosen.
-
-    Attributes:
-        temperature: Above 0; divides the logits.
-        top_k: Keep this many of the likeliest tokens, at least 1.
-        top_p: Keep the smallest set of tokens with at least this probability, in (0, 1].
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-    def __post_init__(self) -> None:
-        if not LEAST_TEMPERATURE <= self.temperature < math.inf:
-            raise ModelError(
-                f"temperature must be a number of at least {LEAST_TEMPERATURE}, got {self.temperature}; "
-                "for the likeliest tokens give no generators."
-            )
-        if self.top_k is not None and self.top_k < 1:
-            raise ModelError(f"top_k must be at least 1, got {self.top_k}; None keeps all tokens.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ModelError(f"top_p must be above 0 and at most 1, got {self.top_p}; None keeps all tokens.")
-
-    def distribution(self, log_probs: Tensor) -> Tensor:
-        """Log-probabilities that tokens are drawn from, `[batch, vocab]` in and out."""
-        tempered = log_probs if self.temperature == 1 else (log_probs / self.temperature).log_softmax(-1)
-        return truncate_distribution(tempered, self.top_k, self.top_p)
-
-
-def chosen_sampling(temperature: float | None, top_k: int | None, top_p: float | None) -> tuple[bool, Sampling]:
-    """Whether the likeliest tokens are taken, and otherwise how they are drawn.
-
-    Args:
-        temperature: 0 takes the likeliest tokens; None: 1 with `top_k` or `top_p`, else 0.
-        top_k: As in `Sampling`.
-        top_p: As in `Sampling`.
-
-    Raises:
-        ModelError: An option is out of range, or tokens are to be left out where none is drawn.
-    """
-    truncated = top_k is not None or top_p is not None
-    if temperature is None:
-        temperature = 1.0 if truncated else 0.0
-    if temperature == 0 and truncated:
-        raise ModelError("temperature 0 takes the likeliest token each time, so it goes with neither top_k nor top_p: leave one out.")
-    return temperature == 0, Sampling(temperature or 1.0, top_k, top_p)
-
-
-def answer_logits(logits: Tensor) -> Tensor:
-    """Logits with special tokens other than `[EOS]` made impossible; the policy's distribution everywhere.
-
-    Args:
-        logits: `[..., vocab]`.
-    """
-    banned = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    banned[list(FORBIDDEN)] = True
-    return logits.masked_fill(banned, float("-inf"))
-
-
-def truncate_distribution(log_probs: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """Keeps the `top_k` likeliest tokens and of these the smallest set that reaches `top_p`, the crossing token included."""
-    nucleus = top_p if top_p is not None and top_p < 1 else None
-    if top_k is not None and top_k < log_probs.shape[-1]:
-        kept, tokens = log_probs.topk(top_k, dim=-1)
-        kept = kept.log_softmax(-1)
-    elif nucleus is not None:
-        kept, tokens = _likeliest(log_probs, nucleus)
-    else:
-        return log_probs
-    if nucleus is not None:
-        before = kept.exp().cumsum(-1) - kept.exp()
-        kept = kept.masked_fill(before >= nucleus, float("-inf")).log_softmax(-1)
-    return torch.full_like(log_probs, float("-inf")).scatter(-1, tokens, kept)
-
-
-def _likeliest(log_probs: Tensor, mass: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and ids of so many of the likeliest tokens, in order, that they have `mass` in every row."""
-    vocab = log_probs.shape[-1]
-    found = log_probs.topk(min(_CANDIDATES, vocab), dim=-1)
-    # To sort a whole vocabulary can cost as much as the step that made it.
-    enough = bool((found.values.exp().sum(-1) >= mass).all())
-    values, tokens = found if enough else log_probs.sort(dim=-1, descending=True)
-    return values, tokens
-
-
-def _draw(log_probs: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse-transform sampling: far cheaper than `torch.multinomial` on large vocabularies; never draws what is impossible."""
-    cumulative = log_probs.exp().cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
-    target = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True).squeeze(1)
 
 
 @torch.no_grad()
@@ -296,7 +195,7 @@ def _steps(
     for step in range(longest):
         raw = head.log_probs(state.last)
         drawn_from = sampling.distribution(raw)
-        token = raw.max(-1).indices if uniform is None else _draw(drawn_from, uniform.narrow(1, step, 1))
+        token = raw.max(-1).indices if uniform is None else draw(drawn_from, uniform.narrow(1, step, 1))
         raw_log_probs = _at(raw, token)
         log_probs = raw_log_probs if drawn_from is raw else _at(drawn_from, token)
         ended = (token == EOS) | (limits == step + 1)
