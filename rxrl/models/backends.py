@@ -1,4 +1,4 @@
-"""Scaled dot-product attention behind one function: torch's own, or flash-attn, whose packed form leaves padding out."""
+"""Scaled dot-product attention behind one function: torch's own, kernels for CPUs, or flash-attn, whose packed form leaves padding out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from torch.nn import functional as F
 
 from rxrl.errors import ModelError
 from rxrl.models.config import AttentionBackend
+from rxrl.models.kernels import attention as kernels
+from rxrl.models.kernels.attention import can_attend
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, backend: AttentionBackend = "sdpa") -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, backend: AttentionBackend = "auto") -> Tensor:
     """Scaled dot-product attention, heads merged.
 
     Args:
@@ -22,7 +24,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
         v: As `k`.
         mask: bool, broadcastable to `[batch, 1, time, keys]`, true where a key may be read; a row that reads nothing gives 0.
         causal: Position i reads keys up to i; only without `mask`, and with as many keys as positions.
-        backend: What computes it; the result is the same within rounding. A single position, which gains nothing, is always `sdpa`.
+        backend: What computes it; the result is the same within rounding. `auto`: kernels of rxrl where they are built and made for this, else
+            `sdpa`. A single position, which gains nothing, is always `sdpa`.
 
     Returns:
         `[batch, time, query_groups * head_dim]`.
@@ -32,8 +35,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
     """
     if backend == "flash" and q.shape[-2] > 1:
         return _flash(q, k, v, mask, causal)
-    if mask is not None and mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
-        mask = None  # a tenth of the time on CPUs, bit for bit the same
+    if not torch.compiler.is_compiling():
+        if mask is not None and mask.device.type == "cpu" and bool(mask.all()):
+            mask = None  # a tenth of the time on CPUs, bit for bit the same
+        if backend == "auto" and can_attend(q, k, v, mask):
+            return kernels.attend(q, k, v, mask, causal)
     grouped = q.shape[-3] != k.shape[-3]
     if mask is None or mask.device.type == "cpu":
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from rxrl.config import BaseConfig
 
 AttentionType = Literal["mha", "gqa", "mqa", "sqa"]
-AttentionBackend = Literal["sdpa", "flash"]
+AttentionBackend = Literal["auto", "sdpa", "flash"]
 Part = Literal["embedding", "encoder", "memory_attention", "decoder", "mlm_head"]
 MemoryVariant = Literal["simple", "self", "interlayer", "self-interlayer", "grouped-self-interlayer"]
 
@@ -186,7 +186,10 @@ class ModelConfig(BaseConfig):
     absent: tuple[Part, ...] = Field(default=(), description="Parts that the model lacks, because it was imported without them.")
     # A choice of the run and of its machine, so it is not written into checkpoints.
     attention_backend: AttentionBackend = Field(
-        default="sdpa", exclude=True, description="sdpa: torch's own attention; flash: flash-attn on CUDA, in float16 or bfloat16."
+        default="auto",
+        exclude=True,
+        description="auto: kernels of rxrl where the CPU and its compiler allow, torch's own attention elsewhere; sdpa: always torch's own; "
+        "flash: flash-attn on CUDA, in float16 or bfloat16.",
     )
 
     @property

@@ -134,7 +134,7 @@ def split_heads(x: Tensor, head_dim: int) -> Tensor:
 class Attention(nn.Module):
     """What all attentions share: which backend computes them, a choice of the run."""
 
-    backend: AttentionBackend = "sdpa"
+    backend: AttentionBackend = "auto"
 
 
 def use_attention_backend(module: nn.Module, backend: AttentionBackend) -> None:

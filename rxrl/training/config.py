@@ -51,7 +51,9 @@ class MRLConfig(BaseConfig):
         None, description="bf16: mixed precision; no: float32; null: as accelerate is configured, float32 without a configuration."
     )
     attention_backend: AttentionBackend | None = Field(
-        None, description="sdpa: torch's own attention; flash: flash-attn on CUDA, with precision bf16; null: as the model comes."
+        None,
+        description="auto: the fastest that is there; sdpa: torch's own attention; flash: flash-attn on CUDA, with precision bf16; "
+        "null: as the model comes, which is auto.",
     )
     micro_batch: int | None = Field(
         None, ge=1, description="Conversations of one forward and backward pass, for less memory at the same result; null: a minibatch."

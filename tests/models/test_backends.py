@@ -144,8 +144,8 @@ def test_the_backend_comes_from_the_configuration_and_stays_out_of_checkpoints(f
     model.save_pretrained(tmp_path)
     assert "flash" not in (tmp_path / "config.json").read_text()
     again = ReactiveTransformer.from_pretrained(tmp_path)
-    assert again.config.attention_backend == "sdpa"
-    assert {each.backend for each in again.modules() if hasattr(each, "backend")} == {"sdpa"}
+    assert again.config.attention_backend == "auto"
+    assert {each.backend for each in again.modules() if hasattr(each, "backend")} == {"auto"}
     again.use_attention("flash")
     assert again.config == model.config
 
@@ -166,5 +166,5 @@ def test_flash_attn_that_is_not_installed_is_one_clear_error(monkeypatch: pytest
     model = ReactiveTransformer.from_config(config())
     with pytest.raises(ModelError, match="or set attention_backend to 'sdpa'"):
         model.use_attention("flash")
-    assert model.config.attention_backend == "sdpa"
-    assert {each.backend for each in model.modules() if hasattr(each, "backend")} == {"sdpa"}
+    assert model.config.attention_backend == "auto"
+    assert {each.backend for each in model.modules() if hasattr(each, "backend")} == {"auto"}

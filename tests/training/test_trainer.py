@@ -396,7 +396,7 @@ def test_the_attention_of_a_run_is_that_of_its_model_reference_and_critic(tmp_pa
             trainer_in(tmp_path, attention_backend="flash")
     monkeypatch.setitem(sys.modules, "flash_attn", types.ModuleType("flash_attn"))
     sys.modules["flash_attn"].__spec__ = importlib.machinery.ModuleSpec("flash_attn", None)
-    for given, expected in ((None, "sdpa"), ("flash", "flash")):
+    for given, expected in ((None, "auto"), ("sdpa", "sdpa"), ("flash", "flash")):
         learner = trainer_in(tmp_path, attention_backend=given).learner
         parts = [each for part in (learner.model, learner.reference, learner.critic) for each in part.modules()]
         assert {each.backend for each in parts if hasattr(each, "backend")} == {expected}

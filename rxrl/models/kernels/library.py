@@ -1,0 +1,84 @@
+"""The compiled library, found beside this module and called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rxrl.errors import ModelError
+
+InstructionSet = Literal["avx512", "avx2"]
+
+_NUMBERS: dict[InstructionSet, int] = {"avx2": 1, "avx512": 2}
+
+
+def instruction_set() -> InstructionSet | None:
+    """What the kernels compute with on this machine; None where they were not built or the CPU is of another kind."""
+    return None if library() is None else _current[0]
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The library, set to the widest instructions that this CPU has; None where there is none that it can run."""
+    built = [path for suffix in EXTENSION_SUFFIXES if (path := Path(__file__).with_name("_kernels" + suffix)).is_file()]
+    try:
+        loaded = ctypes.CDLL(str(built[0]))
+        widest = loaded.rxrl_instruction_set()
+    except (IndexError, OSError, AttributeError):
+        return None
+    for name, number in _NUMBERS.items():
+        if number == widest:
+            _use(loaded, name)
+            return loaded
+    return None
+
+
+_current: list[InstructionSet] = []
+
+
+def _use(loaded: ctypes.CDLL, name: InstructionSet) -> None:
+    loaded.rxrl_use_instruction_set(_NUMBERS[name])
+    _current[:] = [name]
+
+
+@contextmanager
+def narrower(name: InstructionSet) -> Iterator[None]:
+    """Computes with instructions that are not this CPU's widest ones; for tests.
+
+    Raises:
+        ModelError: This CPU does not have them, or there are no kernels.
+    """
+    loaded = library()
+    if loaded is None or _NUMBERS[name] > _NUMBERS[_current[0]]:
+        raise ModelError(f"These kernels cannot compute with {name} here: they have {instruction_set() or 'not been built'}.")
+    before = _current[0]
+    _use(loaded, name)
+    try:
+        yield
+    finally:
+        _use(loaded, before)
+
+
+def run(name: str, arguments: ctypes.Structure) -> None:
+    """Calls a kernel with torch's number of threads.
+
+    Raises:
+        MemoryError: There was not enough for the threads' scratch.
+    """
+    loaded = library()
+    assert loaded is not None, "kernels are only called where instruction_set() is not None"
+    if getattr(loaded, name)(ctypes.byref(arguments), torch.get_num_threads()):
+        raise MemoryError(f"no memory left for the scratch of {name}")
+
+
+def fits(*tensors: Tensor) -> bool:
+    """Whether kernels can read tensors where they are: float32 in a CPU's memory, with contiguous rows."""
+    return all(each.dtype == torch.float32 and each.device.type == "cpu" and each.stride(-1) == 1 for each in tensors)
