@@ -16,6 +16,7 @@ from torch import Tensor
 from rxrl.models.columns import Columns, FirstColumns, FixedColumns
 from rxrl.models.experts import FEW_ON_GPU
 from rxrl.models.folded import FoldedDecoding
+from rxrl.models.kernels.decoding import KernelDecoding, can_decode
 from rxrl.models.recording import Recording
 from rxrl.models.transformer import Decoder, LayerCache, MemoryKV
 
@@ -60,6 +61,8 @@ def begin(decoder: Decoder, embedded: Tensor, mask: Tensor, stm: Tensor, new_tok
     hidden = decoder.step(embedded, torch.arange(width, device=mask.device), memory, caches, None)
     lengths = mask.sum(1)
     last = hidden[torch.arange(batch, device=mask.device), lengths - 1]
+    if _can_fold(decoder, embedded) and can_decode(decoder, memory):
+        return last, KernelDecoding(decoder, memory, caches)
     kind = FoldedDecoding if _can_fold(decoder, embedded) else PlainDecoding
     if _can_record(embedded, new_tokens):
         written = torch.cat([mask, mask.new_zeros(batch, new_tokens)], dim=1)

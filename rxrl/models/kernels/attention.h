@@ -5,8 +5,6 @@
 #define weighted KERNEL(weighted)
 #define add_weighted KERNEL(add_weighted)
 
-/* Keys that a tile holds: those of two vectors. */
-#define TILE (2 * LANES)
 /* Vectors of a head. */
 #define PARTS (HEAD / LANES)
 
@@ -208,5 +206,4 @@ static void KERNEL(differentiate)(const struct attention *a, long item, float *s
 #undef weighted
 #undef add_weighted
 #undef reads
-#undef TILE
 #undef PARTS

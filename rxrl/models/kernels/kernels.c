@@ -18,11 +18,26 @@
 static inline long least(long a, long b) { return a < b ? a : b; }
 static inline long padded(long count, long multiple) { return (count + multiple - 1) / multiple * multiple; }
 
+/* Rows of one item of a product of a decoder's step, and its steps through a layer. */
+#define BLOCK 8
+#define PHASES 9
+
+typedef void phase(const struct decoding *, const struct layer *, long item, float *scratch);
+
+/* Rows of a block: pointers to them (beyond the last row, to that one), and how many. */
+static inline int block_of(const float *x, long width, long rows, long block, const float **to)
+{
+    for (int r = 0; r < BLOCK; r++)
+        to[r] = x + least(block * BLOCK + r, rows - 1) * width;
+    return (int)least(BLOCK, rows - block * BLOCK);
+}
+
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")
 #define KERNEL(name) name##_avx512
 #define LANES 16
 #define ROWS 8
+#define FEW 8
 #define CHAINS 2
 typedef float vec_avx512 __attribute__((vector_size(64), may_alias));
 typedef float loose_avx512 __attribute__((vector_size(64), aligned(4), may_alias));
@@ -33,9 +48,11 @@ static inline float total_avx512(vec_avx512 x) { return _mm512_reduce_add_ps((__
 static inline float greatest_avx512(vec_avx512 x) { return _mm512_reduce_max_ps((__m512)x); }
 #include "vectors.h"
 #include "attention.h"
+#include "decoding.h"
 #undef KERNEL
 #undef LANES
 #undef ROWS
+#undef FEW
 #undef CHAINS
 #pragma GCC pop_options
 
@@ -44,6 +61,7 @@ static inline float greatest_avx512(vec_avx512 x) { return _mm512_reduce_max_ps(
 #define KERNEL(name) name##_avx2
 #define LANES 8
 #define ROWS 4
+#define FEW 4
 #define CHAINS 1
 typedef float vec_avx2 __attribute__((vector_size(32), may_alias));
 typedef float loose_avx2 __attribute__((vector_size(32), aligned(4), may_alias));
@@ -68,9 +86,11 @@ static inline float greatest_avx2(vec_avx2 x)
 }
 #include "vectors.h"
 #include "attention.h"
+#include "decoding.h"
 #undef KERNEL
 #undef LANES
 #undef ROWS
+#undef FEW
 #undef CHAINS
 #pragma GCC pop_options
 
@@ -118,6 +138,41 @@ int rxrl_attention_gradients(const struct attention *a, int threads)
 {
     long width = padded(a->keys, 32);
     return run((worker *)(wide ? differentiate_avx512 : differentiate_avx2), a, a->batch * a->kv_heads, (5 * HEAD + 2 * 8) * width, threads);
+}
+
+int rxrl_decode(const struct decoding *d, int threads)
+{
+    long tile = wide ? 32 : 16, blocks = padded(d->rows, BLOCK) / BLOCK, most = d->capacity > d->slots ? d->capacity : d->slots;
+    long group = d->heads / d->kv_heads, cross_group = d->cross_heads / d->cross_kv_heads;
+    long scores = (group > cross_group ? group : cross_group) * padded(most, KEY_TILE);
+    long rows = BLOCK * (2 * d->hidden + d->dim + padded(d->experts, KEY_TILE));
+    const long items[PHASES] = {
+        blocks * (padded((d->heads + 2 * d->kv_heads) * HEAD, KEY_TILE) / tile),
+        d->rows * d->kv_heads,
+        blocks * (d->dim / tile),
+        blocks * (padded(d->cross_heads * HEAD, KEY_TILE) / tile),
+        d->rows * d->cross_kv_heads,
+        blocks * (d->dim / tile),
+        blocks,
+        d->experts > 1 ? d->experts : blocks,
+        d->rows,
+    };
+    phase *const *phases = wide ? phases_avx512 : phases_avx2;
+    int missing = 0;
+#pragma omp parallel num_threads(threads) reduction(| : missing)
+    {
+        float *scratch = aligned_alloc(64, padded((scores > rows ? scores : rows) * sizeof(float), 64));
+        missing = !scratch;
+        for (long layer = 0; layer < d->depth; layer++)
+            for (int p = 0; p < PHASES; p++) {
+#pragma omp for schedule(dynamic, 1)
+                for (long item = 0; item < items[p]; item++)
+                    if (scratch)
+                        phases[p](d, d->layers + layer, item, scratch);
+            }
+        free(scratch);
+    }
+    return missing;
 }
 
 #else

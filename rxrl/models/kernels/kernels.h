@@ -1,4 +1,4 @@
-/* What Python hands over: the same fields in the same order as in kernels/attention.py. Strides count floats. */
+/* What Python hands over: the same fields in the same order as in attention.py and decoding.py. Strides count floats. */
 
 enum { NONE = 0, AVX2 = 1, AVX512 = 2 };
 
@@ -17,4 +17,31 @@ struct attention {
     long q_batch, q_head, q_time, k_batch, k_head, k_time, v_batch, v_head, v_time;
     float scale;
     int causal;
+};
+
+/* Keys of a tile in a decoder's cache: [..., keys / KEY_TILE, HEAD, KEY_TILE]. */
+#define KEY_TILE 32
+
+struct layer {
+    const float *heads;                              /* [dim, (heads + 2 kv_heads) HEAD, filled up to KEY_TILE]: norm and scale in them */
+    const float *heads_out, *heads_out_bias;         /* [heads HEAD, dim], [dim] */
+    const float *cross_queries;                      /* [dim, cross_heads HEAD, filled up]: norm and scale in them */
+    const float *cross_out, *cross_out_bias;         /* [cross_heads HEAD, dim], [dim] */
+    const float *feed_forward_norm;                  /* [dim] */
+    const float *router;                             /* [dim, experts, filled up] */
+    const float *w1, *b1, *w2, *b2;                  /* [experts, dim, 2 hidden], [experts, 2 hidden], [experts, hidden, dim], [experts, dim] */
+    float *keys, *values;                            /* [places, kv_heads, capacity in tiles], [places, kv_heads, capacity, HEAD] */
+    const float *memory_keys, *memory_values;        /* [places, cross_kv_heads, slots in tiles], [places, cross_kv_heads, slots, HEAD] */
+};
+
+struct decoding {
+    const struct layer *layers;
+    const long *positions, *places;                  /* [rows]: of the new tokens, and where the rows' keys and values stand */
+    const float *angles;                             /* [capacity, HEAD / 2, 2]: cosines and sines */
+    float *x;                                        /* [rows, dim]: embedded tokens in, hidden states out */
+    float *queries, *attended, *normed, *shares;     /* [rows, most heads, HEAD] twice, [rows, dim], [rows, active] */
+    float *visits;                                   /* [rows, active, dim] */
+    int *chosen;                                     /* [rows, active] */
+    long depth, rows, dim, heads, kv_heads, cross_heads, cross_kv_heads, capacity, slots, experts, active, hidden;
+    float floor;                                     /* square root of dim times the norm's epsilon */
 };

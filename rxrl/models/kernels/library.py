@@ -67,15 +67,15 @@ def narrower(name: InstructionSet) -> Iterator[None]:
         _use(loaded, before)
 
 
-def run(name: str, arguments: ctypes.Structure) -> None:
-    """Calls a kernel with torch's number of threads.
+def run(name: str, arguments: ctypes.Structure, threads: int | None = None) -> None:
+    """Calls a kernel, with torch's number of threads if none is given.
 
     Raises:
         MemoryError: There was not enough for the threads' scratch.
     """
     loaded = library()
     assert loaded is not None, "kernels are only called where instruction_set() is not None"
-    if getattr(loaded, name)(ctypes.byref(arguments), torch.get_num_threads()):
+    if getattr(loaded, name)(ctypes.byref(arguments), torch.get_num_threads() if threads is None else threads):
         raise MemoryError(f"no memory left for the scratch of {name}")
 
 

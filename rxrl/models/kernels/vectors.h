@@ -1,5 +1,5 @@
-/* What kernels of one instruction set share. Included once for each, with KERNEL(name), LANES (floats of a vector) and ROWS (rows that are
- * computed together, as many as registers hold). */
+/* What kernels of one instruction set share. Included once for each, with KERNEL(name), LANES (floats of a vector), ROWS and FEW (rows
+ * whose sums the registers hold, in attention and in other products) and CHAINS. */
 #define vec KERNEL(vec)
 #define loose KERNEL(loose)
 #define rounded KERNEL(rounded)
@@ -8,6 +8,15 @@
 #define total KERNEL(total)
 #define greatest KERNEL(greatest)
 #define power KERNEL(power)
+#define ints KERNEL(ints)
+#define swiglu KERNEL(swiglu)
+#define columns KERNEL(columns)
+#define columns_of KERNEL(columns_of)
+
+typedef int ints __attribute__((vector_size(4 * LANES)));
+
+/* Columns that are computed together: those of two vectors. */
+#define TILE (2 * LANES)
 
 #define load(from) ((vec)*(const loose *)(from))
 #define store(to, what) (*(loose *)(to) = (loose)(what))
@@ -24,4 +33,47 @@ static inline vec power(vec x)
     value = value * rest + 6.931472028550421e-1f;
     value = value * rest + 1.0f;
     return times_power(value, whole);
+}
+
+/* value * gate / (1 + exp(-gate)) */
+static inline vec swiglu(vec value, vec gate)
+{
+    vec size = (vec)((ints)gate & 0x7fffffff), small = power(size * -LOG2_E), one = (vec){} + 1.0f;
+    ints positive = gate >= 0.0f;
+    vec numerator = (vec)(((ints)one & positive) | ((ints)small & ~positive));
+    return value * gate * (numerator / (one + small));
+}
+
+/* to[row * to_width + column] = sum over d < depth of rows[row][d] * weights[d * stride + column], for TILE columns. Each sum goes from the
+ * first d to the last, so that a row gets the same whatever stands beside it. */
+static inline __attribute__((always_inline)) void columns_of(
+    const int count, const float *const *rows, long depth, const float *weights, long stride, float *to, long to_width)
+{
+    vec sums[FEW][2];
+    UNROLL for (int r = 0; r < count; r++) sums[r][0] = sums[r][1] = (vec){};
+    for (long d = 0; d < depth; d++) {
+        vec first = load(weights + d * stride), second = load(weights + d * stride + LANES);
+        UNROLL for (int r = 0; r < count; r++) {
+            float number = rows[r][d];
+            sums[r][0] += number * first;
+            sums[r][1] += number * second;
+        }
+    }
+    UNROLL for (int r = 0; r < count; r++) {
+        store(to + r * to_width, sums[r][0]);
+        store(to + r * to_width + LANES, sums[r][1]);
+    }
+}
+
+/* The same for any number of rows. */
+static void columns(int count, const float *const *rows, long depth, const float *weights, long stride, float *to, long to_width)
+{
+    for (; count >= FEW; count -= FEW, rows += FEW, to += FEW * to_width)
+        columns_of(FEW, rows, depth, weights, stride, to, to_width);
+    for (; count >= 4; count -= 4, rows += 4, to += 4 * to_width)
+        columns_of(4, rows, depth, weights, stride, to, to_width);
+    for (; count >= 2; count -= 2, rows += 2, to += 2 * to_width)
+        columns_of(2, rows, depth, weights, stride, to, to_width);
+    if (count)
+        columns_of(1, rows, depth, weights, stride, to, to_width);
 }
