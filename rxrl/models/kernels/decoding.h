@@ -70,7 +70,7 @@ static void KERNEL(cross_queries)(const struct decoding *d, const struct layer *
     }
 }
 
-/* `group` queries of one row read `count` keys in tiles of KEY_TILE. Queries are scaled. */
+/* `group` queries of one row read `count` keys in tiles of KEY_TILE. Queries are scaled, for powers of 2. */
 static inline void read_head(const float *queries, int group, const float *keys, const float *values, long count, float *to, float *scores)
 {
     long width = padded(count, KEY_TILE);
@@ -86,9 +86,9 @@ static inline void read_head(const float *queries, int group, const float *keys,
         vec best = (vec){} - INFINITY, sum = {}, sums[4][HEAD / LANES] = {};
         for (long j = 0; j < width; j += LANES)
             best = greater(best, load(row + j));
-        float most = greatest(best) * LOG2_E;
+        float most = greatest(best);
         for (long j = 0; j < width; j += LANES) {
-            vec share = power(load(row + j) * LOG2_E - most);
+            vec share = power(load(row + j) - most);
             sum += share;
             store(row + j, share);
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from math import log
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from rxrl.models.transformer import Decoder, DecoderLayer, LayerCache, MemoryKV
 
 _TILE = 32
 """`KEY_TILE` of kernels.h."""
+_SCALE = HEAD_DIM**-0.5 / log(2)
+"""Of queries: the kernel computes powers of 2."""
 _WORTH_SHARING = 2**20
 """Multiplications of a step from which on threads share it: below, they would wait for one another longer than they compute."""
 
@@ -38,8 +41,14 @@ class _Arguments(ctypes.Structure):
 
     _fields_ = (
         ("layers", ctypes.POINTER(_Layer)),
-        *((name, ctypes.c_void_p) for name in ("positions", "places", "angles", "x", "queries", "attended", "normed", "shares", "visits", "chosen")),
-        *((name, ctypes.c_long) for name in ("depth", "rows", "dim", "heads", "kv_heads", "cross_heads", "cross_kv_heads", "capacity", "slots")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("positions", "places", "angles", "x", "queries", "attended", "normed", "shares", "visits", "chosen")
+        ),
+        *(
+            (name, ctypes.c_long)
+            for name in ("depth", "rows", "dim", "heads", "kv_heads", "cross_heads", "cross_kv_heads", "capacity", "slots")
+        ),
         *((name, ctypes.c_long) for name in ("experts", "active", "hidden")),
         ("floor", ctypes.c_float),
     )
@@ -68,7 +77,9 @@ class KernelDecoding:
         like = caches[0].keys
         rows, capacity = like.shape[0], -(-like.shape[2] // _TILE) * _TILE
         self._decoder = decoder
-        self._layers = [_weights(layer) | _state(kv, cache, capacity) for layer, kv, cache in zip(decoder.layers, memory, caches, strict=True)]
+        self._layers = [
+            _weights(layer) | _state(kv, cache, capacity) for layer, kv, cache in zip(decoder.layers, memory, caches, strict=True)
+        ]
         self._structs = (_Layer * len(self._layers))(*(_Layer(**{k: v.data_ptr() for k, v in each.items()}) for each in self._layers))
         self._angles = torch.view_as_real(rope_angles(torch.arange(capacity), HEAD_DIM, like.dtype)).contiguous()
         experts = config.decoder.experts
@@ -106,7 +117,12 @@ class KernelDecoding:
         """As in `Decoding`."""
         x, positions = embedded.clone(memory_format=torch.contiguous_format), positions.contiguous()
         arguments = self._arguments
-        arguments.rows, arguments.x, arguments.positions, arguments.places = len(x), x.data_ptr(), positions.data_ptr(), self._places.data_ptr()
+        arguments.rows, arguments.x, arguments.positions, arguments.places = (
+            len(x),
+            x.data_ptr(),
+            positions.data_ptr(),
+            self._places.data_ptr(),
+        )
         run("rxrl_decode", arguments, None if len(x) * self._work > _WORTH_SHARING else 1)
         return self._decoder.normed(x)
 
@@ -124,12 +140,12 @@ def _weights(layer: DecoderLayer) -> dict[str, Tensor]:
     own, cross, feed_forward = layer.attention, layer.memory_cross_attention, layer.ff
     root = own.qkv_proj.weight.shape[1] ** 0.5
     heads = own.qkv_proj.weight * (layer.norm1.weight * root)
-    heads[: own.query_groups * HEAD_DIM] *= HEAD_DIM**-0.5
+    heads[: own.query_groups * HEAD_DIM] *= _SCALE
     weights = {
         "heads": _filled(heads.t()),
         "heads_out": own.out_proj.weight.t(),
         "heads_out_bias": own.out_proj.bias,
-        "cross_queries": _filled((cross.q_proj.weight * (layer.norm2.weight * (root * HEAD_DIM**-0.5))).t()),
+        "cross_queries": _filled((cross.q_proj.weight * (layer.norm2.weight * (root * _SCALE))).t()),
         "cross_out": cross.out_proj.weight.t(),
         "cross_out_bias": cross.out_proj.bias,
         "feed_forward_norm": layer.norm3.weight * root,
