@@ -33,7 +33,8 @@ setup_key() {
 import hashlib, pathlib, sys
 root, torch = sys.argv[1:]
 parts = [root, torch, f"{sys.version_info[0]}.{sys.version_info[1]}"]
-print(hashlib.sha256("\n".join(parts).encode() + pathlib.Path(root, "pyproject.toml").read_bytes()).hexdigest())
+files = [pathlib.Path(root, "pyproject.toml"), *sorted(pathlib.Path(root, "rxrl/models/kernels").glob("*.[ch]"))]
+print(hashlib.sha256("\n".join(parts).encode() + b"".join(path.read_bytes() for path in files)).hexdigest())
 PYTHON_CODE
 }
 

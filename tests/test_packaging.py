@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -68,20 +69,41 @@ def test_environment_is_registered_with_entry_points_that_exist() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a clean copy of what is packaged, without network."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean copy of what is packaged."""
     pytest.importorskip("setuptools", minversion="77", reason="building a wheel offline needs setuptools 77 or newer")
-    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    source = tmp_path_factory.mktemp("source")
     names = ["pyproject.toml", "LICENSE", "README.md", "rxrl", "envs", "rewards", "curricula"]
-    command = ["tar", "--exclude=__pycache__", "-C", str(ROOT), "-cf", "-", *(name for name in names if (ROOT / name).exists())]
+    present = (name for name in names if (ROOT / name).exists())
+    command = ["tar", "--exclude=__pycache__", "--exclude=*.so", "-C", str(ROOT), "-cf", "-", *present]
     archive = subprocess.run(command, capture_output=True, check=True)
     subprocess.run(["tar", "-C", str(source), "-xf", "-"], input=archive.stdout, check=True)
     (source / "README.md").touch()
+    return source
+
+
+def built(source: Path, folder: Path, **environment: str) -> Path:
+    """A wheel, made without network."""
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
-    done = subprocess.run([*pip, "-w", str(built), str(source)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*pip, "-w", str(folder), str(source)], capture_output=True, text=True, check=False, env=os.environ | environment)
     assert done.returncode == 0, done.stderr
-    (path,) = built.glob("rxrl-*.whl")
+    (path,) = folder.glob("rxrl-*.whl")
     return path
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(source, tmp_path_factory.mktemp("wheel"))
+
+
+def kernels_in(wheel: Path) -> list[str]:
+    return [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("rxrl/models/kernels/_kernels")]
+
+
+def test_kernels_are_built_where_there_is_a_compiler_and_left_out_where_there_is_none(wheel: Path, source: Path, tmp_path: Path) -> None:
+    assert kernels_in(wheel) or not shutil.which("gcc")
+    copy = shutil.copytree(source, tmp_path / "source", symlinks=True, ignore=shutil.ignore_patterns("build", "*.so"))
+    assert not kernels_in(built(copy, tmp_path, CC="no-such-compiler"))
 
 
 def test_wheel_holds_one_top_level_package_and_all_files(wheel: Path) -> None:
@@ -91,7 +113,7 @@ def test_wheel_holds_one_top_level_package_and_all_files(wheel: Path) -> None:
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in folder(package).rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.suffix not in (".pyc", ".so", ".c", ".h")
     }
     assert expected <= set(names)
     assert {"rxrl/py.typed", "rxrl/curricula/general.yaml"} <= set(names)

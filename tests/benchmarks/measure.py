@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rxrl.models.kernels import instruction_set
+
 TOLERATED = 0.05
 """Share of the CPUs that other processes may take in a repetition that counts."""
 JUDGED = 20
@@ -357,6 +359,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "kernels": instruction_set(),
         "others": "of /proc/stat" if _busy_seconds() is not None else "not measured",
     }
 

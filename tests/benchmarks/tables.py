@@ -17,7 +17,7 @@ def results(found: Found) -> Iterator[Table | str]:
     """A heading, then a table for each preset and number of threads with the probe of the machine above it."""
     about = found["machine"]
     name = found["suite"] + ", quick: not for comparing" * found["quick"]
-    yield f"{name}: {about['processor']}, {about['cpus']} CPUs, torch {about['torch']}"
+    yield f"{name}: {about['processor']}, {about['cpus']} CPUs, torch {about['torch']}, kernels: {about['kernels'] or 'none'}"
     yield _legend(found)
     for (preset, threads), rows in groupby(found["rows"], lambda row: (row["preset"], row["threads"])):
         table = _table(f"{preset}, {_probe(found, threads)}", "value", "unit", "by CPU time", "bar here", "probe", "runs")
