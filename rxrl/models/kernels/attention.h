@@ -117,10 +117,8 @@ static void KERNEL(attend)(const struct attention *a, long item, float *scratch)
             float *row = scores + r * here;
             for (long j = reads(a, t + r, count); j < here; j++)
                 row[j] = -INFINITY;
-            vec best = (vec){} - INFINITY, sum = {};
-            for (long j = 0; j < here; j += LANES)
-                best = greater(best, load(row + j));
-            float most = count ? greatest(best) : 0.0f;
+            float most = count ? largest(row, here) : 0.0f;
+            vec sum = {};
             for (long j = 0; j < here; j += LANES) {
                 vec share = power(load(row + j) - most);
                 sum += share;

@@ -83,10 +83,8 @@ static inline void read_head(const float *queries, int group, const float *keys,
         float *row = scores + g * width;
         for (long j = count; j < width; j++)
             row[j] = -INFINITY;
-        vec best = (vec){} - INFINITY, sum = {}, sums[4][HEAD / LANES] = {};
-        for (long j = 0; j < width; j += LANES)
-            best = greater(best, load(row + j));
-        float most = greatest(best);
+        float most = largest(row, width);
+        vec sum = {}, sums[4][HEAD / LANES] = {};
         for (long j = 0; j < width; j += LANES) {
             vec share = power(load(row + j) - most);
             sum += share;

@@ -9,6 +9,7 @@
 #define greatest KERNEL(greatest)
 #define power KERNEL(power)
 #define ints KERNEL(ints)
+#define largest KERNEL(largest)
 #define swiglu KERNEL(swiglu)
 #define columns KERNEL(columns)
 #define columns_of KERNEL(columns_of)
@@ -33,6 +34,17 @@ static inline vec power(vec x)
     value = value * rest + 6.931472028550421e-1f;
     value = value * rest + 1.0f;
     return times_power(value, whole);
+}
+
+/* The largest of `count` numbers, a multiple of TILE; not always not a number where one of them is. */
+static inline float largest(const float *x, long count)
+{
+    vec first = load(x), second = load(x + LANES);
+    for (long j = TILE; j < count; j += TILE) {
+        first = greater(first, load(x + j));
+        second = greater(second, load(x + j + LANES));
+    }
+    return greatest(greater(first, second));
 }
 
 /* value * gate / (1 + exp(-gate)) */
