@@ -30,9 +30,11 @@ find_python() {
 # Changes whenever the environment has to be installed again.
 setup_key() {
     "$PYTHON" - "$ROOT" "$TORCH" <<'PYTHON_CODE'
-import hashlib, pathlib, sys
+import hashlib, os, pathlib, shutil, sys
 root, torch = sys.argv[1:]
-parts = [root, torch, f"{sys.version_info[0]}.{sys.version_info[1]}"]
+# With a compiler that was not there before, rxrl's kernels can be built.
+compiler = shutil.which(os.environ.get("CC", "gcc").split()[0])
+parts = [root, torch, f"{sys.version_info[0]}.{sys.version_info[1]}", str(compiler)]
 files = [pathlib.Path(root, "pyproject.toml"), *sorted(pathlib.Path(root, "rxrl/models/kernels").glob("*.[ch]"))]
 print(hashlib.sha256("\n".join(parts).encode() + b"".join(path.read_bytes() for path in files)).hexdigest())
 PYTHON_CODE
@@ -62,6 +64,7 @@ ensure_environment() {
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$TORCH"
     say "Installing rxrl with its dependencies ($target)"
     (cd "$ROOT" && "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e "$target")
+    say "Kernels for this CPU: $("$VENV/bin/python" -c 'from rxrl.models.kernels import instruction_set; print(instruction_set() or "none (they need gcc and x86-64; all works without)")')"
     printf '%s\n' "$key" >"$VENV/.rxrl-core"
     [[ "$kind" == core ]] || printf '%s\n' "$key" >"$VENV/.rxrl-$kind"
 }

@@ -24,7 +24,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
         v: As `k`.
         mask: bool, broadcastable to `[batch, 1, time, keys]`, true where a key may be read; a row that reads nothing gives 0.
         causal: Position i reads keys up to i; only without `mask`, and with as many keys as positions.
-        backend: What computes it; the result is the same within rounding. `auto`: kernels of rxrl where they are built and made for this, else
+        backend: What computes it; the result is the same within rounding. `auto`: kernels of rxrl where they are built and fit, else
             `sdpa`. A single position, which gains nothing, is always `sdpa`.
 
     Returns:
@@ -38,7 +38,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
     if not torch.compiler.is_compiling():
         if mask is not None and mask.device.type == "cpu" and bool(mask.all()):
             mask = None  # a tenth of the time on CPUs, bit for bit the same
-        if backend == "auto" and can_attend(q, k, v, mask):
+        if backend == "auto" and can_attend(q, k, v, mask, causal):
             return kernels.attend(q, k, v, mask, causal)
     grouped = q.shape[-3] != k.shape[-3]
     if mask is None or mask.device.type == "cpu":

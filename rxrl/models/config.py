@@ -188,7 +188,7 @@ class ModelConfig(BaseConfig):
     attention_backend: AttentionBackend = Field(
         default="auto",
         exclude=True,
-        description="auto: kernels of rxrl where the CPU and its compiler allow, torch's own attention elsewhere; sdpa: always torch's own; "
+        description="auto: kernels of rxrl where they are built and fit, torch's own attention elsewhere; sdpa: always torch's own; "
         "flash: flash-attn on CUDA, in float16 or bfloat16.",
     )
 

@@ -1,9 +1,10 @@
 """One token a row at a time, after a prefix that is computed once: the inner loop of generation.
 
-A step touches every weight for a handful of rows, so its time is memory traffic and the cost of starting kernels. `FoldedDecoding` has
-weights of its own, in which the norms are folded, and starts half as many kernels; `PlainDecoding` runs the decoder's layers as they are,
-for types and backends that cannot be folded. On a GPU, where a step is almost nothing but starts, `RecordedDecoding` records one of
-either and replays it. All give what `Decoder.hidden` gives.
+A step touches every weight for a handful of rows, so its time is memory traffic and the cost of starting kernels. `KernelDecoding` makes
+it one call, where rxrl's kernels for CPUs are built and fit. `FoldedDecoding` has weights of its own, in which the norms are folded, and
+starts half as many kernels of torch; `PlainDecoding` runs the decoder's layers as they are, for types and backends that cannot be folded.
+On a GPU, where a step is almost nothing but starts, `RecordedDecoding` records one of those two and replays it. All give what
+`Decoder.hidden` gives.
 """
 
 from __future__ import annotations

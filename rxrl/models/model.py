@@ -144,6 +144,8 @@ class ReactiveTransformer(nn.Module):
             `[layers, batch, time, dim]`.
         """
         self._check(ids, mask)
+        if stm is not None:
+            self._check_rows(stm, ids)
         encoded: Tensor = self.encoder(self.embedding(ids), mask, stm)
         return encoded
 
@@ -181,8 +183,7 @@ class ReactiveTransformer(nn.Module):
     ) -> Tensor:
         """As `decode`, before the output head: `[batch, time, dim]`."""
         self._check(ids, mask)
-        if stm.shape[1] != ids.shape[0]:
-            raise ModelError(f"Memory has {stm.shape[1]} rows, the tokens have {ids.shape[0]}: both need the same batch.")
+        self._check_rows(stm, ids)
         return self.decoder.hidden(self.embedding(ids), self.decoder.project_memory(stm), stm_mask, statistics)
 
     def generate(
@@ -260,6 +261,11 @@ class ReactiveTransformer(nn.Module):
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads the model with a model card; options as in `rxrl.models.hub.push_to_hub`, returns the address."""
         return push_to_hub(self, repo_id, **options)
+
+    @staticmethod
+    def _check_rows(stm: Tensor, ids: Tensor) -> None:
+        if stm.shape[1] != ids.shape[0]:
+            raise ModelError(f"Memory has {stm.shape[1]} rows, the tokens have {ids.shape[0]}: both need the same batch.")
 
     def _check(self, ids: Tensor, mask: Tensor) -> None:
         if ids.dtype != torch.int64 or ids.shape != mask.shape or mask.dtype != torch.bool:

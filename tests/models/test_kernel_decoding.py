@@ -12,6 +12,7 @@ from rxrl.models import AttentionConfig, DecoderConfig, ModelConfig, ReactiveTra
 from rxrl.models.decoding import Decoding, begin
 from rxrl.models.kernels import decoding as kernels
 from rxrl.models.kernels.decoding import KernelDecoding
+from rxrl.models.layers import RMSNorm
 from rxrl.models.transformer import LayerCache
 from tests.models.small import VOCAB, config, model_of, prompts, writing
 from tests.models.test_kernels import both, built, with_instructions
@@ -45,7 +46,7 @@ def shapes(draw: st.DrawFn) -> ModelConfig:
         dim=16 * heads,
         heads=heads,
         layers=draw(st.integers(1, 2)),
-        slots=draw(st.sampled_from([1, 5, 32, 33])),
+        slots=draw(st.sampled_from([1, 5, 32, 33, 100])),
         decoder=decoder,
         memory_attention=WRITING,
     )
@@ -66,9 +67,11 @@ def continued(model: ReactiveTransformer, decoding: Decoding, lengths: Tensor, s
     tokens = torch.randint(0, VOCAB, (STEPS, len(lengths)), generator=torch.Generator().manual_seed(seed))
     rows, found = torch.arange(len(lengths)), []
     for step in range(STEPS):
-        if kept is not None and step == STEPS // 2:
-            rows = torch.tensor(kept)
-            decoding.keep(rows)
+        if kept is not None and step in (STEPS // 2, STEPS - 5):
+            # The second time it is their order that changes.
+            chosen = torch.tensor(kept) if step == STEPS // 2 else torch.arange(len(kept)).roll(1)
+            rows = rows[chosen]
+            decoding.keep(chosen)
         found.append(decoding.step(model.embedding(tokens[step, rows]), lengths[rows] + step))
     return found
 
@@ -130,6 +133,37 @@ def test_a_row_gets_the_same_bits_alone_and_in_any_batch(instructions, monkeypat
             assert torch.equal(states(list(range(count))), together)
         finally:
             torch.set_num_threads(before)
+
+
+@built
+@both
+@torch.no_grad()
+def test_sharp_queries_neither_overflow_nor_vanish_up_to_the_last_place(instructions):
+    model = ReactiveTransformer.from_preset("pico", vocab_size=VOCAB, seed=0)
+    for layer in model.decoder.layers:
+        layer.attention.qkv_proj.weight[:64].mul_(1e3)
+        layer.memory_cross_attention.q_proj.weight.mul_(1e3)
+        layer.memory_cross_attention.out_proj.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    lengths = [64 - STEPS - 4, 3]  # behind four markers: 64 places in all, two tiles
+    with with_instructions(instructions):
+        found = continued(model, *started(model, lengths, 0), 0)
+    exact = continued(model.double(), *started(model, lengths, 0), 0)
+    assert all(torch.isfinite(each).all() for each in found)
+    assert max(float((one - right).abs().max()) for one, right in zip(found, exact, strict=True)) < 1e-2
+
+
+@built
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@torch.no_grad()
+def test_norms_of_another_type_are_folded_as_they_are(dtype: torch.dtype):
+    model = ReactiveTransformer.from_preset("pico", vocab_size=VOCAB, seed=0)
+    decoding, lengths = started(model, [4, 2], 0)
+    expected = continued(model, decoding, lengths, 0)
+    for each in model.decoder.modules():
+        if isinstance(each, RMSNorm):
+            each.to(dtype)
+    for one, other in zip(continued(model, *started(model, [4, 2], 0), 0), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 @built

@@ -6,18 +6,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from rxrl.errors import ModelError
 from rxrl.models import ReactiveTransformer
 from rxrl.models.backends import attend
 from rxrl.models.kernels import attention, instruction_set, library
-from tests.models.small import interactions, padded
+from tests.models.small import config, interactions, memory_of, model_of, padded
 
 built = pytest.mark.skipif(
     instruction_set() is None, reason="no kernels: no compiler was found at installation, or this CPU is of another kind"
@@ -78,7 +81,7 @@ def test_attention_and_its_gradients_are_those_of_torch(instructions, batch, tim
         mask = torch.rand(rows, 1, 1, keys, generator=torch.Generator().manual_seed(seed)) < 0.7
         mask[0, :, :, 0] = False  # not all are read, which would be no mask at all
     with with_instructions(instructions):
-        assert attention.can_attend(q, k, v, mask)
+        assert attention.can_attend(q, k, v, mask, causal)
         found = results(q, k, v, mask, causal, "auto", torch.float32)
     exact = results(q, k, v, mask, causal, "sdpa", torch.float64)
     # A score is rounded in proportion to its size, which is a relative error of its exponential.
@@ -160,21 +163,62 @@ def test_a_model_computes_the_same_with_and_without():
 def test_what_does_not_fit_is_left_to_torch():
     q = heads(0, 2, 2, 5)
     of_positions = torch.ones(1, 1, 5, 5, dtype=torch.bool).tril()
-    assert attention.can_attend(q, q, q, None)
-    assert not attention.can_attend(q.double(), q.double(), q.double(), None)
-    assert not attention.can_attend(q.bfloat16(), q.bfloat16(), q.bfloat16(), None)
-    assert not attention.can_attend(q[..., :8], q[..., :8], q[..., :8], None)
-    assert not attention.can_attend(q[:, :, :1], q, q, None)
-    assert not attention.can_attend(q, q, q, of_positions)
-    assert not attention.can_attend(*(q.transpose(2, 3).contiguous().transpose(2, 3) for _ in range(3)), None)
+    assert attention.can_attend(q, q, q, None, False)
+    assert not attention.can_attend(q.double(), q.double(), q.double(), None, False)
+    assert not attention.can_attend(q.bfloat16(), q.bfloat16(), q.bfloat16(), None, False)
+    assert not attention.can_attend(q[..., :8], q[..., :8], q[..., :8], None, False)
+    assert not attention.can_attend(q[:, :, :1], q, q, None, False)
+    assert not attention.can_attend(q, q, q, of_positions, False)
+    assert not attention.can_attend(*(q.transpose(2, 3).contiguous().transpose(2, 3) for _ in range(3)), None, False)
     torch.testing.assert_close(attend(q, q, q, of_positions), attend(q, q, q, causal=True), atol=1e-6, rtol=1e-5)
+    one_row, odd = heads(1, 1, 2, 5), heads(1, 2, 3, 5)
+    assert not attention.can_attend(q, one_row, one_row, None, False)
+    assert not attention.can_attend(odd, q, q, None, False)
+    assert not attention.can_attend(q, q, q[:, :, :4], None, False)
+    torch.testing.assert_close(attend(q, one_row, one_row), attend(q, *(2 * [one_row.expand(2, -1, -1, -1)])))
+    mask = torch.tensor([True, False, True, True, False])
+    expected = attend(q, q, q, mask[None, None, None])
+    for shape in ((1, 5), (1, 1, 5)):
+        torch.testing.assert_close(attend(q, q, q, mask.view(shape)), expected)
+
+
+@built
+def test_gradients_of_some_inputs_only():
+    q, k, v = heads(0, 2, 4, 9), heads(1, 2, 2, 7), heads(2, 2, 2, 7)
+    whole = results(q, k, v, None, False, "auto", torch.float32)
+    weights = torch.randn(whole[0].shape, generator=torch.Generator().manual_seed(9))
+    for index in range(3):
+        inputs = [each.detach().requires_grad_(at == index) for at, each in enumerate((q, k, v))]
+        [found] = torch.autograd.grad((attend(*inputs) * weights).sum(), [inputs[index]])
+        assert torch.equal(found, whole[1 + index])
+
+
+def test_who_traces_sees_operators_of_torch():
+    q, k, other = (heads(seed, 2, 2, 5) for seed in range(3))
+    with FakeTensorMode():
+        fake = torch.randn(2, 2, 5, 16)
+        assert attend(fake, fake, fake).shape == (2, 5, 32)
+    traced = make_fx(lambda given: attend(given, k, k))(q)
+    torch.testing.assert_close(traced(other), attend(other, k, k))
+
+
+def test_memory_of_another_batch_is_refused():
+    model = model_of(config(reads_memory=True))
+    batch = padded(interactions([3, 2, 4]), 0)
+    for stm in (memory_of(model, 1), memory_of(model, 2)):
+        for call in (
+            lambda stm=stm: model.encode(batch.ids, batch.mask, stm),
+            lambda stm=stm: model.write_memory(stm, batch.ids, batch.mask),
+        ):
+            with pytest.raises(ModelError, match=r"Memory has \d rows, the tokens have 3"):
+                call()
 
 
 def test_without_kernels_everything_is_left_to_torch(monkeypatch: pytest.MonkeyPatch):
     q = heads(0, 2, 2, 5)
     expected = attend(q, q, q, backend="sdpa")
     monkeypatch.setattr(attention, "instruction_set", lambda: None)
-    assert not attention.can_attend(q, q, q, None)
+    assert not attention.can_attend(q, q, q, None, False)
     assert torch.equal(attend(q, q, q), expected)
 
 
@@ -185,6 +229,20 @@ def test_a_library_that_is_missing_or_broken_is_as_if_there_were_none(tmp_path, 
     code = "from rxrl.models.kernels import instruction_set, library; import sys\nlibrary.__file__ = sys.argv[1]\nprint(instruction_set())"
     ran = subprocess.run([sys.executable, "-c", code, str(tmp_path / "library.py")], capture_output=True, text=True, check=True)
     assert ran.stdout == "None\n"
+
+
+@built
+def test_a_library_from_older_sources_is_as_if_there_were_none(monkeypatch: pytest.MonkeyPatch):
+    assert library.library.__wrapped__() is not None
+    monkeypatch.setattr(library, "_VERSION", library._VERSION + 1)
+    assert library.library.__wrapped__() is None
+
+
+def test_version_is_that_of_the_sources():
+    header = Path(library.__file__).with_name("kernels.h")
+    if not header.is_file():
+        pytest.skip("installed without sources")
+    assert f"#define VERSION {library._VERSION}\n" in header.read_text(encoding="utf-8")
 
 
 def test_instructions_that_the_cpu_lacks_are_refused(monkeypatch: pytest.MonkeyPatch):

@@ -26,14 +26,17 @@ class _Arguments(ctypes.Structure):
     )
 
 
-def can_attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
+def can_attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> bool:
     """Whether the kernel is there and made for this; arguments as in `attend`."""
     return (
         instruction_set() is not None
         and q.shape[-1] == HEAD_DIM
         and q.shape[-2] > 1
         and k.shape[-2] > 0
-        and (mask is None or (mask.shape[-2] == 1 and mask.shape[-3] == 1))
+        and k.shape == v.shape
+        and q.shape[0] == k.shape[0]
+        and q.shape[1] % k.shape[1] == 0
+        and (mask is None or (not causal and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1))
         and fits(q, k, v)
     )
 

@@ -151,13 +151,13 @@ def _weights(layer: DecoderLayer) -> dict[str, Tensor]:
         "feed_forward_norm": layer.norm3.weight * root,
     }
     if isinstance(feed_forward, MixtureOfExperts):
-        assert feed_forward.b1 is not None and feed_forward.b2 is not None, "can_decode() leaves out experts without biases of their own"
-        weights |= {"router": _filled(feed_forward.router.weight.t()), "w1": feed_forward.w1, "b1": feed_forward.b1}
-        weights |= {"w2": feed_forward.w2, "b2": feed_forward.b2}
+        experts = {name: getattr(feed_forward, name) for name in ("w1", "b1", "w2", "b2")}
+        weights |= {"router": _filled(feed_forward.router.weight.t()), **experts}
     else:
         fc1, fc2 = feed_forward.fc1, feed_forward.fc2
         weights |= {"router": fc1.bias, "w1": fc1.weight.t(), "b1": fc1.bias, "w2": fc2.weight.t(), "b2": fc2.bias}
-    return {name: each.detach().contiguous() for name, each in weights.items()}
+    # A norm may be of another type than what it is folded into.
+    return {name: each.detach().float().contiguous() for name, each in weights.items()}
 
 
 def _state(memory: MemoryKV, cache: LayerCache, capacity: int) -> dict[str, Tensor]:
@@ -178,4 +178,5 @@ def _filled(weight: Tensor) -> Tensor:
 
 def _tiles(keys: Tensor) -> Tensor:
     """`[batch, kv_groups, time, 16]` to `[batch, kv_groups, tiles, 16, 32]`."""
-    return F.pad(keys, (0, 0, 0, -keys.shape[2] % _TILE)).unflatten(2, (-1, _TILE)).transpose(3, 4).contiguous()
+    whole = F.pad(keys, (0, 0, 0, -keys.shape[2] % _TILE))
+    return whole.view(*keys.shape[:2], -1, _TILE, HEAD_DIM).transpose(3, 4).contiguous()

@@ -10,7 +10,10 @@
 
 #include "kernels.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && defined(_OPENMP)
+int rxrl_version(void) { return VERSION; }
+
+/* Clang does not know the pragmas that choose instructions. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(_OPENMP)
 #include <immintrin.h>
 
 #define UNROLL _Pragma("GCC unroll 16")

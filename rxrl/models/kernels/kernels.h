@@ -1,5 +1,8 @@
 /* What Python hands over: the same fields in the same order as in attention.py and decoding.py. Strides count floats. */
 
+/* Raised with every change of a struct or a function, here and in library.py. */
+#define VERSION 1
+
 enum { NONE = 0, AVX2 = 1, AVX512 = 2 };
 
 /* Size of a head: that of every preset. */

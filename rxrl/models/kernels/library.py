@@ -12,11 +12,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from rxrl.errors import ModelError
 
 InstructionSet = Literal["avx512", "avx2"]
 
+_VERSION = 1
+"""`VERSION` of kernels.h: that of what they are called with. A library of another one, built from older sources, is as good as none."""
 _NUMBERS: dict[InstructionSet, int] = {"avx2": 1, "avx512": 2}
 
 
@@ -31,8 +35,10 @@ def library() -> ctypes.CDLL | None:
     built = [path for suffix in EXTENSION_SUFFIXES if (path := Path(__file__).with_name("_kernels" + suffix)).is_file()]
     try:
         loaded = ctypes.CDLL(str(built[0]))
-        widest = loaded.rxrl_instruction_set()
+        version, widest = loaded.rxrl_version(), loaded.rxrl_instruction_set()
     except (IndexError, OSError, AttributeError):
+        return None
+    if version != _VERSION:
         return None
     for name, number in _NUMBERS.items():
         if number == widest:
@@ -54,7 +60,7 @@ def narrower(name: InstructionSet) -> Iterator[None]:
     """Computes with instructions that are not this CPU's widest ones; for tests.
 
     Raises:
-        ModelError: This CPU does not have them, or there are no kernels.
+        ModelError: They are wider than those that are used, or there are no kernels.
     """
     loaded = library()
     if loaded is None or _NUMBERS[name] > _NUMBERS[_current[0]]:
@@ -80,5 +86,8 @@ def run(name: str, arguments: ctypes.Structure, threads: int | None = None) -> N
 
 
 def fits(*tensors: Tensor) -> bool:
-    """Whether kernels can read tensors where they are: float32 in a CPU's memory, with contiguous rows."""
-    return all(each.dtype == torch.float32 and each.device.type == "cpu" and each.stride(-1) == 1 for each in tensors)
+    """Whether kernels can read tensors where they are: plain float32 in a CPU's memory, with contiguous rows, that nobody traces."""
+    return _get_current_dispatch_mode() is None and all(
+        type(each) in (Tensor, Parameter) and each.dtype == torch.float32 and each.device.type == "cpu" and each.stride(-1) == 1
+        for each in tensors
+    )

@@ -22,7 +22,7 @@ typedef int ints __attribute__((vector_size(4 * LANES)));
 #define load(from) ((vec)*(const loose *)(from))
 #define store(to, what) (*(loose *)(to) = (loose)(what))
 
-/* 2^x for x up to about 0, with a relative error below 3e-7; what is below 2^-126 counts as that. Not a number stays that. */
+/* 2^x for x up to about 0, with a relative error below 1e-7; what is below 2^-126 counts as that. Not a number stays that. */
 static inline vec power(vec x)
 {
     x = greater((vec){} - 126.0f, x);
