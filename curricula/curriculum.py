@@ -168,6 +168,8 @@ class Curriculum(BaseConfig):
         Raises:
             ConfigError: A value does not fit.
         """
+        if start > max_steps:
+            raise ConfigError(f"start ({start}) must not be above max_steps ({max_steps}): the last stage has max_steps.")
         steps = [max_steps]
         doubled = max(start, 1)
         before = []
@@ -222,7 +224,7 @@ def load_curriculum(name_or_path: str | Path, overrides: Sequence[str] = ()) -> 
     """Reads a curriculum.
 
     Args:
-        name_or_path: Name of a built-in one (`linear`, `exponential`, `general`, `published`, `quickstart`), or a YAML file.
+        name_or_path: Name of a built-in one (`rxrl.curricula.builtin_curricula()` has them), or a YAML file.
         overrides: Dotted overrides, such as `stages.0.iterations=10`.
 
     Raises:

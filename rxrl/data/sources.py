@@ -32,7 +32,8 @@ def fingerprint(source: ConversationSource, *, steps: int = 1, strategy: str = "
 class RowsSource:
     """Cycles through given conversations, shuffled anew at each epoch.
 
-    Conversations with at least `steps` follow-ups serve and are cut to `steps`. Those that name a strategy (`extra["strategy"]`)
+    Conversations with at least `steps` follow-ups serve and are cut to `steps`; those that are long-range keep the last one, which returns
+    to the first interaction, in place of the one that would be the last. Those that name a strategy (`extra["strategy"]`)
     serve that strategy; where none names the wanted one, all serve.
     """
 
@@ -67,7 +68,7 @@ class RowsSource:
         for position in range(start, start + count):
             epoch, offset = divmod(position, len(eligible))
             chosen.append(eligible[self._order(steps, strategy, epoch)[offset]])
-        return [_cut(conversation, steps) for conversation in chosen]
+        return [_cut(conversation, steps, strategy) for conversation in chosen]
 
     def _eligible(self, steps: int, strategy: str) -> list[Conversation]:
         if (steps, strategy) not in self._long_enough:
@@ -86,7 +87,13 @@ class RowsSource:
         return remembered[1]
 
 
-def _cut(conversation: Conversation, steps: int) -> Conversation:
+def _cut(conversation: Conversation, steps: int, strategy: str) -> Conversation:
+    """The first `steps` turns; one that is long-range keeps its return to the first interaction, unless what is left out matters to it."""
     if conversation.steps == steps:
         return conversation
-    return replace(conversation, follow_ups=conversation.follow_ups[:steps])
+    *kept, dropped = conversation.follow_ups[:steps]
+    last, between = conversation.follow_ups[-1], (dropped, *conversation.follow_ups[steps:-1])
+    returns = strategy == conversation.extra.get("strategy") == "long-range"
+    if returns and not {key for each in between for key, _ in each.facts}.intersection(last.asks or ()):
+        return replace(conversation, follow_ups=(*kept, last))
+    return replace(conversation, follow_ups=(*kept, dropped))

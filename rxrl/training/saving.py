@@ -19,6 +19,18 @@ WATCHING = frozenset({"tracking", "alarms", "checkpoint_every", "keep_checkpoint
 """Settings that may differ when a run goes on: they watch the training and do not change it."""
 
 
+def check_folder(trainer: MRLTrainer) -> None:
+    """Keeps a new run out of the folder of another one, whose later checkpoints would outlive its own.
+
+    Raises:
+        CheckpointError: There are checkpoints that this run did not write or go on from.
+    """
+    if not trainer.state.iteration and numbered(trainer.folder / "checkpoints"):
+        raise CheckpointError(
+            f"{trainer.folder} holds the checkpoints of a run, and this one starts anew: go on with it (`resume()`), or give another folder."
+        )
+
+
 def save_run(trainer: MRLTrainer) -> Path:
     """Writes a checkpoint that the run can go on from, and drops older ones; the first process writes, the others wait."""
     folder, learner = trainer.folder / "checkpoints", trainer.learner

@@ -33,7 +33,7 @@ from rxrl.training.interruption import Interruption
 from rxrl.training.learner import Learner
 from rxrl.training.rollout import Rollout, collect
 from rxrl.training.rules import check_rules, check_stages, number_of_groups, stage_algorithm
-from rxrl.training.saving import resume_run, save_best, save_run
+from rxrl.training.saving import check_folder, resume_run, save_best, save_run
 from rxrl.training.supply import EnvFactory, Supply
 from rxrl.training.targets import Targets
 from rxrl.training.tracking import Clock, MetricsLog, TimedPolicy, Tracker, open_trackers, plain
@@ -135,6 +135,7 @@ class MRLTrainer:
             say: Is told what a signal (Ctrl-C, SIGTERM) leads to.
 
         Raises:
+            CheckpointError: The folder holds another run.
             Interrupted: A signal came; a checkpoint was written.
             TrainingError: Training cannot go on, or an alarm was to stop it.
         """
@@ -246,6 +247,7 @@ class MRLTrainer:
 
     @contextmanager
     def _running(self, say: Callable[[str], None]) -> Iterator[None]:
+        check_folder(self)
         self.log.open(self.tracker_ids)
         self._tell(lambda each: each.on_start(self))
         unscored = "transcripts.unscored.jsonl" if self.processes.first else f"transcripts.unscored.{self.processes.rank}.jsonl"
@@ -341,10 +343,8 @@ def held_out_metrics(evaluation: Evaluation) -> dict[str, float]:
     if not asking:
         return {}
     rewards = [record.reward for record in asking if record.reward is not None]
-    return {
-        "retention": sum(record.retention for record in asking if record.retention is not None) / len(asking),
-        "held_out_reward": sum(rewards) / max(1, len(rewards)),
-    }
+    retention = {"retention": sum(record.retention for record in asking if record.retention is not None) / len(asking)}
+    return retention | ({"held_out_reward": sum(rewards) / len(rewards)} if rewards else {})
 
 
 def _sound(callback: Callback, alarm: Alarm) -> None:

@@ -58,6 +58,8 @@ def test_linear_and_exponential_end_at_max_steps_and_grow(max_steps: int) -> Non
 
 def test_schedules_can_start_later() -> None:
     assert steps(Curriculum.linear(5, start=3)) == [3, 4, 5]
+    with pytest.raises(ConfigError, match=r"start \(16\) must not be above max_steps \(8\)"):
+        Curriculum.exponential(8, start=16)
     assert steps(Curriculum.exponential(16, start=3)) == [3, 6, 12, 16]
 
 

@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,22 @@ def test_cuts_to_the_wanted_length_and_leaves_short_ones_out():
     assert {conversation.steps for conversation in taken} == {6}
     assert len({conversation.id for conversation in taken}) == 5
     assert taken[0].follow_ups == next(each for each in conversations(8, 5) if each.id == taken[0].id).follow_ups[:6]
+
+
+def test_a_long_range_conversation_that_is_cut_still_returns_to_its_first_interaction():
+    given = conversations(12, 20, "long-range")
+    for cut in RowsSource(given, seed=0).take(steps=8, strategy="long-range", start=0, count=20):
+        whole = next(each for each in given if each.id == cut.id)
+        assert cut.follow_ups == (*whole.follow_ups[:7], whole.follow_ups[-1])
+        assert set(whole.follow_ups[-1].asks) <= {key for key, _ in whole.first.facts}
+
+
+def test_a_return_that_what_is_left_out_bears_on_is_left_out_too():
+    [whole] = conversations(6, 1, "long-range")
+    changed = replace(whole.follow_ups[4], facts=((whole.follow_ups[-1].asks[0], "another"),))
+    given = replace(whole, follow_ups=(*whole.follow_ups[:4], changed, whole.follow_ups[-1]))
+    [cut] = RowsSource([given], seed=0).take(steps=4, strategy="long-range", start=0, count=1)
+    assert cut.follow_ups == given.follow_ups[:4]
 
 
 def test_every_epoch_serves_each_conversation_once_in_a_new_order():

@@ -55,3 +55,5 @@ def test_unknown_metrics_are_refused() -> None:
 def test_the_known_metrics_are_those_that_evaluations_give() -> None:
     played = SimpleNamespace(records=[SimpleNamespace(retention=0.5, reward=3.0)])
     assert set(held_out_metrics(played)) == set(RULE_METRICS)
+    # Nothing scored is no reward, not one of 0, for which a rule would go back.
+    assert held_out_metrics(SimpleNamespace(records=[SimpleNamespace(retention=0.5, reward=None)])) == {"retention": 0.5}

@@ -389,6 +389,17 @@ def test_evaluation_plays_the_steps_of_the_stage_and_every_conversation(tmp_path
     assert {record.conversation_id for record in found.records} == {c.id for c in conversations(7, 5)}
 
 
+def test_a_new_run_keeps_out_of_the_folder_of_another(tmp_path):
+    trainer_in(tmp_path).train()
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir()), (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match=r"holds the checkpoints of a run, and this one starts anew: go on with it \(`resume\(\)`\)"):
+        trainer_in(tmp_path).train()
+    assert before == (sorted(path.name for path in (tmp_path / "checkpoints").iterdir()), (tmp_path / "metrics.jsonl").read_bytes())
+    again = trainer_in(tmp_path)
+    assert again.resume()
+    again.train()
+
+
 def test_the_attention_of_a_run_is_that_of_its_model_reference_and_critic(tmp_path, monkeypatch):
     with monkeypatch.context() as absent:
         absent.setattr(importlib.util, "find_spec", lambda name: None)
