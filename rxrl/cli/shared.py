@@ -26,7 +26,8 @@ from rxrl.data.rows import LengthLimit, read_conversations
 from rxrl.errors import ConfigError, DataError
 from rxrl.training.tracking import METRICS_FILE
 
-UNCUT = 10_000
+IN_LETTERS = LengthLimit(300, len, "letters")
+"""How long texts are while there is no tokenizer to measure with; not in words, which some languages do not part."""
 
 Start = Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run: metrics, configuration and checkpoints.")]
@@ -68,8 +69,8 @@ def open_data(data: str | None, held_out: str | None, level: int | None, seed: i
         return open_sources(PipelineConfig(seed=seed, data=DataConfig(level=level or 1, test_conversations=1)))
     if level is not None:
         raise ConfigError("--level is for the embedded world: give either --level or --data.")
-    if texts and Path(data).exists() and is_plain_text(data):
-        return _text_sources(data, held_out, seed)
+    if texts and holds_texts(data):
+        return open_texts(data, held_out, seed)
     train = read_conversations(data)
     if held_out is not None:
         validation = read_conversations(held_out)
@@ -79,16 +80,31 @@ def open_data(data: str | None, held_out: str | None, level: int | None, seed: i
     return rows_sources(train[share:], train[:share], [], seed)
 
 
-def _text_sources(data: str, held_out: str | None, seed: int) -> Sources:
-    """Plain texts: there are no conversations, only stories."""
-    train = import_text(data, limit=LengthLimit(UNCUT))
+def holds_texts(data: str) -> bool:
+    """Whether `--data` names plain texts, not conversations."""
+    return Path(data).exists() and is_plain_text(data)
+
+
+def open_texts(data: str, held_out: str | None, seed: int, limit: LengthLimit = IN_LETTERS) -> Sources:
+    """Plain texts, cut to the limit: there are no conversations, only stories.
+
+    Args:
+        data: Text file, JSONL of texts, or folder.
+        held_out: The same, to validate on; None: the first twentieth of the texts of `data`.
+        seed: Key of the draws.
+        limit: Longest text; that of the model, once it is there, so that nothing is lost.
+
+    Raises:
+        DataError: A file is missing or wrong, or holds too few texts.
+    """
+    train = import_text(data, limit=limit)
     if held_out is None:
         if len(train) < 2:
             raise DataError(f"{data} holds {len(train)} text: give at least two, one to train on and one to validate.")
         share = max(1, len(train) // 20)
         parts = {"train": train[share:], "validation": train[:share]}
     else:
-        parts = {"train": train, "validation": import_text(held_out, limit=LengthLimit(UNCUT))}
+        parts = {"train": train, "validation": import_text(held_out, limit=limit)}
     empty = rows_sources([], [], [], seed)
     return replace(empty, stories={name: cycled(part) for name, part in parts.items()}.__getitem__)
 

@@ -20,10 +20,13 @@ from rxrl.cli.shared import (
     Start,
     TrainFile,
     check_unused,
+    holds_texts,
     open_data,
+    open_texts,
     seed_override,
 )
 from rxrl.config import dump_config, load_config
+from rxrl.data.rows import LengthLimit
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.factory import load_checkpoint
@@ -65,6 +68,9 @@ def stage(  # noqa: PLR0913, PLR0917
     sources = open_data(data, held_out, level, settings.seed, texts=name == "pretrain")
     check_lengths(settings, sources)
     model, codec = load_checkpoint(start) if start else fresh_model(size or DEFAULT_PRESET, tokenizer, sources, data, settings.seed)
+    if name == "pretrain" and data is not None and holds_texts(data):
+        # Only now is there a tokenizer to measure with: what is longer than the model takes is cut into several texts.
+        sources = open_texts(data, held_out, settings.seed, LengthLimit.of_texts(model.config.max_length, codec))
     task = make_task(name, settings, sources, codec, model.config.max_length)
     runner = StageRunner(name, model, codec, task, settings, out, (terminal.stage,), checkpoint_every)
     if resume and not runner.resume():

@@ -143,6 +143,11 @@ class LengthLimit:
         """Limit in tokens of `[BOS] [Q] query [A] answer [EOS]`, as models have it."""
         return cls(longest - MARKERS, lambda text: len(codec.encode(text)), "tokens")
 
+    @classmethod
+    def of_texts(cls, longest: int, codec: TextCodec) -> LengthLimit:
+        """Limit in tokens of `[BOS] text [EOS]`, as pre-training has it."""
+        return cls(longest - 2, lambda text: len(codec.encode(text)), "tokens")
+
     def complaint(self, conversation: Conversation) -> str | None:
         """Says which interaction of a conversation is too long, if any."""
         for turn, interaction in enumerate(conversation.interactions):

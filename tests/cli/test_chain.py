@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from rxrl.cli.pipeline import cycled
 from rxrl.data.rows import write_conversations
 from rxrl.data.world import GeneratedSource
 from rxrl.factory import load_checkpoint
@@ -66,6 +69,28 @@ def test_plain_text_serves_for_pretraining(run_stage: Any, tmp_path: Path) -> No
     text.write_text("\n\n".join(f"Tom has {count} red balls. He plays with Mia in the garden every day." for count in range(200)) * 20)
     path = run_stage("pretrain", tmp_path / "run", "--data", text)
     assert load_checkpoint(path)[1].vocab_size < 512
+
+
+TEXTS = {
+    "English": " ".join(f"Tom has {count} red balls and plays with Mia." for count in range(400)),
+    "Chinese": "".join(f"\u6c34\u706b{count}\u5c71\u98ce\uff0c\u5927\u5b66\u3002" for count in range(400)),
+    "one word": "".join(random.Random(0).choices("abcdefgh", k=4000)),
+}
+
+
+@pytest.mark.parametrize("said", TEXTS.values(), ids=TEXTS)
+def test_plain_text_is_cut_to_what_the_model_takes_and_nothing_of_it_is_lost(
+    said: str, run_stage: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    text, given = tmp_path / "one_line.txt", []
+    monkeypatch.setattr("rxrl.cli.shared.cycled", lambda texts: given.append(texts) or cycled(texts))
+    text.write_text(said, encoding="utf-8")
+    model, codec = load_checkpoint(run_stage("pretrain", tmp_path / "run", "--data", text))
+    train, validation = given[-2:]
+    assert "".join("".join([*validation, *train]).split()) == "".join(said.split())
+    lengths = [len(codec.encode(piece)) + 2 for piece in (*validation, *train)]
+    assert max(lengths) <= model.config.max_length
+    assert sum(lengths) > 0.7 * model.config.max_length * len(lengths), "as few texts as may be"
 
 
 def test_files_are_evaluated_as_they_are_or_cut(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:

@@ -343,6 +343,25 @@ def test_cutting_prefers_sentences_then_clauses():
     assert cut("one two three four five", 2, words) == ["one two", "three four", "five"]
 
 
+@given(st.lists(st.text("abc.,;!? \u3002\uff0c\u300d\u6c34", max_size=30), max_size=6), st.integers(3, 12))
+def test_cutting_keeps_every_letter_and_the_limit_where_there_are_no_spaces(parts, longest):
+    text = " ".join(parts)
+    pieces = cut(text, longest, len)
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+    assert all(len(piece) <= longest for piece in pieces)
+
+
+def test_cutting_knows_punctuation_without_spaces():
+    assert cut("\u6c34\u6c34\u3002\u706b\u706b\uff01\u300d\u6728\u6728\uff1f", 4, len) == [
+        "\u6c34\u6c34\u3002",
+        "\u706b\u706b\uff01\u300d",
+        "\u6728\u6728\uff1f",
+    ]
+    assert cut("\u6c34\u3002\u706b\u3002", 4, len) == ["\u6c34\u3002\u706b\u3002"]
+    assert cut("\u6c34\u6c34\uff0c\u706b\u706b", 3, len) == ["\u6c34\u6c34\uff0c", "\u706b\u706b"]
+    assert cut("abcdefgh ij", 3, len) == ["abc", "def", "gh", "ij"]
+
+
 def test_published_rows_are_counted_and_checked(tmp_path):
     good = {"query": "a", "answer": "b", "interactions": [{"query": "c", "answer": "d", "think": "e"}]}
     path = tmp_path / "rows.jsonl"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +13,12 @@ from rxrl.data.rows import RefusedRow
 from rxrl.errors import DataError
 from rxrl.types import Conversation
 
-_SENTENCE = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)]*\s+")
-_CLAUSE = re.compile(r"(?<=[,;:])\s+")
+# Chinese and Japanese punctuation, which no space follows, and what may close after it.
+_CLOSING = "\u300d\u300f\u201d\u2019\uff09"
+_WIDE_STOPS, _WIDE_COMMAS = "\u3002\uff01\uff1f", "\uff0c\uff1b\uff1a\u3001"
+_SENTENCE = re.compile(rf"(?<=[.!?])[\"'\u201d\u2019)]*\s+|(?<=[{_WIDE_STOPS}])[{_CLOSING}]*\s*")
+_CLAUSE = re.compile(rf"(?<=[,;:])\s+|(?<=[{_WIDE_COMMAS}])\s*")
+_ENDS_WIDE = re.compile(rf"[{_WIDE_STOPS}{_WIDE_COMMAS}][{_CLOSING}]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +81,48 @@ def one_line(text: str) -> str:
 def cut(text: str, longest: int, measure: Callable[[str], int]) -> list[str]:
     """Cuts text at sentence borders into pieces of at most `longest`, as few as possible.
 
-    A sentence that is too long by itself is cut at its clauses, and where that is not enough, between words.
+    A sentence that is too long by itself is cut at its clauses, where that is not enough, between words, and at last within words: text
+    may have no spaces.
 
     Args:
         text: Any text.
-        longest: Largest length of a piece, in units of `measure`; a single word may be longer.
+        longest: Largest length of a piece, in units of `measure`; a single character may be longer.
         measure: Length of a text.
     """
     pieces = [one_line(sentence) for sentence in _split(_SENTENCE, text)]
-    for finer in (lambda piece: _split(_CLAUSE, piece), str.split):
-        pieces = [part for piece in pieces for part in ([piece] if measure(piece) <= longest else _pack(finer(piece), longest, measure))]
-    return _pack(pieces, longest, measure)
+    for finer in (lambda piece: _split(_CLAUSE, piece), str.split, lambda word: _sliced(word, longest, measure)):
+        pieces = [part for piece in pieces for part in ([piece] if measure(piece) <= longest else pack(finer(piece), longest, measure))]
+    return pack(pieces, longest, measure)
 
 
-def _pack(parts: list[str], longest: int, measure: Callable[[str], int]) -> list[str]:
+def pack(parts: Sequence[str], longest: int, measure: Callable[[str], int]) -> list[str]:
+    """Joins neighbours, as many as `longest` allows."""
     packed: list[str] = []
     for part in parts:
-        joined = f"{packed[-1]} {part}" if packed else part
+        joined = f"{packed[-1]}{'' if _ENDS_WIDE.search(packed[-1]) else ' '}{part}" if packed else part
         if packed and measure(joined) <= longest:
             packed[-1] = joined
         else:
             packed.append(part)
     return packed
+
+
+def _sliced(word: str, longest: int, measure: Callable[[str], int]) -> list[str]:
+    parts: list[str] = []
+    while word:
+        size = _letters_that_fit(word, longest, measure)
+        parts.append(word[:size])
+        word = word[size:]
+    return parts
+
+
+def _letters_that_fit(word: str, longest: int, measure: Callable[[str], int]) -> int:
+    size = 1
+    # Doubling first: the measure of the whole rest, again for each part, would take time with its square.
+    while size < len(word) and measure(word[: 2 * size]) <= longest:
+        size *= 2
+    sizes = range(size, min(2 * size, len(word)) + 1)
+    return max(1, size + bisect_right(sizes, longest, key=lambda end: measure(word[:end])) - 1)
 
 
 def _split(border: re.Pattern[str], text: str) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from rxrl.data.importers.common import cut, existing, read_text
+from rxrl.data.importers.common import cut, existing, pack, read_text
 from rxrl.data.rows import LengthLimit
 from rxrl.errors import DataError
 
@@ -22,7 +22,8 @@ def import_text(source: str | Path, *, limit: LengthLimit = DEFAULT_LIMIT) -> li
     Args:
         source: A text file, a `.jsonl` file with `text` in every row, or a folder of them (read in the order of their names).
             Documents are parted by `<|endoftext|>`, paragraphs by empty lines.
-        limit: Longest text; longer paragraphs are cut at sentence borders, short neighbours within a document are joined.
+        limit: Longest text; longer paragraphs are cut at sentence borders or, where need be, at smaller ones; short neighbours within a
+            document are joined.
 
     Raises:
         DataError: Nothing is there, a file is not UTF-8, a row has no `text`, or there is no text at all.
@@ -61,12 +62,5 @@ def _text_of(line: str, file: Path, number: int) -> str:
 
 
 def _texts(document: str, limit: LengthLimit) -> list[str]:
-    texts: list[str] = []
-    for paragraph in _PARAGRAPH.split(document):
-        for piece in cut(paragraph, limit.longest, limit.measure):
-            joined = f"{texts[-1]} {piece}" if texts else piece
-            if texts and limit.measure(joined) <= limit.longest:
-                texts[-1] = joined
-            else:
-                texts.append(piece)
-    return texts
+    pieces = [piece for paragraph in _PARAGRAPH.split(document) for piece in cut(paragraph, limit.longest, limit.measure)]
+    return pack(pieces, limit.longest, limit.measure)
