@@ -149,7 +149,10 @@ def cycled(texts: Sequence[str]) -> Callable[[int, int], Sequence[str]]:
 
 
 def _texts(conversations: Sequence[Conversation]) -> list[str]:
-    """Each interaction together with the one before it: recalling a fact within one text is what memory builds on."""
+    """Each interaction together with the one before it: recalling a fact within one text is what memory builds on.
+
+    Where two are longer than the model, the end of the second is left out; the next text begins with it.
+    """
     return [f"{before.query} {before.answer} {i.query} {i.answer}" for c in conversations for before, i in pairwise(c.interactions)]
 
 

@@ -50,6 +50,29 @@ def answer_positions(prompt_lengths: Tensor, mask: Tensor) -> Tensor:
     return mask & (torch.arange(mask.shape[-1], device=mask.device) >= prompt_lengths.unsqueeze(-1))
 
 
+def checked_ids(conversation: Conversation, turn: int, codec: TextCodec, max_length: int) -> tuple[list[int], int]:
+    """`[BOS] [Q] query [A] answer [EOS]` of one interaction, and how many of these ids stand before the answer.
+
+    Args:
+        conversation: What it belongs to.
+        turn: Which interaction; 0 is the first.
+        codec: Tokenizer.
+        max_length: Longest interaction in tokens, special tokens included.
+
+    Raises:
+        DataError: It is longer; the message names conversation and turn.
+    """
+    interaction = conversation.interactions[turn]
+    query = codec.encode(interaction.query)
+    ids = interaction_ids(query, codec.encode(interaction.answer))
+    if len(ids) > max_length:
+        raise DataError(
+            f"Conversation {conversation.id!r}, turn {turn}: the interaction has {len(ids)} tokens, but {max_length} is the "
+            "model's limit: cut it into several turns, or use a larger preset."
+        )
+    return ids, len(query) + 3
+
+
 def episode_batch(conversations: Sequence[Conversation], codec: TextCodec, max_length: int) -> EpisodeBatch:
     """Teacher-forced episodes of some conversations.
 
@@ -65,22 +88,10 @@ def episode_batch(conversations: Sequence[Conversation], codec: TextCodec, max_l
     written: list[list[list[int]]] = [[[] for _ in conversations] for _ in range(turns + 1)]
     prompts = torch.zeros(turns, len(conversations), dtype=torch.int64)
     for row, conversation in enumerate(conversations):
-        for turn, interaction in enumerate(conversation.interactions):
-            query = codec.encode(interaction.query)
-            ids = interaction_ids(query, codec.encode(interaction.answer))
-            if len(ids) > max_length:
-                raise DataError(
-                    f"Conversation {conversation.id!r}, turn {turn}: the interaction has {len(ids)} tokens, but {max_length} is the "
-                    "model's limit: cut it into several turns, or use a larger preset."
-                )
-            written[turn][row] = ids
+        for turn in range(conversation.steps + 1):
+            written[turn][row], prompt = checked_ids(conversation, turn, codec, max_length)
             if turn:
-                prompts[turn - 1, row] = len(query) + 3
+                prompts[turn - 1, row] = prompt
     decoded = turns_first(written[1:])
     real = torch.tensor([[turn < conversation.steps for conversation in conversations] for turn in range(turns)])
     return EpisodeBatch(turns_first(written[:-1]), decoded, answer_positions(prompts, decoded.mask), real)
-
-
-def text_batch(texts: Sequence[Sequence[int]], max_length: int) -> TokenBatch:
-    """Token rows cut to `max_length`."""
-    return TokenBatch.pad([row[:max_length] for row in texts])

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rxrl.data.batches import EpisodeBatch, episode_batch, text_batch
+from rxrl.data.batches import EpisodeBatch, checked_ids, episode_batch
 from rxrl.data.sources import ConversationSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
@@ -17,7 +17,7 @@ from rxrl.models.replay import answer_hidden, memory_trajectory
 from rxrl.seeding import generator
 from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase, StageConfig
 from rxrl.stages.losses import LossResult, joint_loss, memory_attention_loss, reading_loss, smat_loss
-from rxrl.types import BOS, EOS, Conversation, TokenBatch, interaction_ids
+from rxrl.types import BOS, EOS, Conversation, TokenBatch
 
 Texts = Callable[[int, int], Sequence[str]]
 """`(start, count)` to that many texts of an endless sequence."""
@@ -59,10 +59,10 @@ class JointTask:
 
     @classmethod
     def on_texts(cls, config: JointConfig, texts: Texts, held_out: Texts, tokenizer: Tokenizer, max_length: int) -> JointTask:
-        """Texts as `[BOS] text [EOS]`, cut to the model's length."""
+        """Texts as `[BOS] text [EOS]`, without what is beyond the model's length: a text that must be whole is to be short enough."""
 
         def batch(source: Texts, start: int, count: int) -> TokenBatch:
-            return text_batch([[BOS, *tokenizer.encode(text)[: max_length - 2], EOS] for text in source(start, count)], max_length)
+            return TokenBatch.pad([[BOS, *tokenizer.encode(text)[: max_length - 2], EOS] for text in source(start, count)])
 
         return cls._sized(config, lambda start, count: batch(texts, start, count), batch(held_out, 0, config.validation_rows))
 
@@ -76,14 +76,18 @@ class JointTask:
         tokenizer: Tokenizer,
         max_length: int,
     ) -> JointTask:
-        """Single interactions as `[BOS] [Q] query [A] answer [EOS]`."""
+        """Single interactions as `[BOS] [Q] query [A] answer [EOS]`.
+
+        Raises:
+            DataError: An interaction is longer than `max_length`; here for the held-out ones, for others when their batch is made.
+        """
         per = steps + 1
 
         def batch(supply: ConversationSource, start: int, count: int) -> TokenBatch:
             first, last = start // per, (start + count - 1) // per
             found = supply.take(steps=steps, strategy="multi-step", start=first, count=last - first + 1)
-            flat = [i for conversation in found for i in conversation.interactions][start - first * per :][:count]
-            return text_batch([interaction_ids(tokenizer.encode(i.query), tokenizer.encode(i.answer)) for i in flat], max_length)
+            flat = [(conversation, turn) for conversation in found for turn in range(per)][start - first * per :][:count]
+            return TokenBatch.pad([checked_ids(conversation, turn, tokenizer, max_length)[0] for conversation, turn in flat])
 
         return cls._sized(config, lambda start, count: batch(source, start, count), batch(held_out, 0, config.validation_rows))
 

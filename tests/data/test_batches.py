@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rxrl.data.batches import answer_positions, episode_batch, text_batch, turns_first
+from rxrl.data.batches import answer_positions, checked_ids, episode_batch, turns_first
 from rxrl.errors import DataError
 from rxrl.types import ANSWER, BOS, EOS, PAD, QUERY, Conversation, Interaction
 
@@ -84,5 +84,5 @@ def test_small_parts():
     assert batch.mask.sum(-1).tolist() == [[3, 1], [0, 2]]
     positions = answer_positions(torch.tensor([[1, 1], [0, 2]]), batch.mask)
     assert positions.int().tolist() == [[[0, 1, 1], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]]
-    assert text_batch([[1, 2, 3], [4]], 2).rows() == [[1, 2], [4]]
+    assert checked_ids(LONG, 1, CODEC, 8) == (ids("d", "efg"), 4)
     assert turns_first([[[], []]]).ids.shape == (1, 2, 1)

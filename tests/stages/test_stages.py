@@ -232,6 +232,11 @@ def test_texts_are_framed_and_cut():
     assert short.rows()[2] == [BOS, *CODEC.encode("ann has cat bob"), EOS]
 
 
+def test_interactions_beyond_the_model_are_refused_as_memory_aware_training_refuses_them():
+    with pytest.raises(DataError, match=r"Conversation '.*', turn \d: the interaction has \d+ tokens, but 6 is the model's limit"):
+        JointTask.on_interactions(JointConfig(**COMMON), ToySource(), ToySource(), 2, CODEC, 6)
+
+
 def test_interactions_come_in_order_each_once():
     task = sft()
     whole = task.rows(0, 12).rows()
