@@ -79,7 +79,7 @@ def generate(
 def babi(  # noqa: PLR0913, PLR0917
     source: Source,
     out: Out,
-    holdout: Annotated[int, typer.Option(min=0, help="Write the last episodes, never renamed, to NAME.test.jsonl instead.")] = 0,
+    holdout: Annotated[int, typer.Option(min=0, help="Write the last episodes of each file, never renamed, to NAME.test.jsonl.")] = 0,
     max_turns: Annotated[int, typer.Option(min=1, help="Most turns of a conversation.")] = 8,
     statements: Annotated[int, typer.Option(min=1, help="Most statements that are told together.")] = 10,
     rename: Annotated[int, typer.Option(min=0, help="Copies of each episode with people and places renamed, for training.")] = 0,
@@ -105,15 +105,24 @@ def babi(  # noqa: PLR0913, PLR0917
         seed=seed,
         keep_valid=keep_valid,
     )
-    episodes = list(dict.fromkeys(conversation.extra["episode"] for conversation in result.conversations))
-    if holdout >= len(episodes):
-        raise ConfigError(f"--holdout {holdout} leaves none of the {len(episodes)} episodes for training: hold out fewer.")
-    held_out = set(episodes[len(episodes) - holdout :]) if holdout else set()
+    held_out = _last_episodes(result.conversations, holdout)
     test = [each for each in result.conversations if each.id in held_out]
     train = [each for each in result.conversations if each.extra["episode"] not in held_out]
     _finish(result, train, out)
     if test:
         _write(test, out.with_suffix(f".test{out.suffix}"))
+
+
+def _last_episodes(conversations: Sequence[Conversation], count: int) -> set[str]:
+    """The last `count` episodes of each file: a folder holds tasks of many kinds, and all are to be tested."""
+    files: dict[str, dict[str, None]] = {}
+    for conversation in conversations:
+        episode = str(conversation.extra["episode"])
+        files.setdefault(episode.rpartition("-")[0], {})[episode] = None
+    for file, episodes in files.items():
+        if count >= len(episodes):
+            raise ConfigError(f"--holdout {count} leaves none of the {len(episodes)} episodes of {file} for training: hold out fewer.")
+    return {episode for episodes in files.values() for episode in list(episodes)[len(episodes) - count :]}
 
 
 @imports.command("fairytaleqa")

@@ -47,6 +47,18 @@ def test_import_babi_keeps_the_held_out_episodes_unrenamed(tmp_path):
     assert trained_on == {f"babi-1-train-{number}" for number in (1, 2, 3)}
 
 
+def test_episodes_of_every_file_are_held_out(tmp_path):
+    for task, episodes in ((1, 5), (12, 3)):
+        (tmp_path / f"qa{task}_sample_train.txt").write_text(EPISODE * episodes)
+    run("import", "babi", tmp_path, tmp_path / "rows.jsonl", "--holdout", 2)
+    held_out = [each.id for each in read_conversations(tmp_path / "rows.test.jsonl")]
+    assert sorted(held_out) == ["babi-1-train-4", "babi-1-train-5", "babi-12-train-2", "babi-12-train-3"]
+    run("import", "babi", tmp_path, tmp_path / "all.jsonl")
+    assert len(read_conversations(tmp_path / "all.jsonl")) == 8
+    with pytest.raises(ConfigError, match="--holdout 3 leaves none of the 3 episodes of babi-12-train for training"):
+        run("import", "babi", tmp_path, tmp_path / "rows.jsonl", "--holdout", 3)
+
+
 def test_imports_list_what_they_refuse(tmp_path):
     good = {"query": "a", "answer": "b", "interactions": [{"query": "c", "answer": "d"}]}
     (tmp_path / "in.jsonl").write_text(f"{json.dumps(good)}\n{{}}\n")

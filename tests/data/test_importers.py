@@ -72,10 +72,13 @@ def test_babi_keeps_five_questions_within_eight_turns(tmp_path):
 
 
 def test_babi_parts_of_a_task_have_ids_of_their_own(tmp_path):
-    for part in ("train", "test"):
-        (tmp_path / f"qa1_single-supporting-fact_{part}.txt").write_text(ONE_FACT)
-    ids = [conversation.id for conversation in import_babi(tmp_path).conversations]
-    assert ids == ["babi-1-test-1", "babi-1-test-2", "babi-1-train-1", "babi-1-train-2"]
+    files = [tmp_path / f"qa1_single-supporting-fact_{part}.txt" for part in ("train", "test")]
+    for file in files:
+        file.write_text(ONE_FACT)
+    ids = [conversation.id for file in files for conversation in import_babi(file).conversations]
+    assert ids == ["babi-1-train-1", "babi-1-train-2", "babi-1-test-1", "babi-1-test-2"]
+    with pytest.raises(DataError, match=r"several parts of the data \(qa1_single-supporting-fact_test\.txt, qa1_single-.*_train\.txt\)"):
+        import_babi(tmp_path)
 
 
 def test_babi_keeps_the_order_of_statements_and_of_questions(tmp_path):

@@ -25,6 +25,8 @@ from rxrl.types import Conversation, Interaction
 TOLD = "Okay."
 LISTS = 8
 """The task whose answers are lists in any order: they are sorted, other orders are aliases."""
+PARTS = ("train", "valid", "test")
+"""Parts of a task, as the ends of its files' names have them."""
 _LINE = re.compile(r"(\d+) (.+)")
 _TASK = re.compile(r"qa(\d+)_")
 
@@ -82,7 +84,7 @@ def import_babi(
     may be told one question earlier without changing its answer, they are; what is left over at the end is cut off.
 
     Args:
-        source: A file such as `qa1_single-supporting-fact_train.txt`, or a folder of them.
+        source: A file such as `qa1_single-supporting-fact_train.txt`, or a folder of them, all of one part (train, valid or test).
         max_turns: Most turns of a conversation; None for no limit.
         statements_per_turn: Most statements that are told together.
         rename: Add `copies` of each episode with people and places renamed at random, for training.
@@ -99,13 +101,13 @@ def import_babi(
 
     Raises:
         ConfigError: Options for renamed copies without any.
-        DataError: Nothing is there, or a row does not fit and the rest is not wanted.
+        DataError: Nothing is there, a folder holds several parts, or a row does not fit and the rest is not wanted.
     """
     if (own_names or reword) and not rename:
         option = "own names" if own_names else "reword"
         raise ConfigError(f"The option {option} is about renamed copies, but none are wanted: ask for some with --rename N.")
     path = existing(source, "bAbI file or folder")
-    files = sorted(path.glob("qa*_*.txt")) if path.is_dir() else [path]
+    files = _task_files(path)
     conversations: list[Conversation] = []
     refused: list[RefusedRow] = []
     counts: Counter[str] = Counter()
@@ -136,6 +138,20 @@ def import_babi(
                     counts["asked"] += sum(bool(interaction.asks) for interaction in built.follow_ups)
     counts["conversations"], counts["refused"] = len(conversations), len(refused)
     return ImportResult(conversations, dict(counts), tuple(refused)).checked(keep_valid)
+
+
+def _task_files(path: Path) -> list[Path]:
+    """The file, or the task files of a folder, all of one part: what is to be tested on must not slip into what is trained on."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("qa*_*.txt"))
+    parts = {part: file.name for file in reversed(files) if (part := file.stem.rpartition("_")[2]) in PARTS}
+    if len(parts) > 1:
+        raise DataError(
+            f"{path} holds files of several parts of the data ({', '.join(sorted(parts.values()))}): import one file after the other, "
+            "or a folder with the files of one part."
+        )
+    return files
 
 
 class _RowError(Exception):
