@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from rxrl.errors import DataError
+from rxrl.errors import DataError, unknown_name
 from rxrl.facts import value_words
 from rxrl.types import Conversation, Interaction, TextCodec
 
@@ -52,7 +52,7 @@ class InteractionRow(BaseModel):
     answer: Text
     facts: list[FactRow] = Field(default_factory=list)
     asks: list[Key] | None = None
-    aliases: dict[str, list[Text]] = Field(default_factory=dict)
+    aliases: dict[Key, list[Text]] = Field(default_factory=dict)
     unknown: bool = False
     kind: str | None = None
 
@@ -98,10 +98,25 @@ class ConversationRow(InteractionRow):
         told: set[str] = set()
         for turn, interaction in enumerate([self, *self.interactions]):
             missing = [key for key in interaction.asks or () if key not in told]
+            where = f"interactions[{turn - 1}]" if turn else "the first interaction"
             if missing and not interaction.unknown:
-                where = f"interactions[{turn - 1}]" if turn else "the first interaction"
                 raise ValueError(f"{where} asks for {missing[0]!r}, which no earlier interaction tells: add the fact or set unknown")
+            if interaction.unknown and not interaction.asks:
+                raise ValueError(f"{where} is unknown, but has no asks: name the key of what was never told")
+            if interaction.unknown and not missing:
+                asked = ", ".join(interaction.asks or ())
+                raise ValueError(f"{where} is unknown, but an earlier interaction tells all that it asks for ({asked}): leave unknown out")
             told.update(fact.key for fact in interaction.facts)
+        return self
+
+    @model_validator(mode="after")
+    def _aliases_are_of_what_is_told_or_asked(self) -> ConversationRow:
+        everything = [self, *self.interactions]
+        known = {WHOLE_ANSWER, *(key for each in everything for key in (*(fact.key for fact in each.facts), *(each.asks or ())))}
+        for turn, interaction in enumerate(everything):
+            if wrong := [key for key in interaction.aliases if key not in known]:
+                where = f"interactions[{turn - 1}]" if turn else "the first interaction"
+                raise ValueError(f"{where} has aliases of what is neither told nor asked: {unknown_name('key', wrong[0], known)}")
         return self
 
 

@@ -98,6 +98,17 @@ BROKEN = [
     (row(interactions=[{"query": "a", "answer": "b", "asks": "anna.pet"}]), r"asks: Input should be a valid list"),
     (row(interactions=[{"query": "a", "answer": "b", "asks": ["ben.pet"]}]), r"interactions\[0\] asks for 'ben\.pet', which no earlier"),
     (row(facts=[], interactions=[{"query": "a", "answer": "b", "asks": ["x.y"], "facts": [{"key": "x.y", "value": "z"}]}]), "no earlier"),
+    (row(interactions=[{"query": "a", "answer": "b", "unknown": True}]), r"interactions\[0\] is unknown, but has no asks: name"),
+    (row(interactions=[{"query": "a", "answer": "b", "unknown": True, "asks": []}]), "is unknown, but has no asks"),
+    (row(unknown=True), "the first interaction is unknown, but has no asks"),
+    (
+        row(interactions=[{"query": "a", "answer": "b", "unknown": True, "asks": ["anna.pet"]}]),
+        r"interactions\[0\] is unknown, but an earlier interaction tells all that it asks for \(anna\.pet\): leave unknown out",
+    ),
+    (
+        row(interactions=[{"query": "a", "answer": "cat", "asks": ["anna.pet"], "aliases": {"anna.pett": ["kitty"]}}]),
+        r"interactions\[0\] has aliases of what is neither told nor asked: .*known: \*, anna\.pet\. Did you mean 'anna\.pet'\?",
+    ),
 ]
 
 
@@ -122,6 +133,15 @@ def test_the_rest_is_kept_on_request_with_reasons(tmp_path):
 def test_asking_for_what_was_never_told_is_fine_where_it_is_said_so():
     turn = {"query": "a", "answer": "I do not know.", "asks": ["ben.pet"], "unknown": True}
     assert to_conversation(row(interactions=[turn]), "x").follow_ups[0].unknown
+
+
+def test_aliases_may_stand_where_the_fact_is_told_or_asked():
+    asking = {"query": "a", "answer": "cat", "asks": ["anna.pet"], "aliases": {" anna.pet": ["puss"], "*": ["the cat"]}}
+    conversation = to_conversation(row(aliases={"anna.pet": ["kitten"]}, interactions=[asking]), "x")
+    assert conversation.first.aliases == {"anna.pet": ("kitten",)}
+    assert conversation.follow_ups[0].aliases == {"anna.pet": ("puss",), "*": ("the cat",)}
+    unknown = {"query": "a", "answer": "I do not know.", "asks": ["anna.pet", "ben.pet"], "unknown": True, "aliases": {"ben.pet": ["no"]}}
+    assert to_conversation(row(interactions=[unknown]), "x").follow_ups[0].unknown
 
 
 def test_long_interactions_are_refused_with_their_length(tmp_path):
