@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +14,7 @@ from rxrl.cli.console import plain_console
 from rxrl.data.importers import ImportResult, import_babi, import_fairytaleqa, import_published, import_text
 from rxrl.data.importers import fairytale as fairytale_defaults
 from rxrl.data.importers.text import DEFAULT_LIMIT, write_texts
-from rxrl.data.rows import LengthLimit, RefusedRow, read_conversations, write_conversations
+from rxrl.data.rows import JSON_FILES, LengthLimit, RefusedRow, parsed_json, read_conversations, write_conversations
 from rxrl.data.stats import DataStats, data_stats
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import GeneratedSource
@@ -219,17 +218,17 @@ def _texts_of(source: Path) -> list[str]:
 
 
 def is_plain_text(source: str | Path) -> bool:
-    """Whether a file holds texts, not conversations: anything but Parquet and JSONL, or JSONL with rows of `text`."""
+    """Whether a file holds texts, not conversations: anything but Parquet and JSONL, or JSONL whose first row has `text`."""
     path = Path(source)
     if not path.exists():
         raise DataError(f"There is no file {path}: check the path.")
-    if path.suffix != ".jsonl":
+    if path.is_dir() or path.suffix not in JSON_FILES:
         return path.suffix != ".parquet"
-    with path.open(encoding="utf-8", errors="replace") as file:
-        first = file.readline()
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = next((line for line in file if line.strip()), "")
     try:
-        row = json.loads(first)
-    except json.JSONDecodeError:
+        row = parsed_json(first)
+    except ValueError:
         return False
     return isinstance(row, dict) and "text" in row
 

@@ -8,23 +8,22 @@ as it is for rewards and reports.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from rxrl.data.tables import dataset_rows, parquet_rows, write_parquet
 from rxrl.errors import DataError, unknown_name
 from rxrl.facts import value_words
 from rxrl.types import Conversation, Interaction, TextCodec
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Key = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-INTERACTION_FIELDS = ("query", "answer", "facts", "asks", "aliases", "unknown", "kind")
 WHOLE_ANSWER = "*"
-_FILES = (".jsonl", ".json", ".ndjson", ".parquet")
+JSON_FILES = (".jsonl", ".json", ".ndjson")
 MARKERS = 4
 """Special tokens of an interaction: `[BOS] [Q] [A] [EOS]`."""
 
@@ -225,7 +224,7 @@ def read_conversations(
     seen: dict[str, int] = {}
     for file, number, row in _rows(source, subset, split):
         try:
-            conversation = to_conversation(_parsed(row), default_id=_default_id(file, number))
+            conversation = to_conversation(parsed_json(row) if isinstance(row, str) else row, default_id=_default_id(file, number))
             if conversation.id in seen:
                 raise ValueError(f"the id {conversation.id!r} is already taken by row {seen[conversation.id]}")
             if limit is not None and (reason := limit.complaint(conversation)):
@@ -250,7 +249,7 @@ def write_conversations(path: str | Path, conversations: Iterable[Conversation])
     """Writes conversations to a `.jsonl` or `.parquet` file (folders are made) and returns how many there were.
 
     Raises:
-        DataError: The file has another ending.
+        DataError: The file has another ending, or cannot hold what a row has.
     """
     target = Path(path)
     rows = [to_row(conversation) for conversation in conversations]
@@ -258,16 +257,16 @@ def write_conversations(path: str | Path, conversations: Iterable[Conversation])
         raise DataError(f"Conversations are written to .jsonl or .parquet files, but {target.name!r} was given.")
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".jsonl":
-        target.write_bytes("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(errors="backslashreplace"))
+        target.write_bytes(b"".join(json_line(row, f"Conversation {row['id']!r}") for row in rows))
     else:
-        _write_parquet(target, rows)
+        write_parquet(target, rows)
     return len(rows)
 
 
 def _default_id(file: str, number: int) -> str:
     """File without its folder and ending, or data set and split, and the number of the row."""
     path = Path(file)
-    return f"{path.stem if path.suffix in _FILES else file}-{number}"
+    return f"{path.stem if path.suffix in (*JSON_FILES, '.parquet') else file}-{number}"
 
 
 def _interaction_row(interaction: Interaction) -> dict[str, Any]:
@@ -298,97 +297,69 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _parsed(row: Any) -> Any:
-    if not isinstance(row, str):
-        return row
+def parsed_json(line: str) -> Any:
+    """What a line of JSON says.
+
+    Raises:
+        ValueError: It is not JSON, or nested beyond what Python can follow.
+    """
     try:
-        return json.loads(row)
+        return json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON ({error.msg}, character {error.pos + 1})") from error
+    except RecursionError as error:
+        raise ValueError("not valid JSON for a row (it is nested too deeply)") from error
+
+
+def json_line(row: Mapping[str, Any], name: str) -> bytes:
+    """A row as a line of JSON; half of a surrogate pair, which UTF-8 has no form for, is escaped.
+
+    Args:
+        row: What to write.
+        name: Whose row it is, for messages.
+
+    Raises:
+        DataError: A column holds what JSON has no form for, for example a time.
+    """
+    try:
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+    except (TypeError, ValueError, RecursionError) as error:
+        parts = [("", row), *((f"interactions[{turn}].", each) for turn, each in enumerate(row.get("interactions", ())))]
+        column, value = next((place + key, each[key]) for place, each in reversed(parts) for key in each if not _fits_json(each[key]))
+        raise DataError(
+            f"{name}, column {column!r}: JSON has no form for {_short(value)} ({type(value).__name__}): turn it into text or a number, "
+            "leave the column out, or write .parquet."
+        ) from error
+
+
+def _fits_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _rows(source: str | Path, subset: str | None, split: str | None) -> Iterator[tuple[str, int, Any]]:
     """Yields (file, row number, row); rows of text files are yielded as text, so that a broken line spoils only itself."""
     path = Path(source)
-    if path.is_file() and path.suffix in (".jsonl", ".json", ".ndjson"):
+    if path.is_file() and path.suffix in JSON_FILES:
         yield from _json_lines(path)
     elif path.is_file() and path.suffix == ".parquet":
-        yield from _parquet_rows(path)
+        yield from parquet_rows(path)
     elif path.is_file():
         raise DataError(f"Conversations are read from .jsonl or .parquet files, but {path.name!r} was given.")
     elif path.suffix in (".jsonl", ".parquet"):
         raise DataError(f"There is no file {path}: check the path.")
     else:
-        yield from _dataset_rows(str(source), subset, split)
+        yield from dataset_rows(str(source), subset, split)
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, int, Any]]:
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield str(path), number, line
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason}): convert it first.") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
-    pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet ({error}).") from error
-    for number, row in enumerate(rows, start=1):
-        yield str(path), number, row
-
-
-def _dataset_rows(name: str, subset: str | None, split: str | None) -> Iterator[tuple[str, int, Any]]:
-    datasets = import_module("datasets")  # takes seconds, so only where it is needed
-    try:
-        saved = Path(name, "dataset_info.json").is_file() or Path(name, "dataset_dict.json").is_file()
-        loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, subset)
-    except Exception as error:  # the library raises many kinds, down to its HTTP client's
-        raise DataError(f"{name!r} is neither a file nor a data set that can be loaded ({error}).") from error
-    parts: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {split or "all": loaded}
-    if split is not None and split not in parts:
-        raise DataError(f"The data set {name!r} has no split {split!r}; it has {', '.join(parts)}.")
-    for part in [split] if split else list(parts):
-        for number, row in enumerate(parts[part], start=1):
-            yield f"{name}:{part}", number, row
-
-
-def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes with fixed types, so that empty lists and alias tables survive; extra columns get the types that arrow finds."""
-    pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    fields = [
-        ("query", pa.string()),
-        ("answer", pa.string()),
-        ("facts", pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())]))),
-        ("asks", pa.list_(pa.string())),
-        ("aliases", pa.map_(pa.string(), pa.list_(pa.string()))),
-        ("unknown", pa.bool_()),
-        ("kind", pa.string()),
-    ]
-    inner = [interaction for row in rows for interaction in row["interactions"]]
-    follow_up = pa.struct([*fields, *_extra_fields(inner, INTERACTION_FIELDS)])
-    outer = _extra_fields(rows, (*INTERACTION_FIELDS, "id", "interactions"))
-    schema = pa.schema([("id", pa.string()), *fields, ("interactions", pa.list_(follow_up)), *outer])
-    parquet.write_table(pa.Table.from_pylist([_with_map_aliases(row) for row in rows], schema=schema), path)
-
-
-def _extra_fields(rows: Sequence[Mapping[str, Any]], known: Sequence[str]) -> list[tuple[str, Any]]:
-    pa = import_module("pyarrow")
-    names = dict.fromkeys(key for row in rows for key in row if key not in known)
-    try:
-        return [(name, pa.array([row.get(name) for row in rows]).type) for name in names]
-    except pa.ArrowException as error:
-        raise DataError(f"Parquet wants values of one type in a column ({error}): write .jsonl, or make them alike.") from error
-
-
-def _with_map_aliases(row: Mapping[str, Any]) -> dict[str, Any]:
-    changed = dict(row)
-    if "aliases" in changed:
-        changed["aliases"] = list(changed["aliases"].items())
-    if "interactions" in changed:
-        changed["interactions"] = [_with_map_aliases(interaction) for interaction in changed["interactions"]]
-    return changed

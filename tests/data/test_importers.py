@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rxrl.cli.data import is_plain_text
 from rxrl.data.importers import import_babi, import_fairytaleqa, import_published, import_text
 from rxrl.data.importers.babi_world import MEN, PLACES, WOMEN, renamed
 from rxrl.data.importers.common import cut
 from rxrl.data.importers.text import write_texts
-from rxrl.data.rows import LengthLimit
+from rxrl.data.rows import LengthLimit, read_conversations
 from rxrl.data.stats import asked_under_references, data_stats
 from rxrl.errors import ConfigError, DataError
 from rxrl.facts import attribute_values
@@ -384,6 +385,31 @@ def test_text_is_packed_within_documents_and_comes_back(tmp_path):
     write_texts(tmp_path / "out" / "b.jsonl", texts)
     assert import_text(tmp_path / "out" / "b.jsonl", limit=LengthLimit(4)) == texts
     assert import_text(tmp_path, limit=LengthLimit(4)) == texts * 2
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".json"])
+def test_rows_of_text_are_read_whatever_their_ending(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_text('\ufeff\n{"text": "One."}\n\n{"text": "Two."}\n', encoding="utf-8")
+    assert import_text(path) == ["One.", "Two."]
+    assert is_plain_text(path)
+    path.write_text('\ufeff\n{"query": "a", "answer": "b", "interactions": [{"query": "c", "answer": "d"}]}\n', encoding="utf-8")
+    assert not is_plain_text(path)
+    assert len(read_conversations(path)) == 1
+
+
+def test_texts_hold_any_character(tmp_path):
+    write_texts(tmp_path / "a.jsonl", ["One \ud83d two.", "\u6c34"])
+    assert import_text(tmp_path / "a.jsonl") == ["One \ud83d two.", "\u6c34"]
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"deep\.jsonl, row 1: .* nested too deeply"):
+        import_text(tmp_path / "deep.jsonl")
+    assert not is_plain_text(tmp_path / "deep.jsonl")
+
+
+def test_texts_are_written_as_what_they_are_read_as(tmp_path):
+    with pytest.raises(DataError, match=r"written to \.jsonl files, but 'a\.txt' was given"):
+        write_texts(tmp_path / "a.txt", ["One."])
 
 
 def test_text_errors_name_the_row(tmp_path):

@@ -1,5 +1,7 @@
 """Rows on disk: round trips, and errors that name file and row."""
 
+import datetime
+import decimal
 import json
 
 import pytest
@@ -87,6 +89,7 @@ def test_top_level_keys_belong_to_the_first_interaction_and_the_rest_is_passed_t
 BROKEN = [
     ("{not json", "not valid JSON"),
     ([1, 2], "valid dictionary"),
+    ("[" * 100_000, "not valid JSON for a row \\(it is nested too deeply"),
     (row(query=...), "query: Field required"),
     (row(answer="  "), "answer: String should have at least 1 character"),
     (row(answer=7), "answer: Input should be a valid string, but is 7"),
@@ -149,6 +152,25 @@ def test_long_interactions_are_refused_with_their_length(tmp_path):
     with pytest.raises(DataError, match="row 2: interaction 1 has 7 words, but at most 6 are allowed"):
         read_conversations(path, limit=LengthLimit(6))
     assert len(read_conversations(path, limit=LengthLimit(7))) == 2
+
+
+ODD = [datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), datetime.date(2026, 1, 2), b"abc", decimal.Decimal("1.5")]
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
+def test_columns_that_json_cannot_hold_are_named(tmp_path, value):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    inner, outer = row(interactions=[{"query": "c", "answer": "d", "when": value}]), row(when=value)
+    for rows, column in (([inner], r"interactions\[0\]\.when"), ([outer, row(id="x")], "when")):
+        parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+        conversations = read_conversations(tmp_path / "rows.parquet")
+        with pytest.raises(DataError, match=rf"Conversation '.*', column '{column}': JSON has no form for .*\({type(value).__name__}\)"):
+            write_conversations(tmp_path / "rows.jsonl", conversations)
+        assert not (tmp_path / "rows.jsonl").exists()
+        write_conversations(tmp_path / "again.parquet", conversations)
+        assert read_conversations(tmp_path / "again.parquet") == conversations
 
 
 def test_parquet_rows_are_numbered_too(tmp_path):

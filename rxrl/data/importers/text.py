@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from rxrl.data.importers.common import cut, existing, pack, read_text
-from rxrl.data.rows import LengthLimit
+from rxrl.data.rows import JSON_FILES, LengthLimit, json_line, parsed_json
 from rxrl.errors import DataError
 
 DOCUMENT_BORDER = "<|endoftext|>"
@@ -20,7 +19,8 @@ def import_text(source: str | Path, *, limit: LengthLimit = DEFAULT_LIMIT) -> li
     """Reads plain text as a list of short texts.
 
     Args:
-        source: A text file, a `.jsonl` file with `text` in every row, or a folder of them (read in the order of their names).
+        source: A text file, a `.jsonl` (`.ndjson`, `.json`) file with `text` in every row, or a folder of `.txt` and `.jsonl` files
+            (read in the order of their names).
             Documents are parted by `<|endoftext|>`, paragraphs by empty lines.
         limit: Longest text; longer paragraphs are cut at sentence borders or, where need be, at smaller ones; short neighbours within a
             document are joined.
@@ -37,25 +37,31 @@ def import_text(source: str | Path, *, limit: LengthLimit = DEFAULT_LIMIT) -> li
 
 
 def write_texts(path: str | Path, texts: Sequence[str]) -> int:
-    """Writes texts as JSONL rows `{"text": ...}` and returns their number; `import_text` reads them back."""
+    """Writes texts as JSONL rows `{"text": ...}` and returns their number; `import_text` reads them back.
+
+    Raises:
+        DataError: The file has another ending.
+    """
     target = Path(path)
+    if target.suffix != ".jsonl":
+        raise DataError(f"Texts are written to .jsonl files, but {target.name!r} was given.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8")
+    target.write_bytes(b"".join(json_line({"text": text}, "A text") for text in texts))
     return len(texts)
 
 
 def _documents(file: Path) -> list[str]:
     content = read_text(file)
-    if file.suffix != ".jsonl":
+    if file.suffix not in JSON_FILES:
         return content.split(DOCUMENT_BORDER)
     return [_text_of(line, file, number) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
 
 
 def _text_of(line: str, file: Path, number: int) -> str:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}, row {number}: not valid JSON ({error.msg}).") from error
+        row = parsed_json(line)
+    except ValueError as error:
+        raise DataError(f"{file}, row {number}: {error}.") from error
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise DataError(f'{file}, row {number}: expected {{"text": "..."}}.')
     return str(row["text"])
