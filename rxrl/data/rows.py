@@ -92,6 +92,11 @@ class ConversationRow(InteractionRow):
     id: str | None = None
     interactions: list[InteractionRow] = Field(min_length=1)
 
+    @field_validator("id", mode="before")
+    @classmethod
+    def _numbers_are_ids_too(cls, found: Any) -> Any:
+        return str(found) if isinstance(found, int) and not isinstance(found, bool) else found
+
     @model_validator(mode="after")
     def _asks_only_what_was_told(self) -> ConversationRow:
         told: set[str] = set()
@@ -222,6 +227,7 @@ def read_conversations(
     """
     conversations: list[Conversation] = []
     seen: dict[str, int] = {}
+    refused = [] if refused is None else refused
     for file, number, row in _rows(source, subset, split):
         try:
             conversation = to_conversation(parsed_json(row) if isinstance(row, str) else row, default_id=_default_id(file, number))
@@ -235,13 +241,15 @@ def read_conversations(
                 raise DataError(
                     f"{problem}. Mend the row, or write the valid ones to a file: `rxrl data import published {file} OUT --keep-valid`."
                 ) from error
-            if refused is not None:
-                refused.append(problem)
+            refused.append(problem)
             continue
         seen[conversation.id] = number
         conversations.append(conversation)
     if not conversations:
-        raise DataError(f"{source} holds no valid conversation: give a file with at least one row of query, answer and interactions.")
+        first = f" (of {len(refused)} rows none fits; {refused[0]})" if refused else ""
+        raise DataError(
+            f"{source} holds no valid conversation{first}: give a file with at least one row of query, answer and interactions."
+        )
     return conversations
 
 
@@ -325,7 +333,8 @@ def json_line(row: Mapping[str, Any], name: str) -> bytes:
         return (json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
     except (TypeError, ValueError, RecursionError) as error:
         parts = [("", row), *((f"interactions[{turn}].", each) for turn, each in enumerate(row.get("interactions", ())))]
-        column, value = next((place + key, each[key]) for place, each in reversed(parts) for key in each if not _fits_json(each[key]))
+        named = ((place + key, each[key]) for place, each in reversed(parts) for key in each if not _fits_json(each[key]))
+        column, value = next(named, ("interactions", row))
         raise DataError(
             f"{name}, column {column!r}: JSON has no form for {_short(value)} ({type(value).__name__}): turn it into text or a number, "
             "leave the column out, or write .parquet."

@@ -173,6 +173,11 @@ def test_babi_rows_that_do_not_fit_are_named_and_the_rest_kept_on_request(tmp_pa
     assert [conversation.id for conversation in result.conversations] == ["babi-1-train-2"]
 
 
+def test_babi_without_a_row_that_fits_says_why(tmp_path):
+    with pytest.raises(DataError, match=r"no conversation \(the first of 2 .*_train\.txt, row 1: .*at most 2 are allowed\): check"):
+        babi(tmp_path, ONE_FACT, limit=LengthLimit(2), keep_valid=True)
+
+
 def test_babi_limits_lengths(tmp_path):
     result = babi(tmp_path, ONE_FACT, limit=LengthLimit(11), keep_valid=True)
     assert [refused.row for refused in result.refused] == [1]

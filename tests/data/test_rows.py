@@ -133,6 +133,19 @@ def test_the_rest_is_kept_on_request_with_reasons(tmp_path):
     assert str(refused[0]).startswith(f"{path}, row 2: not valid JSON")
 
 
+def test_where_no_row_is_left_the_first_reason_is_said(tmp_path):
+    path = write_lines(tmp_path / "rows.jsonl", ["{", row(query="")])
+    with pytest.raises(DataError, match=r"no valid conversation \(of 2 rows none fits; .*rows\.jsonl, row 1: not valid JSON"):
+        read_conversations(path, keep_valid=True)
+
+
+def test_numbers_are_ids_too(tmp_path):
+    path = write_lines(tmp_path / "rows.jsonl", [row(id=7), row(id="8")])
+    assert [each.id for each in read_conversations(path)] == ["7", "8"]
+    with pytest.raises(ValueError, match="id: Input should be a valid string, but is True"):
+        to_conversation(row(id=True), "x")
+
+
 def test_asking_for_what_was_never_told_is_fine_where_it_is_said_so():
     turn = {"query": "a", "answer": "I do not know.", "asks": ["ben.pet"], "unknown": True}
     assert to_conversation(row(interactions=[turn]), "x").follow_ups[0].unknown

@@ -45,7 +45,8 @@ class ImportResult:
             more = f" ({len(self.refused) - 1} more rows do not fit either)" if len(self.refused) > 1 else ""
             raise DataError(f"{self.refused[0]}{more}. Mend the rows, or keep only the valid ones (--keep-valid).")
         if not self.conversations:
-            raise DataError("The import gave no conversation: check the path and the limits.")
+            first = f" (the first of {len(self.refused)} that were refused: {self.refused[0]})" if self.refused else ""
+            raise DataError(f"The import gave no conversation{first}: check the path and the limits.")
         return self
 
 
