@@ -305,6 +305,23 @@ def test_fairytale_sections_that_are_too_long_are_told_again_for_more_questions(
     assert sorted(asked) == sorted(text for _, _, text, kind, answer, _ in QUESTIONS if kind == "explicit" and len(answer.split()) <= 8)
 
 
+def test_a_fairytale_question_that_is_asked_again_gives_aliases(tmp_path):
+    again = ["8", "1", "What did  the fox eat?", "explicit", "berries", "blue berries"]
+    elsewhere = ["9", "2", "What did the fox eat?", "explicit", "nothing", ""]
+    result = fairytales(tmp_path, questions=[*QUESTIONS, again, elsewhere])
+    asks = [turn for each in result.conversations for turn in each.follow_ups if turn.asks and turn.query == "What did the fox eat?"]
+    found = {turn.asks[0]: (turn.answer, *turn.aliases.get(turn.asks[0], ())) for turn in asks}
+    assert found == {"the-fox-3.causal-relationship": ("blue berries", "berries"), "the-fox-10.causal-relationship": ("nothing",)}
+    assert (result.counts["merged: same question"], result.counts["asked"]) == (1, 6)
+
+
+def test_fairytale_pieces_fit_as_they_are_told(tmp_path):
+    """A measure that does not add up: joining two parts costs two more."""
+    limit = LengthLimit(30, lambda text: len(text.split()) + 2 * (": " in text and not text.endswith(": ")))
+    with pytest.raises(DataError, match=r"the-fox-questions\.csv, row 2: interaction \d has 3\d words, but at most 30 are allowed"):
+        fairytales(tmp_path, [" ".join(["fox"] * 200)], QUESTIONS[:1], limit=limit)
+
+
 @pytest.mark.parametrize(
     ("question", "message"),
     [

@@ -51,7 +51,11 @@ def test_fairytaleqa_imports_whole():
         totals.update(result.counts)
         stories[split] = {conversation.extra["story"] for conversation in result.conversations}
         left_out = result.counts["left out: not explicit"] + result.counts["left out: long answer"]
-        assert result.counts["asked"] + left_out + result.counts["refused"] == result.counts["questions"]
+        merged = result.counts.get("merged: same question", 0)
+        assert result.counts["asked"] + merged + left_out + result.counts["refused"] == result.counts["questions"]
+        for conversation in result.conversations:
+            asked = [turn.query for turn in conversation.follow_ups if turn.asks]
+            assert len(asked) == len(set(asked)), conversation.id
         assert len({conversation.id for conversation in result.conversations}) == len(result.conversations)
         assert max(conversation.steps for conversation in result.conversations) <= 16
     assert (totals["stories"], totals["sections"], totals["questions"]) == (255, 3730, 9573)

@@ -11,7 +11,7 @@ import io
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rxrl.data.importers.common import ImportResult, cut, existing, one_line, read_text
@@ -95,7 +95,7 @@ def import_fairytaleqa(
         keep_valid: Keep the rest where rows do not fit.
 
     Returns:
-        Conversations, and counts of stories, sections, questions (read, left out by choice, asked).
+        Conversations, and counts of stories, sections, questions (read, left out by choice, merged, asked).
 
     Raises:
         DataError: The folders are not there, or a row does not fit and the rest is not wanted.
@@ -110,7 +110,12 @@ def import_fairytaleqa(
         story = _read_story(story_file, root / "questions" / FOLDERS[split], work)
         work.counts["stories"] += 1
         for number, (sections, questions) in enumerate(_groups(story, work), start=1):
-            work.conversations.append(_conversation(story, number, sections, questions, work))
+            conversation = _conversation(story, number, sections, questions, work)
+            # Tokens of a piece and of what stands before it do not simply add up, so that a piece that fits may not once it is told.
+            if reason := work.limit.complaint(conversation):
+                work.refused.extend(RefusedRow(story.question_file, question.row, reason) for question in questions)
+                continue
+            work.conversations.append(conversation)
             work.counts["asked"] += len(questions)
     work.counts["conversations"] = len(work.conversations)
     work.counts["refused"] = len(work.refused)
@@ -141,7 +146,22 @@ def _read_story(file: Path, question_folder: Path, work: _Import) -> Story:
                 questions.append(question)
         except ValueError as error:
             work.refused.append(RefusedRow(str(question_file), number, str(error)))
-    return Story(name, str(question_file), pieces, questions)
+    return Story(name, str(question_file), pieces, _each_once(questions, work))
+
+
+def _each_once(questions: Sequence[Question], work: _Import) -> list[Question]:
+    """Annotators ask the same: asked twice in one conversation, each of two right answers would be wrong once."""
+    found: dict[tuple[tuple[str, ...], str], Question] = {}
+    for question in questions:
+        key = (question.sections, question.text.casefold())
+        if key not in found:
+            found[key] = question
+            continue
+        work.counts["merged: same question"] += 1
+        first = found[key]
+        others = dict.fromkeys((*first.aliases, question.answer, *question.aliases))
+        found[key] = replace(first, aliases=tuple(other for other in others if other != first.answer))
+    return list(found.values())
 
 
 def _csv_rows(file: Path, columns: Sequence[str], work: _Import) -> Iterator[tuple[int, dict[str, str]]]:
