@@ -22,6 +22,8 @@ from rxrl.cli.pipeline import (
     validation_share,
 )
 from rxrl.data.importers import import_text
+from rxrl.data.importers.common import one_line
+from rxrl.data.importers.text import read_documents
 from rxrl.data.rows import LengthLimit, read_conversations
 from rxrl.errors import ConfigError, DataError
 from rxrl.training.tracking import METRICS_FILE
@@ -95,7 +97,7 @@ def open_texts(data: str, held_out: str | None, seed: int, limit: LengthLimit = 
         limit: Longest text; that of the model, once it is there, so that nothing is lost.
 
     Raises:
-        DataError: A file is missing or wrong, or holds too few texts.
+        DataError: A file is missing or wrong, holds too few texts, or holds what the other holds.
     """
     train = import_text(data, limit=limit)
     if held_out is None:
@@ -104,9 +106,19 @@ def open_texts(data: str, held_out: str | None, seed: int, limit: LengthLimit = 
         share = max(1, len(train) // 20)
         parts = {"train": train[share:], "validation": train[:share]}
     else:
+        check_texts_apart(data, held_out)
         parts = {"train": train, "validation": import_text(held_out, limit=limit)}
     empty = rows_sources([], [], [], seed)
     return replace(empty, stories={name: cycled(part) for name, part in parts.items()}.__getitem__)
+
+
+def check_texts_apart(train: str, held_out: str) -> None:
+    """Refuses held-out documents that are trained on; pieces of them may be alike, a story ends as others do."""
+    known = {one_line(document) for document in read_documents(train)}
+    shared = [text for document in read_documents(held_out) if (text := one_line(document)) and text in known]
+    if shared:
+        first = shared[0] if len(shared[0]) <= 60 else f"{shared[0][:57]}..."
+        raise DataError(f"{len(shared)} texts are in both {train} and {held_out} (first: {first!r}): part them.")
 
 
 def check_unused(out: Path, resume: bool) -> None:

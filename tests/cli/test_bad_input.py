@@ -172,3 +172,11 @@ def test_a_broken_configuration_of_the_main_job(invoke: Any, tmp_path: Path) -> 
     assert "mine.yaml, line 3" in sentence
     assert "'episodes'" in sentence
     assert not (tmp_path / "run").exists()
+
+
+def test_texts_to_train_on_and_held_out_ones_are_apart(invoke: Any, tmp_path: Path) -> None:
+    stories = [f"Tom has {count} balls.\n\nThe end." for count in range(4)]
+    train = file(tmp_path / "a.txt", "<|endoftext|>".join(stories[:3]))
+    held_out = file(tmp_path / "b.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in stories[2:]))
+    sentence = refused(invoke("stage", "pretrain", "--data", train, "--held-out", held_out, "--out", tmp_path / "run", code=2))
+    assert f"1 texts are in both {train} and {held_out} (first: 'Tom has 2 balls. The end.')" in sentence

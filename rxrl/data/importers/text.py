@@ -28,12 +28,21 @@ def import_text(source: str | Path, *, limit: LengthLimit = DEFAULT_LIMIT) -> li
     Raises:
         DataError: Nothing is there, a file is not UTF-8, a row has no `text`, or there is no text at all.
     """
+    texts = [text for document in read_documents(source) for text in _texts(document, limit)]
+    if not texts:
+        raise DataError(f"{source} holds no text: give a .txt or .jsonl file, or a folder of them.")
+    return texts
+
+
+def read_documents(source: str | Path) -> list[str]:
+    """The whole documents that `import_text` cuts.
+
+    Raises:
+        DataError: Nothing is there, a file is not UTF-8, or a row has no `text`.
+    """
     path = existing(source, "text file or folder")
     files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".jsonl")) if path.is_dir() else [path]
-    texts = [text for file in files for document in _documents(file) for text in _texts(document, limit)]
-    if not texts:
-        raise DataError(f"{path} holds no text: give a .txt or .jsonl file, or a folder of them.")
-    return texts
+    return [document for file in files for document in _documents(file)]
 
 
 def write_texts(path: str | Path, texts: Sequence[str]) -> int:
