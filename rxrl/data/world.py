@@ -26,7 +26,7 @@ __all__ = ["LEVELS", "SPLITS", "ConversationSource", "GeneratedSource", "RowsSou
 
 SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = 10
-"""One in this many first interactions belongs to the validation split."""
+"""One in this many sets of facts belongs to the validation split, with every conversation about them."""
 
 SMALLEST_CAST = 4
 SPARE_SLOTS = 3
