@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from rxrl.config import BaseConfig, WrongValueError, dump_config
 from rxrl.curricula import Curriculum, load_curriculum
 from rxrl.data.rows import read_conversations
-from rxrl.data.sources import ConversationSource, RowsSource
+from rxrl.data.sources import ConversationSource, RowsSource, said
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import GeneratedSource
 from rxrl.envs import ConversationVectorEnv
@@ -119,15 +119,11 @@ def open_sources(config: PipelineConfig) -> Sources:
 def check_apart(train: Sequence[Conversation], held_out: Sequence[Conversation], train_name: str, held_out_name: str) -> None:
     """Refuses held-out conversations that are trained on: those that say what one says, or begin as it does under its id."""
     # The id is not enough: rows without one are called by file and number.
-    begun = {(conversation.id, *_said(conversation)[:1]) for conversation in train}
-    said = {_said(conversation) for conversation in train}
-    shared = {each.id for each in held_out if _said(each) in said or (each.id, *_said(each)[:1]) in begun}
+    begun = {(conversation.id, *said(conversation)[:1]) for conversation in train}
+    known = {said(conversation) for conversation in train}
+    shared = {each.id for each in held_out if said(each) in known or (each.id, *said(each)[:1]) in begun}
     if shared:
         raise DataError(f"{len(shared)} conversations are in both {train_name} and {held_out_name} (first: {min(shared)!r}): part them.")
-
-
-def _said(conversation: Conversation) -> tuple[tuple[str, str], ...]:
-    return tuple((each.query, each.answer) for each in conversation.interactions)
 
 
 def validation_share(train: Sequence[Conversation], name: str) -> int:

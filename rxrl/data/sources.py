@@ -22,11 +22,16 @@ class ConversationSource(Protocol):
         ...
 
 
+def said(conversation: Conversation) -> tuple[tuple[str, str], ...]:
+    """Query and answer of every interaction: what makes two conversations the same, whatever they are called."""
+    return tuple((each.query, each.answer) for each in conversation.interactions)
+
+
 def fingerprint(source: ConversationSource, *, steps: int = 1, strategy: str = "multi-step", count: int = 4) -> str:
     """What tells a source from others: a hash of its first conversations."""
     found = source.take(steps=steps, strategy=strategy, start=0, count=count)
-    said = [[each.id, *((turn.query, turn.answer) for turn in each.interactions)] for each in found]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    spoken = [[each.id, *said(each)] for each in found]
+    return hashlib.sha256(json.dumps(spoken).encode()).hexdigest()[:16]
 
 
 class RowsSource:

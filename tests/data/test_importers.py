@@ -195,6 +195,19 @@ def test_babi_renames_consistently_and_keeps_the_original(tmp_path):
     assert result.counts["questions"] == 7
 
 
+def test_babi_copies_repeat_neither_an_episode_nor_each_other(tmp_path):
+    few = "1 Mary moved to the garden.\n2 Where is Mary?\tgarden\t1\n"
+    text = few + few.replace("Mary", "John") + few.replace("garden", "office")
+    result = babi(tmp_path, text, rename=True, copies=20, own_names=True)
+    told = [each.first.query for each in result.conversations]
+    assert sorted(told) == sorted(f"{name} moved to the {place}." for name in ("Mary", "John") for place in ("garden", "office"))
+    originals = [each.id for each in result.conversations if "renamed" not in each.id]
+    assert originals == ["babi-1-train-1", "babi-1-train-2", "babi-1-train-3"]
+    assert result.counts["left out: repeated copies"] == 59
+    twice = babi(tmp_path, few * 2)
+    assert len(twice.conversations) == 2, "episodes that are the same in the file are as they are"
+
+
 @given(st.integers(0, 1000))
 def test_renaming_is_one_to_one_and_keeps_kind_and_case(seed):
     old = ["Mary", "John", "bathroom", "Sandra", "garden", "office", "mary", "football", "sandra"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from rxrl.data.importers.babi_world import EXACT_TASKS, Carrying, question_key, renamed, reworded
 from rxrl.data.importers.common import ImportResult, existing, read_text
 from rxrl.data.rows import LengthLimit, RefusedRow
+from rxrl.data.sources import said
 from rxrl.errors import ConfigError, DataError
 from rxrl.facts import contains
 from rxrl.seeding import derive_seed
@@ -97,7 +98,8 @@ def import_babi(
         keep_valid: Keep the rest where rows do not fit.
 
     Returns:
-        Conversations (an episode is followed by its renamed copies), and counts of episodes, statements and questions.
+        Conversations (an episode is followed by its renamed copies, those that repeat nothing), and counts of episodes, statements,
+        questions and copies left out.
 
     Raises:
         ConfigError: Options for renamed copies without any.
@@ -136,8 +138,25 @@ def import_babi(
                     counts["statements"] += sum(line.answer is None for line in episode.lines)
                     counts["questions"] += sum(line.answer is not None for line in episode.lines)
                     counts["asked"] += sum(bool(interaction.asks) for interaction in built.follow_ups)
+    read = len(conversations)
+    conversations = _without_repeats(conversations)
+    if rename:
+        counts["left out: repeated copies"] = read - len(conversations)
     counts["conversations"], counts["refused"] = len(conversations), len(refused)
     return ImportResult(conversations, dict(counts), tuple(refused)).checked(keep_valid)
+
+
+def _without_repeats(conversations: Sequence[Conversation]) -> list[Conversation]:
+    """Leaves renamed copies out that say what an original or an earlier copy says: few names give few copies."""
+    originals = {each.id for each in conversations if each.id == each.extra["episode"]}
+    seen = {said(each) for each in conversations if each.id in originals}
+    kept = []
+    for conversation in conversations:
+        words = said(conversation)
+        if conversation.id in originals or words not in seen:
+            kept.append(conversation)
+        seen.add(words)
+    return kept
 
 
 def _task_files(path: Path) -> list[Path]:
