@@ -27,7 +27,7 @@ def check_folder(trainer: MRLTrainer) -> None:
     """
     if not trainer.state.iteration and numbered(trainer.folder / "checkpoints"):
         raise CheckpointError(
-            f"{trainer.folder} holds the checkpoints of a run, and this one starts anew: go on with it (`resume()`), or give another folder."
+            f"{trainer.folder} holds the checkpoints of a run, but this one starts anew: go on with it (`resume()`) or give another folder."
         )
 
 
