@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from rxrl.errors import ConfigError, unknown_name
+from rxrl.errors import ConfigError, sentence, unknown_name
 
 Location = tuple[str | int, ...]
 _SHOWN = 80  # characters of a wrong value in a message
@@ -226,8 +226,7 @@ def _explain(document: _Document, model: type[BaseModel], error: ValidationError
     path = ".".join(str(part) for part in (location[:-1] if first["type"] == "extra_forbidden" else location))
     reason = _reason(model, first, same_place)
     place = document.place(location)
-    sentence = ": ".join(part for part in (place[0].upper() + place[1:] if place.startswith("override") else place, path, reason) if part)
-    return sentence if sentence.endswith((".", "?", "!")) else sentence + "."
+    return sentence(": ".join(part for part in (place[0].upper() + place[1:] if place.startswith("override") else place, path, reason) if part))
 
 
 def _reason(model: type[BaseModel], error: ErrorDetails, same_place: Sequence[ErrorDetails]) -> str:

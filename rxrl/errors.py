@@ -69,6 +69,17 @@ class MissingExtraError(RxrlError):
         super().__init__(f"{feature} needs an optional dependency: install it with `pip install 'rxrl[{extra}]'`.")
 
 
+def sentence(text: str) -> str:
+    """The text with a full stop, where it does not end as a sentence."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def reason(error: BaseException) -> str:
+    """Class and words of an exception that somebody else's code has raised, as one sentence on one line."""
+    text = " ".join(str(error).split())
+    return sentence(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Message for a name that does not exist: lists the known ones and guesses the one that was meant."""
     names = sorted(known)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 from typing import Any
 
-from rxrl.errors import RewardError, RxrlError
+from rxrl.errors import RewardError, RxrlError, reason
 from rxrl.types import RewardFunction, Score, Turn
 
 HIGHEST = 10.0
@@ -53,17 +53,27 @@ def _scored(reward: RewardFunction, turns: Sequence[Turn]) -> list[Score]:
     name = reward_name(reward)
     try:
         results = _awaited(reward(turns))
+        # The body of a generator runs only now: what it raises is an error of the reward as well.
+        results = list(results) if isinstance(results, Iterator) else results
     except RxrlError:
         raise
-    except Exception as error:
-        raise RewardError(f"Reward {name!r} failed on a batch of {len(turns)} turns: {type(error).__name__}: {error}") from error
-    try:
-        scores = list(results)
-    except TypeError:
-        raise RewardError(f"Reward {name!r} must return one score for each turn, but returned {_short(results)}.") from None
+    # A reward that calls sys.exit must not end a training without a word about its turns.
+    except (Exception, SystemExit) as error:
+        raise RewardError(f"Reward {name!r} failed on a batch of {len(turns)} turns: {reason(error)}") from error
+    scores = _listed(name, results)
     if len(scores) != len(turns):
         raise RewardError(f"Reward {name!r} must return one score for each of the {len(turns)} turns, but returned {len(scores)}.")
     return [_checked(name, score, turn) for score, turn in zip(scores, turns, strict=True)]
+
+
+def _listed(name: str, results: Any) -> list[Any]:
+    """The scores in the order of the turns; a mapping would give its keys, and a set has no order."""
+    try:
+        if isinstance(results, Mapping | Set):
+            raise TypeError
+        return list(results)
+    except TypeError:
+        raise RewardError(f"Reward {name!r} must return a list with one score for each turn, but returned {_short(results)}.") from None
 
 
 def _awaited(results: Any) -> Any:
@@ -86,6 +96,8 @@ def _awaited(results: Any) -> Any:
 def _checked(name: str, score: Score | float | None, turn: Turn) -> Score:
     if not isinstance(score, Score):
         return Score(_number(name, score, turn))
+    if not isinstance(score.terms, Mapping):
+        raise RewardError(f"Reward {name!r} must name the terms of a Score in a mapping (or leave them out), got {_short(score.terms)}.")
     terms = {term: _number(f"{name} (term {term!r})", value, turn) for term, value in score.terms.items()}
     return Score(_number(name, score.value, turn), terms)
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from rxrl.errors import DataError, RewardError
+from rxrl.errors import DataError, RewardError, sentence
 from rxrl.evaluation.files import json_text, write_text
 from rxrl.rewards.retention import held
 from rxrl.scoring import score_turns
@@ -192,7 +192,7 @@ def keeping_transcripts(path: str | Path) -> Iterator[None]:
             raise
         records = [TurnRecord.of(turn, retention=held(turn), score=Score(None)) for turn in error.turns]
         written = write_records(path, records)
-        kept = RewardError(f"{error} The {len(records)} turns so far are in {written}: score them with `rxrl rescore {written}`.")
+        kept = RewardError(f"{sentence(str(error))} The {len(records)} turns so far are in {written}: score them with `rxrl rescore {written}`.")
         kept.turns = error.turns
         raise kept from error
 

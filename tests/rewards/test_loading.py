@@ -55,6 +55,31 @@ def words(turns):
     return ["good" for _ in turns]
 
 
+def generated(turns):
+    for turn in turns:
+        yield 10.0 / len(turn.answer.replace("dog", ""))
+
+
+def exits(turns):
+    raise SystemExit("no key")
+
+
+def no_terms(turns):
+    return [Score(5.0, None) for _ in turns]
+
+
+def listed_terms(turns):
+    return [Score(5.0, [1.0]) for _ in turns]
+
+
+def keyed(turns):
+    return {index: 5.0 for index, _ in enumerate(turns)}
+
+
+def mixed(turns):
+    return {5.0, 6.0}
+
+
 async def later(turns):
     return [3.0 for _ in turns]
 
@@ -174,6 +199,12 @@ def test_a_broken_spec_gets_one_clear_sentence(spec: Any, message: str) -> None:
         ("nan", r"\[0, 10\], but returned nan for turn 3 of conversation 'c'"),
         ("high", r"part.*\[0, 10\], but returned 11"),
         ("words", "numbers from 0 to 10.*'good'"),
+        ("generated", r"failed on a batch of 2 turns: ZeroDivisionError: .*\.$"),
+        ("exits", r"failed on a batch of 2 turns: SystemExit: no key\.$"),
+        ("no_terms", "terms of a Score in a mapping.*got NoneType"),
+        ("listed_terms", "terms of a Score in a mapping.*got list"),
+        ("keyed", "list with one score for each turn, but returned dict"),
+        ("mixed", "list with one score for each turn, but returned set"),
     ],
 )
 def test_a_plug_in_that_misbehaves_is_named(plug_in: str, name: str, message: str) -> None:
@@ -193,6 +224,10 @@ def test_a_plug_in_that_hangs_is_ended_and_named(plug_in: str, name: str) -> Non
     ):
         with pytest.raises(RewardError, match=f"my_rewards.py:{name}.*2 turns within its time_limit of 0.2 s"):
             score_turns(reward, TURNS)
+
+
+def test_scores_may_come_from_a_generator(plug_in: str) -> None:
+    assert values(load_reward(f"{plug_in}:generated"), [make_turn("a pet")] * 2) == [2.0, 2.0]
 
 
 def test_a_time_limit_changes_nothing_else(plug_in: str) -> None:
