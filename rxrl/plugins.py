@@ -6,13 +6,13 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rxrl.errors import ConfigError, unknown_name
+from rxrl.errors import ConfigError, reason, unknown_name
 
 
 def load_object(place: str, kind: str) -> Any:
@@ -59,9 +59,17 @@ def load_file(place: str) -> ModuleType:
     return module
 
 
-def installed(group: str) -> dict[str, EntryPoint]:
-    """Entry points that installed packages register in `group`, by name."""
-    return {entry.name: entry for entry in entry_points(group=group)}
+def installed(group: str) -> dict[str, list[EntryPoint]]:
+    """Entry points that installed packages register in `group`, by name; several where packages register the same name."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=group):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def package_of(entry: EntryPoint) -> str:
+    """Name of the distribution that registers an entry point; the object's place where that is not known."""
+    return entry.dist.name if entry.dist else entry.value
 
 
 def resolve(kind: str, name: str, *, group: str | None = None, built_in: Mapping[str, Any] | None = None) -> Any:
@@ -74,20 +82,30 @@ def resolve(kind: str, name: str, *, group: str | None = None, built_in: Mapping
         built_in: Objects by name; they win over those of packages.
 
     Raises:
-        ConfigError: Nothing has that name, or what has it cannot be imported.
+        ConfigError: Nothing has that name, several packages have it, or what has it cannot be imported.
     """
     known, packages = built_in or {}, installed(group) if group else {}
     if name in known:
         return known[name]
     if name in packages:
-        try:
-            return packages[name].load()
-        except Exception as error:
-            raise ConfigError(f"The {kind} {name!r} of an installed package cannot be loaded: {type(error).__name__}: {error}") from error
+        return _registered(kind, name, packages[name])
     if ":" not in name:
         own = "One of your own is named 'package.module:name' or 'path/file.py:name'."
         raise ConfigError(f"{unknown_name(kind, name, {*known, *packages})} {own}")
     return load_object(name, kind)
+
+
+def _registered(kind: str, name: str, entries: Sequence[EntryPoint]) -> Any:
+    """What the one package that registers a name has under it; with two, the order of installation would decide."""
+    if len(entries) > 1:
+        packages, places = (" and ".join(sorted(map(part, entries))) for part in (package_of, lambda entry: entry.value))
+        raise ConfigError(
+            f"The {kind} {name!r} is registered by several installed packages, {packages}: uninstall all but one, or name the object, {places}."
+        )
+    try:
+        return entries[0].load()
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"The {kind} {name!r} of an installed package cannot be loaded: {reason(error)}") from error
 
 
 def absolute(name: str) -> str:

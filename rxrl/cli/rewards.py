@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rxrl.cli.console import plain_console
-from rxrl.plugins import installed
+from rxrl.errors import ConfigError
+from rxrl.plugins import installed, package_of
 from rxrl.rewards import BUILT_IN, ENTRY_POINT_GROUP, Report, check_reward, find_reward, load_reward, read_spec, sample_turn
 from rxrl.rewards.loading import parameters
 from rxrl.scoring import score_turns
@@ -40,9 +41,9 @@ def list_rewards() -> None:
     table = _table("Rewards, each from 0 to 10", "name", "from", "what it gives")
     for name in BUILT_IN:
         table.add_row(name, "built in", Text(_summary(BUILT_IN[name])))
-    for name, entry in sorted(installed(ENTRY_POINT_GROUP).items()):
+    for name, entries in sorted(installed(ENTRY_POINT_GROUP).items()):
         if name not in BUILT_IN:
-            table.add_row(name, entry.dist.name if entry.dist else entry.value, Text(_summary(find_reward(name))))
+            table.add_row(name, ", ".join(sorted(map(package_of, entries))), Text(_summary_or_reason(name)))
     plain_console().print(table)
     typer.echo("More of one: rxrl rewards show NAME. One of your own is named package.module:function or path/file.py:function.")
 
@@ -123,6 +124,14 @@ def _table(title: str, *headings: str) -> Table:
     if headings:
         table.columns[0].no_wrap = True
     return table
+
+
+def _summary_or_reason(name: str) -> str:
+    """What a reward of a package says about itself, or why it cannot be used: one broken package must not hide the others."""
+    try:
+        return _summary(find_reward(name))
+    except ConfigError as error:
+        return str(error)
 
 
 def _summary(target: Any) -> str:

@@ -44,6 +44,25 @@ def test_list_names_every_reward(folder: Path) -> None:
     assert all(f" {name} " in printed for name in BUILT_IN)
 
 
+def test_list_says_in_its_row_what_is_wrong_with_a_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = """import sys\nsys.exit("no licence")"""
+    for package, module, text in (("good-manners", "manners", PLUG_IN), ("gone", "gone_rewards", broken), ("again", "again", PLUG_IN)):
+        (folder / f"{module}.py").write_text(text)
+        information = folder / f"{module}-1.0.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        lines = [f"{module} = {module}:brief", *(["twice = manners:brief"] if module != "gone_rewards" else [])]
+        (information / "entry_points.txt").write_text("\n".join(["[rxrl.rewards]", *lines]))
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("COLUMNS", "300")
+    rows = {line.split()[0]: line for line in run("rewards", "list").stdout.splitlines() if line.strip()}
+    assert "good-manners" in rows["manners"]
+    assert "10 up to `limit` words" in rows["manners"]
+    assert "cannot be loaded: SystemExit: no licence." in rows["gone_rewards"]
+    assert "again, good-manners" in rows["twice"]
+    assert "registered by several installed packages, again and good-manners: uninstall" in rows["twice"]
+
+
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_show_has_options_and_an_example(folder: Path, name: str) -> None:
     printed = run("rewards", "show", name).stdout

@@ -161,6 +161,13 @@ def test_installed_packages_register_rewards(monkeypatch: pytest.MonkeyPatch) ->
         load_reward("gone")
 
 
+def test_a_name_that_two_packages_register_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [EntryPoint("polite", place, ENTRY_POINT_GROUP) for place in ("two.rewards:fn", "one:fn")]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
+    with pytest.raises(ConfigError, match=r"'polite' is registered by several installed packages, .*uninstall all but one.* one:fn and two"):
+        load_reward("polite")
+
+
 def test_rewards_take_what_is_handed_in_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "hungry.py"
     path.write_text("def eats(turns, embed=None):\n    return [2.0 if embed == 'food' else 1.0 for _ in turns]\n")
