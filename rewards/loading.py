@@ -80,9 +80,9 @@ def load_reward(spec: RewardSpec, time_limit: float | None = None, **handed_in: 
     Args:
         spec: A name, `package.module:function`, `path/file.py:function`, a mapping (see the page's beginning) or a callable.
         time_limit: Most seconds for one batch of turns; None: no limit.
-        handed_in: What the surroundings can supply, for example `embed` (rows of ids -> mean embeddings
-            `[batch, dim]`) or `notify` (takes one sentence; without it, a warning in the log); each reward takes what it has a
-            parameter for.
+        handed_in: What the surroundings can supply, for example `embed` (rows of ids -> mean embeddings `[batch, dim]`;
+            `HashedEmbedding()` where there is no model) or `notify` (takes one sentence; without it, a warning in the log); each
+            reward takes what it has a parameter for.
 
     Returns:
         A reward function.
@@ -108,7 +108,8 @@ def _loaded(spec: RewardSpec, handed_in: Mapping[str, Any]) -> RewardFunction:
     if isinstance(spec, type):
         return _made(spec.__qualname__, spec, {}, handed_in)
     if callable(spec):
-        return spec
+        usable = any(key in handed_in for key in parameters(spec))
+        return _made(getattr(spec, "__qualname__", repr(spec)), spec, {}, handed_in) if usable else spec
     raise ConfigError(f"A reward is a name, a mapping or a function, got {type(spec).__name__}; names: {', '.join(reward_names())}.")
 
 

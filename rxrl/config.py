@@ -226,7 +226,9 @@ def _explain(document: _Document, model: type[BaseModel], error: ValidationError
     path = ".".join(str(part) for part in (location[:-1] if first["type"] == "extra_forbidden" else location))
     reason = _reason(model, first, same_place)
     place = document.place(location)
-    return sentence(": ".join(part for part in (place[0].upper() + place[1:] if place.startswith("override") else place, path, reason) if part))
+    return sentence(
+        ": ".join(part for part in (place[0].upper() + place[1:] if place.startswith("override") else place, path, reason) if part)
+    )
 
 
 def _reason(model: type[BaseModel], error: ErrorDetails, same_place: Sequence[ErrorDetails]) -> str:

@@ -100,7 +100,8 @@ def _registered(kind: str, name: str, entries: Sequence[EntryPoint]) -> Any:
     if len(entries) > 1:
         packages, places = (" and ".join(sorted(map(part, entries))) for part in (package_of, lambda entry: entry.value))
         raise ConfigError(
-            f"The {kind} {name!r} is registered by several installed packages, {packages}: uninstall all but one, or name the object, {places}."
+            f"The {kind} {name!r} is registered by several installed packages, {packages}: "
+            f"uninstall all but one, or name the object itself, {places}."
         )
     try:
         return entries[0].load()

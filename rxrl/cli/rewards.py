@@ -18,7 +18,17 @@ from rich.text import Text
 from rxrl.cli.console import plain_console
 from rxrl.errors import ConfigError
 from rxrl.plugins import installed, package_of
-from rxrl.rewards import BUILT_IN, ENTRY_POINT_GROUP, Report, check_reward, find_reward, load_reward, read_spec, sample_turn
+from rxrl.rewards import (
+    BUILT_IN,
+    ENTRY_POINT_GROUP,
+    HashedEmbedding,
+    Report,
+    check_reward,
+    find_reward,
+    load_reward,
+    read_spec,
+    sample_turn,
+)
 from rxrl.rewards.loading import parameters
 from rxrl.scoring import score_turns
 from rxrl.types import Score
@@ -27,6 +37,7 @@ EXIT_FAILED = 1
 _SPEC_HELP = "A name, pkg.mod:function, path/file.py:function, a mapping such as '{retention: 1, length: 0}', or a YAML file."
 _MARKS = {"ok": "green", "note": "yellow", "failed": "red"}
 _SHOWN_FOOLED, _SHOWN_WIDTH = 5, 60
+_HANDED_IN = {"embed": "Mean token embeddings: rows of ids -> [batch, dim].", "notify": "Tells the user one sentence."}
 _EXAMPLES: Mapping[str, dict[str, Any]] = {
     "judge": {"endpoint": "http://localhost:8000/v1", "model": "my-model"},
     "from_trl": {"function": "package.module:function"},
@@ -74,7 +85,7 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Also fail where wrong answers or hacks are paid for.")] = False,
 ) -> None:
     """Try a reward on sample turns: range, batches, pickling, speed, and the known hacks. Ends with 1 where it breaks the contract."""
-    reward = load_reward(read_spec(spec))
+    reward = load_reward(read_spec(spec), embed=HashedEmbedding())
     report = check_reward(reward, time_limit=time_limit)
     console = plain_console()
     console.print(_checks(spec, report))
@@ -156,7 +167,14 @@ def _options(target: Any) -> dict[str, tuple[str, str]]:
     names = [name for name in parameters(target) if name]
     given = {} if not callable(target) else inspect.signature(target).parameters
     own = names if isinstance(target, type) else names[1:]
-    return {name: ("needed" if given[name].default is inspect.Parameter.empty else repr(given[name].default), "") for name in own}
+    return {name: _option(name, given[name].default) for name in own}
+
+
+def _option(name: str, default: Any) -> tuple[str, str]:
+    """Default and meaning of a parameter; of most only their author knows the meaning."""
+    if name in _HANDED_IN:
+        return "handed in", _HANDED_IN[name]
+    return "needed" if default is inspect.Parameter.empty else repr(default), ""
 
 
 def _default(default: Any, field: Any) -> str:
@@ -188,10 +206,11 @@ def _is_number(text: str) -> bool:
 
 
 def _sample_score(name: str) -> Score | None:
-    """What a right answer earns, where the reward needs nothing to score it."""
-    if name in _EXAMPLES or name == "semantic":
+    """What a right answer earns, where the reward needs nothing that the user must supply to score it."""
+    needed = {option for option, (default, _) in _options(find_reward(name)).items() if default == "needed"}
+    if name in _EXAMPLES or name == "semantic" or needed:
         return None
-    return score_turns(load_reward(name), [sample_turn("Mia has a cat.")])[0]
+    return score_turns(load_reward(name, embed=HashedEmbedding()), [sample_turn("Mia has a cat.")])[0]
 
 
 def _terms(score: Score) -> str:

@@ -192,7 +192,9 @@ def keeping_transcripts(path: str | Path) -> Iterator[None]:
             raise
         records = [TurnRecord.of(turn, retention=held(turn), score=Score(None)) for turn in error.turns]
         written = write_records(path, records)
-        kept = RewardError(f"{sentence(str(error))} The {len(records)} turns so far are in {written}: score them with `rxrl rescore {written}`.")
+        kept = RewardError(
+            f"{sentence(str(error))} The {len(records)} turns so far are in {written}: score them with `rxrl rescore {written}`."
+        )
         kept.turns = error.turns
         raise kept from error
 

@@ -112,9 +112,9 @@ class Supply:
 
     def reward(self, stage: Stage) -> RewardFunction:
         """The reward of a stage: its own, the run's object, or the configured one."""
-        if stage.reward is None and self.own_reward is not None:
-            return self.own_reward
-        return load_reward(stage.reward or self.config.reward, embed=partial(mean_embeddings, self.reference.embedding.weight))
+        configured = stage.reward or self.config.reward
+        spec = configured if stage.reward is not None or self.own_reward is None else self.own_reward
+        return load_reward(spec, embed=partial(mean_embeddings, self.reference.embedding.weight))
 
     def _sample(self, stage: Stage) -> list[Conversation]:
         strategy = next(iter(stage.strategies))

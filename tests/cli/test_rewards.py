@@ -20,6 +20,11 @@ def brief(turns, limit=8):
     return [10.0 * min(1.0, limit / max(1, len(turn.answer.split()))) for turn in turns]
 
 
+def near(turns, embed):
+    """10 where the embeddings are there."""
+    return [10.0 * (len(embed([turn.answer_ids])) == 1) for turn in turns]
+
+
 def broken(turns):
     raise ValueError("no")
 '''
@@ -89,6 +94,16 @@ def test_check_passes_notes_and_fails(folder: Path) -> None:
     assert "ValueError: no" in run("rewards", "check", "mine.py:broken", code=1).stdout
     assert "Passed." in run("rewards", "check", "{retention: 0.9, brief: {use: 'mine.py:brief', weight: 0.1}}").stdout
     assert "Did you mean 'brief'" in run("rewards", "check", "mine.py:breif", code=2).stderr
+
+
+def test_embeddings_are_handed_in_where_there_is_no_model(transcripts: Path) -> None:
+    assert "Passed." in run("rewards", "check", "mine.py:near").stdout
+    shown = run("rewards", "show", "mine.py:near").stdout
+    assert "handed in" in shown
+    assert "scores 10.00." in shown
+    assert "10.00" in run("rescore", str(transcripts), "--reward", "mine.py:near").stdout
+    assert "10.00" in run("play", "--policy", "oracle", "--steps", "1", "--reward", "mine.py:near").stdout
+    assert "There is no checkpoint nowhere" in run("evaluate", "nowhere", "--reward", "mine.py:near", code=2).stderr
 
 
 @pytest.fixture

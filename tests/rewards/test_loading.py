@@ -164,7 +164,7 @@ def test_installed_packages_register_rewards(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_name_that_two_packages_register_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [EntryPoint("polite", place, ENTRY_POINT_GROUP) for place in ("two.rewards:fn", "one:fn")]
     monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
-    with pytest.raises(ConfigError, match=r"'polite' is registered by several installed packages, .*uninstall all but one.* one:fn and two"):
+    with pytest.raises(ConfigError, match=r"'polite' is registered by several.* uninstall all but one.* one:fn and two"):
         load_reward("polite")
 
 
@@ -173,6 +173,14 @@ def test_rewards_take_what_is_handed_in_and_nothing_else(tmp_path: Path) -> None
     path.write_text("def eats(turns, embed=None):\n    return [2.0 if embed == 'food' else 1.0 for _ in turns]\n")
     assert values(load_reward(f"{path}:eats", embed="food", other="ignored")) == [2.0, 2.0]
     assert values(load_reward("exact", embed="food")) == [10.0, 0.0]
+
+    def starves(turns, embed):
+        return [3.0 if embed == "food" else 1.0 for _ in turns]
+
+    for spec in (starves, {"use": starves}):
+        assert values(load_reward(spec, embed="food")) == [3.0, 3.0]
+    made = load_reward("classic")
+    assert load_reward(made, embed="food") is made
 
 
 @pytest.mark.parametrize(

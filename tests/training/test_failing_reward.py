@@ -78,7 +78,10 @@ def test_an_evaluation_leaves_all_turns_of_its_earlier_batches(tmp_path: Path) -
         return [5.0] * len(turns) if scored <= 4 else 1 / 0
 
     failing = ConversationVectorEnv(played, memory=env.backend, reward=reward, codec=codec, num_envs=2)
-    with pytest.raises(RewardError, match=r"ZeroDivisionError: .* by zero\. The 10 turns so far"), keeping_transcripts(tmp_path / "kept.jsonl"):
+    with (
+        pytest.raises(RewardError, match=r"ZeroDivisionError: .* by zero\. The 10 turns so far"),
+        keeping_transcripts(tmp_path / "kept.jsonl"),
+    ):
         play(failing, Reader(codec), played, seed=0)
     whole = play(env, Reader(codec), played, seed=0)
     kept = read_records(tmp_path / "kept.jsonl")
