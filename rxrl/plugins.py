@@ -6,13 +6,17 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rxrl.errors import ConfigError, reason, unknown_name
+
+_stamps: dict[str, tuple[int, int]] = {}
+"""Time of change and size of the files behind the modules that were made of them, by the module's name."""
 
 
 def load_object(place: str, kind: str) -> Any:
@@ -29,9 +33,10 @@ def load_object(place: str, kind: str) -> Any:
     if not colon or not where or not attribute:
         raise ConfigError(f"A {kind} of your own is named 'package.module:name' or 'path/file.py:name', got {place!r}.")
     try:
-        module = load_file(where) if where.endswith(".py") else importlib.import_module(where)
-    except Exception as error:
-        raise ConfigError(f"The {kind} {place!r} cannot be loaded: {type(error).__name__}: {error}") from error
+        module = load_file(where) if where.endswith(".py") else _load_module(where)
+    # What exits while it is imported (a script without a guard) must not take rxrl with it.
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"The {kind} {place!r} cannot be loaded: {reason(error)}") from error
     if not hasattr(module, attribute):
         names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise ConfigError(f"{where!r} has no such {kind}. {unknown_name('name', attribute, names)}")
@@ -40,6 +45,9 @@ def load_object(place: str, kind: str) -> Any:
 
 def load_file(place: str) -> ModuleType:
     """Imports a Python file under a name of its own, so that what it defines can be pickled.
+
+    It is executed once, and again only after it was changed, so that what it defines is the same thing wherever it is named.
+    The other modules of its folder can be imported at its top.
 
     Raises:
         OSError: There is no such file.
@@ -52,11 +60,45 @@ def load_file(place: str) -> ModuleType:
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
         raise ImportError(f"{place} is no Python file")
+    status, before = path.stat(), sys.modules.get(name)
+    stamp = (status.st_mtime_ns, status.st_size)
+    if before is not None and _stamps.get(name) == stamp:
+        return before
     module = importlib.util.module_from_spec(found)
     # Registered under its name so that its functions can be pickled and dataclasses in it work.
-    sys.modules[name] = module
-    found.loader.exec_module(module)
+    sys.modules[name], _stamps[name] = module, stamp
+    try:
+        with _importable(path.parent):
+            found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name], _stamps[name]
+        raise
     return module
+
+
+def _load_module(name: str) -> ModuleType:
+    """Imports a module by its name, in the working folder too: it is not on the path of the `rxrl` command."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0]:
+            raise
+    with _importable(Path.cwd()):
+        return importlib.import_module(name)
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Lets the modules of a folder be imported meanwhile, before others of the same name."""
+    place = str(folder)
+    sys.path.insert(0, place)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        # What was imported may have taken it out of the path already.
+        with suppress(ValueError):
+            sys.path.remove(place)
 
 
 def installed(group: str) -> dict[str, list[EntryPoint]]:

@@ -5,12 +5,15 @@ Run it with `python scripts/train_mrl.py runs/smat/checkpoint --curriculum quick
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rxrl.allocation import keep_freed_memory
+from rxrl.config import parse_config
 from rxrl.curricula import load_curriculum
 from rxrl.data.world import GeneratedSource
+from rxrl.errors import RxrlError
 from rxrl.factory import load_checkpoint
 from rxrl.rewards import held
 from rxrl.training.callbacks import Callback, Progress
@@ -32,27 +35,38 @@ class Show(Callback):
         print(f"{progress.stage.name} {progress.iteration}/{progress.total}: reward {progress.metrics['reward']:.2f}")
 
 
-parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-parser.add_argument("checkpoint", help="folder of a checkpoint, such as a stage's or a run's")
-parser.add_argument("--curriculum", default="quickstart", help="name or YAML file")
-parser.add_argument("--episodes", type=int, default=16, help="conversations an iteration")
-parser.add_argument("--iterations", type=int, help="stop after this many; without it, the curriculum decides")
-parser.add_argument("--out", type=Path, default=Path("runs/train-mrl"), help="folder for metrics and checkpoints")
-parser.add_argument("--seed", type=int, default=0)
-arguments = parser.parse_args()
+def main() -> None:
+    """Reads the command line, trains and saves."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", help="folder of a checkpoint, such as a stage's or a run's")
+    parser.add_argument("--curriculum", default="quickstart", help="name or YAML file")
+    parser.add_argument("--episodes", type=int, default=16, help="conversations an iteration")
+    parser.add_argument("--iterations", type=int, help="stop after this many; without it, the curriculum decides")
+    parser.add_argument("--out", type=Path, default=Path("runs/train-mrl"), help="folder for metrics and checkpoints")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
 
-keep_freed_memory()
-model, tokenizer = load_checkpoint(arguments.checkpoint)
-trainer = MRLTrainer(
-    model,
-    tokenizer,
-    curriculum=load_curriculum(arguments.curriculum),
-    source=GeneratedSource(level=1, seed=arguments.seed, split="train"),
-    held_out=GeneratedSource(level=1, seed=arguments.seed, split="validation"),
-    config=MRLConfig(seed=arguments.seed, episodes=arguments.episodes, max_iterations=arguments.iterations),
-    folder=arguments.out,
-    reward=short_and_right,
-    callbacks=[Show()],
-)
-trainer.train()
-print(f"Checkpoint: {trainer.save()}")
+    numbers = {"seed": arguments.seed, "episodes": arguments.episodes, "max_iterations": arguments.iterations}
+    keep_freed_memory()
+    model, tokenizer = load_checkpoint(arguments.checkpoint)
+    trainer = MRLTrainer(
+        model,
+        tokenizer,
+        curriculum=load_curriculum(arguments.curriculum),
+        source=GeneratedSource(level=1, seed=arguments.seed, split="train"),
+        held_out=GeneratedSource(level=1, seed=arguments.seed, split="validation"),
+        config=parse_config(numbers, MRLConfig, source="the arguments"),
+        folder=arguments.out,
+        reward=short_and_right,
+        callbacks=[Show()],
+    )
+    trainer.train()
+    print(f"Checkpoint: {trainer.save()}")
+
+
+# Guarded, so that the reward can be named elsewhere: `--reward scripts/train_mrl.py:short_and_right`.
+if __name__ == "__main__":
+    try:
+        main()
+    except (RxrlError, OSError) as error:
+        sys.exit(f"Error: {error}")
