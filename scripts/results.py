@@ -25,6 +25,7 @@ from rxrl.cli.pipeline import Pipeline, PipelineConfig, Sources, open_sources, t
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum
 from rxrl.data.tokenizer import Tokenizer
+from rxrl.errors import DataError, RxrlError
 from rxrl.evaluation.metrics import compare
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.factory import load_checkpoint
@@ -152,7 +153,7 @@ def runs_table(folders: Sequence[Path]) -> list[str]:
         "|---" * 8 + "|",
     ]
     for folder in folders:
-        report = json.loads((folder / "report.json").read_text())
+        report = read_report(folder)
         after, controls = report["after_mrl"], report["controls"]
         columns = [interval(report.get(f"after_{each}")) for each in ("supervised", "mrl", "smat_continued")]
         columns += [difference(report["comparisons"].get(f"mrl_minus_{each}")) for each in ("supervised", "smat")]
@@ -164,6 +165,22 @@ def runs_table(folders: Sequence[Path]) -> list[str]:
         shown += [number(controls["chance"]), number(controls["oracle"]["retention"])]
         more.append(f"| {folder.name} | {' | '.join(shown)} |")
     return [*rows, "", *more]
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """What a finished quickstart has measured.
+
+    Raises:
+        DataError: It is not there.
+    """
+    path = folder / "report.json"
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(report, dict) or not {"after_mrl", "controls", "comparisons", "wall_seconds"} <= report.keys():
+            raise ValueError("what a quickstart measures is not all in it")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no report of a finished `rxrl quickstart` ({error}): give the folder of one.") from error
+    return report
 
 
 def number(value: float | None) -> str:
@@ -215,4 +232,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (RxrlError, OSError) as error:
+        sys.exit(f"Error: {error}")

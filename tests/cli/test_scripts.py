@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,27 @@ def test_the_training_script_then_the_evaluation_script(run_script: Any, checkpo
 @pytest.mark.parametrize("name", ["train_mrl.py", "evaluate.py"])
 def test_help(name: str, run_script: Any) -> None:
     assert "checkpoint" in run_script(name, "--help")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train_mrl.py", "nowhere"), "There is no checkpoint nowhere"),
+        (("evaluate.py", "nowhere"), "There is no checkpoint nowhere"),
+        (("results.py", "runs", "nowhere"), "report.json is no report of a finished `rxrl quickstart`"),
+    ],
+)
+def test_mistakes_get_one_sentence(arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", list(arguments))
+    monkeypatch.syspath_prepend(SCRIPTS)
+    with pytest.raises(SystemExit, match=f"^Error: .*{message}"):
+        runpy.run_path(str(SCRIPTS / arguments[0]), run_name="__main__")
+
+
+def test_a_training_without_episodes_gets_one_sentence(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train_mrl.py", str(checkpoint), "--episodes", "0"])
+    with pytest.raises(SystemExit, match=r"^Error: the arguments: episodes: expected greater than or equal to 1, got 0\.$"):
+        runpy.run_path(str(SCRIPTS / "train_mrl.py"), run_name="__main__")
 
 
 def keep(out: Path, *runs: Run) -> None:
