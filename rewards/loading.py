@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rxrl.errors import ConfigError, RewardError, unknown_name
-from rxrl.plugins import absolute, installed, resolve
+from rxrl.plugins import absolute, called, installed, resolve
 from rxrl.rewards.classic import Classic
 from rxrl.rewards.judge import Judge
 from rxrl.rewards.limits import TimeLimited
@@ -184,22 +184,27 @@ def _required(function: Any) -> list[str]:
 
 
 def _built(name: str, target: type[Any], options: Mapping[str, Any]) -> RewardFunction:
+    takes = f"the options {', '.join(sorted(options))}" if options else "no options"
     try:
-        built: RewardFunction = target(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "options"
-        if first["type"] == "extra_forbidden":
-            known = [str(key) for key in parameters(target) if key]
-            raise ConfigError(f"Reward {name!r}: {unknown_name('option', where, known)}") from None
-        if first["type"] == "missing":
-            raise ConfigError(f"Reward {name!r} needs the option {where!r}: {{use: {name}, {where}: ...}}.") from None
-        raise ConfigError(f"Reward {name!r}, option {where!r}: {first['msg']} (got {first['input']!r}).") from None
-    except TypeError as error:
-        raise ConfigError(f"Reward {name!r} cannot be made with {sorted(options)}: {error}.") from error
+        built: RewardFunction = called("reward", name, takes, target, **options)
+    except ConfigError as error:
+        if isinstance(error.__cause__, ValidationError):
+            raise ConfigError(_wrong_option(name, target, error.__cause__)) from None
+        raise
     if not callable(built):
         raise RewardError(f"Reward {name!r} must be callable with a batch of turns; its class {target.__name__} has no __call__.")
     return built
+
+
+def _wrong_option(name: str, target: type[Any], error: ValidationError) -> str:
+    """What pydantic found wrong with the options of a reward, as one sentence."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "options"
+    if first["type"] == "extra_forbidden":
+        return f"Reward {name!r}: {unknown_name('option', where, [str(key) for key in parameters(target) if key])}"
+    if first["type"] == "missing":
+        return f"Reward {name!r} needs the option {where!r}: {{use: {name}, {where}: ...}}."
+    return f"Reward {name!r}, option {where!r}: {first['msg']} (got {first['input']!r})."
 
 
 class _Named:

@@ -23,7 +23,7 @@ from rxrl.errors import CheckpointError, ConfigError, DataError, unknown_name
 from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend
 from rxrl.models.hub import local_folder
 from rxrl.models.model import CONFIG_FILE
-from rxrl.plugins import load_object, resolve
+from rxrl.plugins import called, load_object, resolve
 from rxrl.policies import EndpointPolicy, HuggingFacePolicy, Oracle, Parrot, Person
 from rxrl.rewards import HashedEmbedding, load_reward, mean_embeddings
 from rxrl.types import Conversation, MemoryBackend, Policy, TextCodec
@@ -257,7 +257,7 @@ def _named_memory(name: str | Path) -> tuple[Any, Tokenizer | None]:
         return TranscriptMemory(int(last) if last else None), None
     if last and not Path(text).exists():
         found = load_object(text, "memory")
-        return found() if isinstance(found, type) else found, None
+        return called("memory", text, "no arguments", found) if isinstance(found, type) else found, None
     return load_checkpoint(text)
 
 
@@ -346,7 +346,7 @@ def _text_player(name: str, device: torch.device | str, own: dict[str, Any]) -> 
         raise ConfigError(f"{unknown_name('policy', name, _SIMPLE_PLAYERS)} Others are {kinds}.")
     _check_player_options(name, own, ())
     made = load_object(name, "policy")
-    return lambda envs: _checked_policy(name, made(envs.codec))
+    return lambda envs: _checked_policy(name, called("policy", name, "the codec", made, envs.codec))
 
 
 def _checked_policy(name: str, policy: Any) -> Policy:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rxrl.errors import ConfigError, reason, unknown_name
+from rxrl.errors import ConfigError, RxrlError, reason, unknown_name
 
 _stamps: dict[str, tuple[int, int]] = {}
 """Time of change and size of the files behind the modules that were made of them, by the module's name."""
@@ -149,6 +149,30 @@ def _registered(kind: str, name: str, entries: Sequence[EntryPoint]) -> Any:
         return entries[0].load()
     except (Exception, SystemExit) as error:
         raise ConfigError(f"The {kind} {name!r} of an installed package cannot be loaded: {reason(error)}") from error
+
+
+def called(kind: str, name: str, takes: str, target: Any, /, *arguments: Any, **options: Any) -> Any:
+    """What a class or function of somebody else's makes of its arguments.
+
+    Args:
+        kind: What is to be made ("policy", "memory"), for messages.
+        name: What the user called it.
+        takes: What it is called with, in words ("the codec", "no arguments").
+        target: The class or function.
+        arguments: Handed to it.
+        options: Handed to it by name.
+
+    Raises:
+        ConfigError: It cannot be called, or raises.
+    """
+    if not callable(target):
+        raise ConfigError(f"The {kind} {name!r} must be a class or a function, but is {type(target).__name__}.")
+    try:
+        return target(*arguments, **options)
+    except RxrlError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"The {kind} {name!r} cannot be made, called with {takes}: {reason(error)}") from error
 
 
 def absolute(name: str) -> str:

@@ -308,9 +308,22 @@ def test_wrong_players_get_one_clear_sentence(checkpoint, tmp_path: Path):
         make_play("parrot", CONVERSATIONS, system="Be brief.")
     with pytest.raises(CheckpointError, match="There is no checkpoint"):
         make_play(str(tmp_path / "nowhere"), CONVERSATIONS)
-    (tmp_path / "mine.py").write_text("def nothing(codec): return codec\n")
-    with pytest.raises(ConfigError, match="must give a policy"):
-        make_play(f"{tmp_path / 'mine.py'}:nothing", CONVERSATIONS)
+    (tmp_path / "mine.py").write_text("""number = 5
+def nothing(codec): return codec
+def boom(codec): raise ValueError("boom")
+class Sized:
+    def __init__(self, size): self.size = size
+""")
+    mine = f"{tmp_path / 'mine.py'}"
+    for name, message in (
+        ("nothing", "must give a policy"),
+        ("boom", r"boom' cannot be made, called with the codec: ValueError: boom\.$"),
+        ("number", r"The policy .*number' must be a class or a function, but is int\.$"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make_play(f"{mine}:{name}", CONVERSATIONS)
+    with pytest.raises(ConfigError, match=r"The memory .*Sized' cannot be made, called with no arguments: TypeError: .*'size'\.$"):
+        make_play("oracle", CONVERSATIONS, memory=f"{mine}:Sized")
 
 
 def test_options_of_the_environment_are_checked_by_name() -> None:

@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
+from typing import Any
 
 from rxrl.curricula import Curriculum, Stage
 from rxrl.data.sources import ConversationSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ConversationVectorEnv
+from rxrl.errors import ConfigError
 from rxrl.facts import attribute_values
 from rxrl.models import ReactiveTransformer, StmBackend
+from rxrl.plugins import called
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.seeding import derive_seed
 from rxrl.training.config import MRLConfig
@@ -127,7 +130,7 @@ class Supply:
         own = attribute_values(conversations)
         values = {name: tuple(sorted({*self._values[key].get(name, ()), *own.get(name, ())})) for name in {*self._values[key], *own}}
         limit = self.model.config.max_length
-        return self.make_env(
+        return self._made_env(
             conversations,
             memory=StmBackend(self.model),
             reward=self.reward(stage),
@@ -140,6 +143,14 @@ class Supply:
             teacher_forcing=stage.teacher_forcing,
             values=values,
         )
+
+    def _made_env(self, conversations: Sequence[Conversation], **options: Any) -> ConversationVectorEnv:
+        """What the class or factory, which may be somebody else's, makes."""
+        name = getattr(self.make_env, "__qualname__", repr(self.make_env))
+        env = called("environment", name, "the arguments of ConversationVectorEnv", self.make_env, conversations, **options)
+        if not isinstance(env, ConversationVectorEnv):
+            raise ConfigError(f"The environment {name!r} must give a ConversationVectorEnv, but gave a {type(env).__name__}.")
+        return env
 
 
 def main_strategy(stage: Stage) -> str:

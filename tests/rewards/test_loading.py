@@ -104,6 +104,16 @@ class Level:
         return [self.level for _ in turns]
 
 
+class Gone:
+    def __init__(self):
+        raise KeyError("key of the judge")
+
+
+class Needy:
+    def __init__(self, level):
+        self.level = level
+
+
 NUMBER = 5
 """
 
@@ -290,6 +300,10 @@ def test_a_spec_is_read_as_it_is_written_on_a_command_line(tmp_path: Path) -> No
 def test_what_is_no_function_and_unknown_options_are_refused(plug_in: str) -> None:
     with pytest.raises(RewardError, match=r"NUMBER.*must be a function or a class, but is int"):
         load_reward(f"{plug_in}:NUMBER")
+    with pytest.raises(ConfigError, match=r"Gone' cannot be made, called with no options: KeyError: 'key of the judge'\.$"):
+        load_reward({"retention": 1, "mine": {"use": f"{plug_in}:Gone"}})
+    with pytest.raises(ConfigError, match=r"Needy' cannot be made, called with no options: TypeError: .*'level'\.$"):
+        load_reward(f"{plug_in}:Needy")
     with pytest.raises(ConfigError, match=r"levl.*Did you mean 'level'"):
         load_reward({"use": f"{plug_in}:constant", "levl": 1})
 

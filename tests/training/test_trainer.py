@@ -192,6 +192,15 @@ def test_teacher_forcing_reaches_the_environment_and_evaluation_never_uses_it(tm
     assert made == [True, False]
 
 
+def test_an_environment_that_cannot_be_made_is_named(tmp_path):
+    def careless(conversations, memory):
+        return None
+
+    for env, message in ((careless, "careless' cannot be made, called with .*TypeError"), (lambda *a, **o: None, "gave a NoneType")):
+        with pytest.raises(ConfigError, match=message):
+            trainer_in(tmp_path, env=env).train()
+
+
 def test_one_seed_gives_the_same_bytes_whatever_the_global_generator_did(tmp_path):
     stages = [{"steps": 2, "iterations": 2, "reset_ratio": 0.5}, {"steps": 3, "iterations": 2, "earlier_share": 0.5}]
     options = {"algorithm": {"name": "impo", "minibatches": 2}, "evaluation": {"every": 1, "conversations": 2}}
