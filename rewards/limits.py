@@ -18,7 +18,7 @@ class TimeLimited:
 
     Args:
         reward: The function. Python cannot stop a thread, so one that hangs goes on in the background after the error.
-        seconds: Most seconds for one batch, above 0.
+        seconds: Most seconds for one batch, above 0; infinite (`.inf` in YAML) for no limit.
 
     Raises:
         ConfigError: `seconds` is no positive number.
@@ -36,7 +36,7 @@ class TimeLimited:
         # A daemon: a hanging function must not keep the process from ending.
         threading.Thread(target=_note, args=(outcome, lambda: score_turns(self.reward, turns)), daemon=True).start()
         try:
-            scores, error = outcome.get(timeout=self.seconds)
+            scores, error = outcome.get(timeout=min(self.seconds, threading.TIMEOUT_MAX))
         except queue.Empty:
             raise RewardError(
                 f"Reward {self.name!r} did not score a batch of {len(turns)} turns within its time_limit of {self.seconds:g} s: "

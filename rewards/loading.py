@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from rxrl.config import parse_yaml
 from rxrl.errors import ConfigError, RewardError, unknown_name
 from rxrl.plugins import absolute, called, installed, resolve
 from rxrl.rewards.classic import Classic
@@ -65,9 +65,10 @@ def read_spec(text: str) -> RewardSpec:
     if not text.endswith((".yaml", ".yml")) and not text.lstrip().startswith("{"):
         return text
     try:
-        given = yaml.safe_load(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        source = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The reward {text} cannot be read: {' '.join(str(error).split())}.") from error
+    given = parse_yaml(source, f"The reward {text}")
     spec = given["reward"] if isinstance(given, dict) and "reward" in given else given
     if not isinstance(spec, str | dict):
         raise ConfigError(f"{text} must hold a reward, a name or a mapping, got {type(spec).__name__}.")

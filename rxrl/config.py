@@ -72,6 +72,15 @@ def parse_config(data: Mapping[str, Any], model: type[ModelT], overrides: Sequen
     return _build(_Document(_copy(data), source=source), model, overrides)
 
 
+def parse_yaml(text: str, source: str) -> Any:
+    """Plain data of a YAML text, read as `load_config` reads its files; None for an empty text.
+
+    Raises:
+        ConfigError: It is not YAML, or a key is given twice; the message names `source` and line.
+    """
+    return _parsed(text, source)[0]
+
+
 def dump_config(config: BaseModel, path: str | Path | None = None) -> str:
     """Writes a configuration as YAML that `load_config` reads back to an equal one.
 
@@ -149,28 +158,33 @@ def _read_yaml(path: Path) -> _Document:
         raise ConfigError(f"There is no file {str(path)!r}; give the path of an existing YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a UTF-8 text file: {error}.") from None
-    try:
-        loader = _Loader(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
-    try:
-        root = loader.get_single_node()
-        # What an alias repeats becomes a thing of its own, so that an override changes one place.
-        data = {} if root is None else _copy(loader.construct_document(root))
-    except RecursionError:
-        raise ConfigError(f"{path}: an alias stands within what it repeats; write it out.") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise ConfigError(f"{path}, line {mark.line + 1 if mark else 1}: not valid YAML: {error.problem or error.context}.") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
-    finally:
-        loader.dispose()
+    data, root = _parsed(text, str(path))
     if data is None:
         data = {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path}, line 1: expected a mapping of settings (`key: value`), got {_shown(data)}.")
     return _Document(data, str(path), root)
+
+
+def _parsed(text: str, source: str) -> tuple[Any, yaml.Node | None]:
+    """Plain data of a YAML text, and the nodes that say where it stands."""
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}.") from None
+    try:
+        root = loader.get_single_node()
+        # What an alias repeats becomes a thing of its own, so that an override changes one place.
+        return (None, None) if root is None else (_copy(loader.construct_document(root)), root)
+    except RecursionError:
+        raise ConfigError(f"{source}: an alias stands within what it repeats; write it out.") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ConfigError(f"{source}, line {mark.line + 1 if mark else 1}: not valid YAML: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}.") from None
+    finally:
+        loader.dispose()
 
 
 def _build(document: _Document, model: type[ModelT], overrides: Iterable[str]) -> ModelT:

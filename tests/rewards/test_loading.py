@@ -257,6 +257,8 @@ def test_scores_may_come_from_a_generator(plug_in: str) -> None:
 
 def test_a_time_limit_changes_nothing_else(plug_in: str) -> None:
     assert values(load_reward({"use": f"{plug_in}:later", "time_limit": 30})) == [3.0, 3.0]
+    for seconds in (float("inf"), 1e300):
+        assert values(load_reward({"use": f"{plug_in}:later", "time_limit": seconds})) == [3.0, 3.0]
     limited = load_reward({"use": f"{plug_in}:broken", "time_limit": 30})
     with pytest.raises(RewardError, match=r"my_rewards.py:broken.*the judge is asleep"):
         score_turns(pickle.loads(pickle.dumps(limited)), TURNS)
@@ -292,9 +294,16 @@ def test_a_spec_is_read_as_it_is_written_on_a_command_line(tmp_path: Path) -> No
     assert read_spec("{retention: 1, length: 0.5}") == {"retention": 1, "length": 0.5}
     (tmp_path / "own.yaml").write_text("seed: 3\nreward: {use: classic, decay: 0.3}\n")
     assert read_spec(str(tmp_path / "own.yaml")) == {"use": "classic", "decay": 0.3}
-    for wrong, message in ((str(tmp_path / "no.yaml"), "cannot be read"), ("{a: [", "cannot be read"), ("{reward: 3}", "got int")):
+    for wrong, message in ((str(tmp_path / "no.yaml"), "cannot be read"), ("{a: [", "not valid YAML"), ("{reward: 3}", "got int")):
         with pytest.raises(ConfigError, match=message):
             read_spec(wrong)
+
+
+def test_a_spec_is_read_like_every_configuration(tmp_path: Path) -> None:
+    assert read_spec("{retention: 1, length: 1e-1}") == {"retention": 1, "length": 0.1}
+    (tmp_path / "twice.yaml").write_text("reward:\n  length: 1\n  length: 0\n")
+    with pytest.raises(ConfigError, match=r"twice.yaml, line 3: not valid YAML: key 'length' is given twice; keep one of the two\.$"):
+        read_spec(str(tmp_path / "twice.yaml"))
 
 
 def test_what_is_no_function_and_unknown_options_are_refused(plug_in: str) -> None:
