@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rxrl.errors import ConfigError, EpisodeError, unknown_name
+from rxrl.facts import attribute_values
 from rxrl.types import STRATEGIES, Conversation, MemoryBackend
 
 _BACKEND = ("init", "write", "reset_rows", "select_rows")
@@ -45,11 +48,13 @@ def known_strategy(strategy: str) -> str:
 
 def strategy_weights(strategy: str | Mapping[str, float]) -> dict[str, float]:
     """One strategy, or a mix of strategies, as shares that sum to 1."""
+    if not isinstance(strategy, str | Mapping):
+        raise ConfigError(f"strategy is the name of one, or a mapping from names to weights, got {strategy!r}.")
     weights = {strategy: 1.0} if isinstance(strategy, str) else dict(strategy)
     for name, weight in weights.items():
         known_strategy(name)
-        if not weight >= 0:
-            raise ConfigError(f"The weight of strategy {name!r} must be at least 0, got {weight!r}.")
+        if not _is_number(weight) or not 0 <= weight < math.inf:
+            raise ConfigError(f"The weight of strategy {name!r} must be a number of at least 0, got {weight!r}.")
     total = sum(weights.values())
     if not total:
         raise ConfigError(f"A mix of strategies needs a weight above 0, got {weights}.")
@@ -88,9 +93,33 @@ def limit(name: str, value: int | None, least: int = 1) -> int | None:
 
 def probability(name: str, value: bool | float) -> float:
     """A number from 0 to 1."""
-    if not 0.0 <= float(value) <= 1.0:
+    if not _is_number(value) or not 0.0 <= value <= 1.0:
         raise ConfigError(f"{name} is a probability from 0 to 1, got {value!r}.")
     return float(value)
+
+
+def flag(name: str, value: bool) -> bool:
+    """True or False, and no word that would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise ConfigError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
+
+
+def known_values(given: Mapping[str, Sequence[str]] | None, conversations: Sequence[Conversation]) -> dict[str, tuple[str, ...]]:
+    """Known values by attribute; those of the conversations where none are given."""
+    if given is None:
+        return attribute_values(conversations)
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"values must be a mapping from an attribute to its values, or None for those of the data, got {given!r}.")
+    for name, each in given.items():
+        if isinstance(each, str) or not isinstance(each, Sequence) or not all(isinstance(value, str) for value in each):
+            raise ConfigError(f"values must have a list of texts for each attribute, got {each!r} for {name!r}.")
+    return {name: tuple(each) for name, each in given.items()}
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number, of Python or numpy; True and False count as 1 and 0."""
+    return isinstance(value, Real | np.bool_)
 
 
 def per_conversation(name: str, wanted: Any, chosen: Sequence[Conversation]) -> list[Any] | None:

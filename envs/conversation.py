@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 
 from rxrl.envs.batch import PROMPT_MARKERS, Observation
-from rxrl.envs.checks import known_render_mode
+from rxrl.envs.checks import at_least_one, known_render_mode
 from rxrl.envs.live import LiveSpec
 from rxrl.envs.render import print_lines, text_of
 from rxrl.envs.spaces import UnicodeText, is_unicode, padded_ids
@@ -136,7 +136,7 @@ class ConversationEnv(OneRowEnv):
 
     def __init__(self, conversations: Sequence[Conversation], *, max_characters: int = 2**16, **options: Any) -> None:
         super().__init__(conversations, **options)
-        self.observation_space = UnicodeText(max_characters)
+        self.observation_space = UnicodeText(at_least_one("max_characters", max_characters))
         self.action_space = UnicodeText(max_characters)
 
     def _observation(self, observation: Observation) -> str:

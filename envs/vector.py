@@ -19,8 +19,10 @@ from rxrl.envs.backends import NoMemory
 from rxrl.envs.batch import PROMPT_MARKERS, Ids, Observation, answer_rows, info_arrays, observe, restarted_info
 from rxrl.envs.checks import (
     at_least_one,
+    flag,
     known_autoreset,
     known_render_mode,
+    known_values,
     limit,
     memory_backend,
     per_conversation,
@@ -35,7 +37,7 @@ from rxrl.envs.live import Live, LiveSpec, unwrap
 from rxrl.envs.render import Line, text_of, transcript_lines
 from rxrl.envs.spaces import box_of_ids
 from rxrl.errors import EpisodeError, RewardError, unknown_name
-from rxrl.facts import Asked, attribute_values
+from rxrl.facts import Asked
 from rxrl.scoring import score_turns
 from rxrl.types import Conversation, MemoryBackend, RewardFunction, Score, TextCodec, TokenBatch, Turn
 
@@ -123,10 +125,9 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
             limit("max_episode_tokens", max_episode_tokens),
             limit("max_turns", max_turns),
         )
-        self.forcing = Forcing(probability("teacher_forcing", teacher_forcing), forced_turns)
-        self.write_last = write_last
-        self.warm_up = warm_up
-        self.values = dict(values) if values is not None else attribute_values(self.conversations)
+        self.forcing = Forcing(probability("teacher_forcing", teacher_forcing), limit("forced_turns", forced_turns, 0))
+        self.write_last, self.warm_up = flag("write_last", write_last), flag("warm_up", warm_up)
+        self.values = known_values(values, self.conversations)
         self.render_mode = known_render_mode(render_mode, self.render_modes)
         self.autoreset_mode = known_autoreset(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
@@ -272,9 +273,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
 
     def forget(self) -> None:
         """Drops all episodes and what they left in memory, as a reset with a seed does."""
-        self._episodes = [None] * self.num_envs
-        self._memory = None
-        self._begun = False
+        self._episodes, self._memory, self._begun = [None] * self.num_envs, None, False
 
     # Reset
 
@@ -295,9 +294,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         seeds = self._drawing.stm_seeds(rows, chosen, options.get("stm_seeds"), generators)
         strategies = per_conversation("strategies", options.get("strategies"), chosen) or [None] * len(chosen)
         before, left = self._episodes, self._memory
-        self._episodes = list(before)
-        for row in rows:
-            self._episodes[row] = None
+        self._episodes = [None if begins else episode for begins, episode in zip(mask, before, strict=True)]
         for row, conversation, strategy in zip(rows, chosen, strategies, strict=False):
             self._episodes[row] = self._episode(conversation, strategy, seeds[row])
         carried = self._carried(mask, before, options.get("carry")) if may_carry and left is not None else np.zeros_like(mask)

@@ -234,6 +234,8 @@ def test_misuse_is_refused() -> None:
         env.step("half \ud83d")
     with pytest.raises(ConfigError, match="render mode"):
         ConversationEnv(THREE, render_mode="rgb_array", **common())
+    with pytest.raises(ConfigError, match="max_characters must be a whole number of at least 1, got 0"):
+        ConversationEnv(THREE, max_characters=0, **common())
 
 
 def test_human_mode_prints_what_is_new(capsys: pytest.CaptureFixture[str]) -> None:
