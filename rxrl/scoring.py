@@ -52,7 +52,8 @@ def score_turns(reward: RewardFunction, turns: Sequence[Turn]) -> list[Score]:
 def _scored(reward: RewardFunction, turns: Sequence[Turn]) -> list[Score]:
     name = reward_name(reward)
     try:
-        results = _awaited(reward(turns))
+        # A list of its own: a reward that takes turns out of it must not lose them for the others.
+        results = _awaited(reward(list(turns)))
         # The body of a generator runs only now: what it raises is an error of the reward as well.
         results = list(results) if isinstance(results, Iterator) else results
     except RxrlError:

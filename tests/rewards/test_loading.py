@@ -255,6 +255,17 @@ def test_scores_may_come_from_a_generator(plug_in: str) -> None:
     assert values(load_reward(f"{plug_in}:generated"), [make_turn("a pet")] * 2) == [2.0, 2.0]
 
 
+def test_a_reward_cannot_take_turns_away_from_the_others() -> None:
+    def clears(turns):
+        turns.clear()
+        return []
+
+    given = list(TURNS)
+    with pytest.raises(RewardError, match="each of the 2 turns, but returned 0") as caught:
+        score_turns(clears, given)
+    assert list(caught.value.turns) == given == TURNS
+
+
 def test_a_time_limit_changes_nothing_else(plug_in: str) -> None:
     assert values(load_reward({"use": f"{plug_in}:later", "time_limit": 30})) == [3.0, 3.0]
     for seconds in (float("inf"), 1e300):
