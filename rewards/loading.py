@@ -23,6 +23,7 @@ from rxrl.config import parse_yaml
 from rxrl.errors import ConfigError, RewardError, unknown_name
 from rxrl.plugins import absolute, called, installed, resolve
 from rxrl.rewards.classic import Classic
+from rxrl.rewards.embedding import HashedEmbedding
 from rxrl.rewards.judge import Judge
 from rxrl.rewards.limits import TimeLimited
 from rxrl.rewards.retention import Retention
@@ -82,8 +83,8 @@ def load_reward(spec: RewardSpec, time_limit: float | None = None, **handed_in: 
         spec: A name, `package.module:function`, `path/file.py:function`, a mapping (see the page's beginning) or a callable.
         time_limit: Most seconds for one batch of turns; None: no limit.
         handed_in: What the surroundings can supply, for example `embed` (rows of ids -> mean embeddings `[batch, dim]`;
-            `HashedEmbedding()` where there is no model) or `notify` (takes one sentence; without it, a warning in the log); each
-            reward takes what it has a parameter for.
+            without it, `HashedEmbedding()` where a reward needs some) or `notify` (takes one sentence; without it, a warning in the
+            log); each reward takes what it has a parameter for.
 
     Returns:
         A reward function.
@@ -109,7 +110,7 @@ def _loaded(spec: RewardSpec, handed_in: Mapping[str, Any]) -> RewardFunction:
     if isinstance(spec, type):
         return _made(spec.__qualname__, spec, {}, handed_in)
     if callable(spec):
-        usable = any(key in handed_in for key in parameters(spec))
+        usable = any(key == "embed" or key in handed_in for key in parameters(spec))
         return _made(getattr(spec, "__qualname__", repr(spec)), spec, {}, handed_in) if usable else spec
     raise ConfigError(f"A reward is a name, a mapping or a function, got {type(spec).__name__}; names: {', '.join(reward_names())}.")
 
@@ -151,6 +152,9 @@ def _made(name: str, target: Any, options: Mapping[str, Any], handed_in: Mapping
     accepted = parameters(target)
     takes_any = None in accepted and isinstance(target, type)
     usable = {key: value for key, value in handed_in.items() if key in accepted or takes_any}
+    # What needs embeddings can be tried without a model, as `classic` and `cosine` can.
+    if "embed" in _required(target) and "embed" not in {**usable, **options}:
+        usable["embed"] = HashedEmbedding()
     if isinstance(target, type):
         built = _built(name, target, {**usable, **options})
         return built if name in BUILT_IN or target.__module__ in ("__main__", "builtins") else _Named(name, built, options, usable)

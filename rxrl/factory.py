@@ -25,7 +25,7 @@ from rxrl.models.hub import local_folder
 from rxrl.models.model import CONFIG_FILE
 from rxrl.plugins import called, load_object, resolve
 from rxrl.policies import EndpointPolicy, HuggingFacePolicy, Oracle, Parrot, Person
-from rxrl.rewards import HashedEmbedding, load_reward, mean_embeddings
+from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.types import Conversation, MemoryBackend, Policy, TextCodec
 
 DEFAULT_VOCABULARY = 512
@@ -197,7 +197,8 @@ def _made(
     rows = _conversations(unwrap(conversations))
     backend, model, own_tokenizer = _memory(unwrap(memory))
     codec = _codec(unwrap(tokenizer), own_tokenizer, model, rows)
-    function = load_reward(unwrap(reward), embed=HashedEmbedding() if model is None else TokenEmbeddings(model))
+    handed_in: dict[str, Any] = {} if model is None else {"embed": TokenEmbeddings(model)}
+    function = load_reward(unwrap(reward), **handed_in)
     limits = {} if model is None else _limits(model.config.max_length)
     return kind(rows, memory=backend, reward=function, codec=codec, **(limits | options))
 

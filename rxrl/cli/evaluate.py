@@ -23,7 +23,7 @@ from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.factory import TokenEmbeddings
 from rxrl.models import ModelPolicy
-from rxrl.rewards import HashedEmbedding, load_reward, read_spec
+from rxrl.rewards import load_reward, read_spec
 from rxrl.types import Conversation
 
 KNOWN_SAMPLE = 500
@@ -55,7 +55,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
 ) -> None:
     """Measure retention by distance, with its controls."""
     # What is wrong with the reward is said before the checkpoint is read.
-    load_reward(read_spec(reward), embed=HashedEmbedding())
+    load_reward(read_spec(reward))
     model, tokenizer = load_on(device, checkpoint)
     chosen, known = held_out_conversations(data, level, steps, strategy.value, conversations, seed)
     function = load_reward(read_spec(reward), embed=TokenEmbeddings(model))

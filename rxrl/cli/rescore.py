@@ -16,7 +16,7 @@ from rxrl.cli.console import plain_console
 from rxrl.errors import ConfigError, DataError
 from rxrl.evaluation import TurnRecord, read_records, rescore, write_records
 from rxrl.factory import TokenEmbeddings, load_checkpoint
-from rxrl.rewards import HashedEmbedding, Weighted, load_reward, read_spec
+from rxrl.rewards import Weighted, load_reward, read_spec
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 10
@@ -39,8 +39,10 @@ def rescore_transcripts(
     if out is not None and out.exists() and any(out.samefile(path) for path in transcripts if path.exists()):
         raise ConfigError(f"{out} is one of the transcripts that are read: give --out another name.")
     console = plain_console()
-    embed = HashedEmbedding() if checkpoint is None else TokenEmbeddings(load_checkpoint(checkpoint)[0])
-    rewards = {spec: load_reward(read_spec(spec), time_limit, notify=console.print, embed=embed) for spec in dict.fromkeys(reward)}
+    handed_in: dict[str, Any] = {"notify": console.print}
+    if checkpoint is not None:
+        handed_in["embed"] = TokenEmbeddings(load_checkpoint(checkpoint)[0])
+    rewards = {spec: load_reward(read_spec(spec), time_limit, **handed_in) for spec in dict.fromkeys(reward)}
     records = [record for path in transcripts for record in read_records(path)]
     if not records:
         raise DataError(f"{', '.join(map(str, transcripts))} hold no turns: give transcripts of an evaluation, a game or a training.")

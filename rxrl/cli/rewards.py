@@ -18,17 +18,7 @@ from rich.text import Text
 from rxrl.cli.console import plain_console
 from rxrl.errors import ConfigError
 from rxrl.plugins import installed, package_of
-from rxrl.rewards import (
-    BUILT_IN,
-    ENTRY_POINT_GROUP,
-    HashedEmbedding,
-    Report,
-    check_reward,
-    find_reward,
-    load_reward,
-    read_spec,
-    sample_turn,
-)
+from rxrl.rewards import BUILT_IN, ENTRY_POINT_GROUP, Report, check_reward, find_reward, load_reward, read_spec, sample_turn
 from rxrl.rewards.loading import parameters
 from rxrl.scoring import score_turns
 from rxrl.types import Score
@@ -85,7 +75,7 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Also fail where wrong answers or hacks are paid for.")] = False,
 ) -> None:
     """Try a reward on sample turns: range, batches, pickling, speed, and the known hacks. Ends with 1 where it breaks the contract."""
-    reward = load_reward(read_spec(spec), embed=HashedEmbedding())
+    reward = load_reward(read_spec(spec))
     report = check_reward(reward, time_limit=time_limit)
     console = plain_console()
     console.print(_checks(spec, report))
@@ -210,7 +200,7 @@ def _sample_score(name: str) -> Score | None:
     needed = {option for option, (default, _) in _options(find_reward(name)).items() if default == "needed"}
     if name in _EXAMPLES or name == "semantic" or needed:
         return None
-    return score_turns(load_reward(name, embed=HashedEmbedding()), [sample_turn("Mia has a cat.")])[0]
+    return score_turns(load_reward(name), [sample_turn("Mia has a cat.")])[0]
 
 
 def _terms(score: Score) -> str:
