@@ -21,7 +21,8 @@ import torch
 
 from learning import learning_table, read_runs, run_learning
 from rxrl.allocation import keep_freed_memory
-from rxrl.cli.pipeline import Pipeline, PipelineConfig, Sources, open_sources, train_tokenizer
+from rxrl.cli.pipeline import Pipeline, PipelineConfig, train_tokenizer
+from rxrl.cli.sources import Sources, open_sources
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum
 from rxrl.data.tokenizer import Tokenizer
@@ -70,7 +71,7 @@ def run_ablation(out: Path, seeds: Sequence[int], only: Sequence[str]) -> None:
     for seed in seeds:
         config = configuration(seed, {})
         torch.set_num_threads(config.threads or torch.get_num_threads())
-        sources = open_sources(config)
+        sources = open_sources(config.data, config.seed)
         model, tokenizer = starting_point(config, sources, out / f"seed{seed}" / "start")
         for name, factor in FACTORS.items():
             if not only or name in only:

@@ -13,7 +13,8 @@ from rich.table import Table
 from rxrl.cli.console import plain_console
 from rxrl.cli.data import Strategy
 from rxrl.cli.device import Device, load_on
-from rxrl.cli.pipeline import DEFAULT_STEPS, evaluation_env
+from rxrl.cli.pipeline import evaluation_env
+from rxrl.cli.sources import DEFAULT_STEPS
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import RowsSource
 from rxrl.data.world import GeneratedSource

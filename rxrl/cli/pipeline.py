@@ -6,20 +6,17 @@ import copy
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from rxrl.config import BaseConfig, WrongValueError, dump_config
+from rxrl.cli.sources import DataConfig, Sources, open_sources
+from rxrl.config import BaseConfig, dump_config
 from rxrl.curricula import Curriculum, load_curriculum
-from rxrl.data.rows import read_conversations
-from rxrl.data.sources import ConversationSource, RowsSource, said
+from rxrl.data.sources import RowsSource
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.data.world import GeneratedSource
 from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import DataError
 from rxrl.evaluation import CONTROLS, Evaluation, evaluate, summarise_comparisons, write_report
@@ -38,29 +35,11 @@ from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Conversation, RewardFunction, longest_query
 
 TOKENIZER_CONVERSATIONS = 1000
-DEFAULT_STEPS = 16
 CHECKPOINT = "checkpoint"
 """Folder, inside that of a run, of the weights that it ended with."""
 CONTINUED = "smat-continued"
 CHECKPOINT_EVERY = 200
 """Steps of a supervised stage between two checkpoints to go on from."""
-
-
-class DataConfig(BaseConfig):
-    """Where conversations come from: the embedded world, or files."""
-
-    level: int | None = Field(None, ge=1, le=3, description="Difficulty of the embedded world; null: 1.")
-    train: str | None = Field(None, description="File of conversations to train on; null: the embedded world.")
-    held_out: str | None = Field(None, description="File of held-out conversations; needed with `train`.")
-    steps: int | None = Field(None, ge=1, le=64, description="Turns of the embedded world's test conversations; null: 16.")
-    test_conversations: int = Field(200, ge=1, description="Held-out conversations of the final evaluation.")
-
-    @model_validator(mode="after")
-    def _files_are_as_they_are(self) -> DataConfig:
-        for name in ("level", "steps"):
-            if self.train is not None and getattr(self, name) is not None:
-                raise WrongValueError("it is of the embedded world: leave it out with conversations from a file", name)
-        return self
 
 
 class StagesConfig(BaseConfig):
@@ -87,71 +66,6 @@ class PipelineConfig(BaseConfig):
     threads: int | None = Field(None, ge=1, description="Threads of torch; null: as many as cores.")
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """The three splits."""
-
-    train: ConversationSource
-    validation: ConversationSource
-    test: list[Conversation]
-    stories: Callable[[str], Callable[[int, int], Sequence[str]]]
-
-
-def open_sources(config: PipelineConfig) -> Sources:
-    """The embedded world, or the conversations of files."""
-    data, seed = config.data, config.seed
-    if data.train is None:
-        worlds = {split: GeneratedSource(level=data.level or 1, seed=seed, split=split) for split in ("train", "validation", "test")}
-        test = worlds["test"].take(steps=data.steps or DEFAULT_STEPS, strategy="multi-step", start=0, count=data.test_conversations)
-
-        def world_stories(split: str) -> Callable[[int, int], Sequence[str]]:
-            return lambda start, count: worlds["train"].stories(split, start, count)
-
-        return Sources(worlds["train"], worlds["validation"], test, world_stories)
-    if data.held_out is None:
-        raise DataError("Training data from a file needs held-out conversations too: give them with --held-out FILE.")
-    train, held_out = read_conversations(data.train), read_conversations(data.held_out)
-    check_apart(train, held_out, data.train, data.held_out)
-    validation = validation_share(train, data.train)
-    return rows_sources(train[validation:], train[:validation], held_out[: data.test_conversations], seed)
-
-
-def check_apart(train: Sequence[Conversation], held_out: Sequence[Conversation], train_name: str, held_out_name: str) -> None:
-    """Refuses held-out conversations that are trained on: those that say what one says, or begin as it does under its id."""
-    # The id is not enough: rows without one are called by file and number.
-    begun = {(conversation.id, *said(conversation)[:1]) for conversation in train}
-    known = {said(conversation) for conversation in train}
-    shared = {each.id for each in held_out if said(each) in known or (each.id, *said(each)[:1]) in begun}
-    if shared:
-        raise DataError(f"{len(shared)} conversations are in both {train_name} and {held_out_name} (first: {min(shared)!r}): part them.")
-
-
-def validation_share(train: Sequence[Conversation], name: str) -> int:
-    """How many of the first conversations validate: a twentieth, at least one."""
-    if len(train) < 2:
-        raise DataError(f"{name} holds {len(train)} conversation: give at least two, one to train on and one to validate.")
-    return max(1, len(train) // 20)
-
-
-def rows_sources(train: Sequence[Conversation], validation: Sequence[Conversation], test: list[Conversation], seed: int) -> Sources:
-    """Splits of conversations that are already there; what they say serves as texts for pre-training."""
-    stories = {"train": cycled(_texts(train)), "validation": cycled(_texts(validation))}
-    return Sources(RowsSource(train, seed), RowsSource(validation, seed), test, stories.__getitem__)
-
-
-def cycled(texts: Sequence[str]) -> Callable[[int, int], Sequence[str]]:
-    """`(start, count)` to that many of the endlessly repeated texts."""
-    return lambda start, count: [texts[index % len(texts)] for index in range(start, start + count)]
-
-
-def _texts(conversations: Sequence[Conversation]) -> list[str]:
-    """Each interaction together with the one before it: recalling a fact within one text is what memory builds on.
-
-    Where two are longer than the model, the end of the second is left out; the next text begins with it.
-    """
-    return [f"{before.query} {before.answer} {i.query} {i.answer}" for c in conversations for before, i in pairwise(c.interactions)]
-
-
 class Pipeline:
     """Runs the main job in a folder; says what it does through `say` and the observers."""
 
@@ -176,7 +90,7 @@ class Pipeline:
         self.resumes = resume
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-        sources = open_sources(self.config)
+        sources = open_sources(self.config.data, self.config.seed)
         self._check(sources)
         self.folder.mkdir(parents=True, exist_ok=True)
         dump_config(self.config, self.folder / "config.yaml")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rxrl.cli.pipeline import CHECKPOINT, DataConfig, PipelineConfig, Sources, make_task, train_tokenizer
+from rxrl.cli.pipeline import CHECKPOINT, PipelineConfig, make_task, train_tokenizer
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import (
     ConfigFile,
@@ -20,11 +20,9 @@ from rxrl.cli.shared import (
     Start,
     TrainFile,
     check_unused,
-    holds_texts,
-    open_data,
-    open_texts,
     seed_override,
 )
+from rxrl.cli.sources import DataConfig, Sources, holds_texts, open_data, open_texts
 from rxrl.config import dump_config, load_config
 from rxrl.data.rows import LengthLimit
 from rxrl.data.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from rxrl.cli.console import plain_console
-from rxrl.cli.pipeline import CHECKPOINT, Sources, check_supply, save_result
+from rxrl.cli.pipeline import CHECKPOINT, check_supply, save_result
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import (
     ConfigFile,
@@ -25,10 +25,10 @@ from rxrl.cli.shared import (
     Seed,
     TrainFile,
     check_unused,
-    open_data,
     quoted,
     seed_override,
 )
+from rxrl.cli.sources import Sources, open_data
 from rxrl.config import dump_config, load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS

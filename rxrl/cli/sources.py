@@ -1,0 +1,175 @@
+"""Where the conversations and texts of a command come from: the embedded world, or files, each in parts that share nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from rxrl.cli.data import is_plain_text
+from rxrl.config import BaseConfig, WrongValueError
+from rxrl.data.importers import import_text
+from rxrl.data.importers.common import one_line
+from rxrl.data.importers.text import read_documents
+from rxrl.data.rows import LengthLimit, read_conversations
+from rxrl.data.sources import ConversationSource, RowsSource, said
+from rxrl.data.world import GeneratedSource
+from rxrl.errors import ConfigError, DataError
+from rxrl.types import Conversation
+
+DEFAULT_STEPS = 16
+IN_LETTERS = LengthLimit(300, len, "letters")
+"""How long texts are while there is no tokenizer to measure with; not in words, which some languages do not part."""
+
+
+class DataConfig(BaseConfig):
+    """Where conversations come from: the embedded world, or files."""
+
+    level: int | None = Field(None, ge=1, le=3, description="Difficulty of the embedded world; null: 1.")
+    train: str | None = Field(None, description="File of conversations to train on; null: the embedded world.")
+    held_out: str | None = Field(None, description="File of held-out conversations; needed with `train`.")
+    steps: int | None = Field(None, ge=1, le=64, description="Turns of the embedded world's test conversations; null: 16.")
+    test_conversations: int = Field(200, ge=1, description="Held-out conversations of the final evaluation.")
+
+    @model_validator(mode="after")
+    def _files_are_as_they_are(self) -> DataConfig:
+        for name in ("level", "steps"):
+            if self.train is not None and getattr(self, name) is not None:
+                raise WrongValueError("it is of the embedded world: leave it out with conversations from a file", name)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The three splits."""
+
+    train: ConversationSource
+    validation: ConversationSource
+    test: list[Conversation]
+    stories: Callable[[str], Callable[[int, int], Sequence[str]]]
+
+
+def open_sources(data: DataConfig, seed: int) -> Sources:
+    """The embedded world, or the conversations of files; `seed` is the key of the draws."""
+    if data.train is None:
+        worlds = {split: GeneratedSource(level=data.level or 1, seed=seed, split=split) for split in ("train", "validation", "test")}
+        test = worlds["test"].take(steps=data.steps or DEFAULT_STEPS, strategy="multi-step", start=0, count=data.test_conversations)
+
+        def world_stories(split: str) -> Callable[[int, int], Sequence[str]]:
+            return lambda start, count: worlds["train"].stories(split, start, count)
+
+        return Sources(worlds["train"], worlds["validation"], test, world_stories)
+    if data.held_out is None:
+        raise DataError("Training data from a file needs held-out conversations too: give them with --held-out FILE.")
+    train, held_out = read_conversations(data.train), read_conversations(data.held_out)
+    check_apart(train, held_out, data.train, data.held_out)
+    validation = validation_share(train, data.train)
+    return rows_sources(train[validation:], train[:validation], held_out[: data.test_conversations], seed)
+
+
+def check_apart(train: Sequence[Conversation], held_out: Sequence[Conversation], train_name: str, held_out_name: str) -> None:
+    """Refuses held-out conversations that are trained on: those that say what one says, or begin as it does under its id."""
+    # The id is not enough: rows without one are called by file and number.
+    begun = {(conversation.id, *said(conversation)[:1]) for conversation in train}
+    known = {said(conversation) for conversation in train}
+    shared = {each.id for each in held_out if said(each) in known or (each.id, *said(each)[:1]) in begun}
+    if shared:
+        raise DataError(f"{len(shared)} conversations are in both {train_name} and {held_out_name} (first: {min(shared)!r}): part them.")
+
+
+def validation_share(train: Sequence[Conversation], name: str) -> int:
+    """How many of the first conversations validate: a twentieth, at least one."""
+    if len(train) < 2:
+        raise DataError(f"{name} holds {len(train)} conversation: give at least two, one to train on and one to validate.")
+    return max(1, len(train) // 20)
+
+
+def rows_sources(train: Sequence[Conversation], validation: Sequence[Conversation], test: list[Conversation], seed: int) -> Sources:
+    """Splits of conversations that are already there; what they say serves as texts for pre-training."""
+    stories = {"train": cycled(_texts(train)), "validation": cycled(_texts(validation))}
+    return Sources(RowsSource(train, seed), RowsSource(validation, seed), test, stories.__getitem__)
+
+
+def cycled(texts: Sequence[str]) -> Callable[[int, int], Sequence[str]]:
+    """`(start, count)` to that many of the endlessly repeated texts."""
+    return lambda start, count: [texts[index % len(texts)] for index in range(start, start + count)]
+
+
+def _texts(conversations: Sequence[Conversation]) -> list[str]:
+    """Each interaction together with the one before it: recalling a fact within one text is what memory builds on.
+
+    Where two are longer than the model, the end of the second is left out; the next text begins with it.
+    """
+    return [f"{before.query} {before.answer} {i.query} {i.answer}" for c in conversations for before, i in pairwise(c.interactions)]
+
+
+def open_data(data: str | None, held_out: str | None, level: int | None, seed: int, *, texts: bool = False) -> Sources:
+    """What a stage or a training learns from and is validated on.
+
+    Args:
+        data: File of conversations; None: the embedded world.
+        held_out: File to validate on; None: the first twentieth of `data`.
+        level: Difficulty of the embedded world.
+        seed: Key of the draws.
+        texts: Whether plain texts do, too.
+
+    Raises:
+        RxrlError: A file is missing or wrong, or the options contradict each other.
+    """
+    if data is None:
+        if held_out is not None:
+            raise ConfigError("--held-out goes with --data: the embedded world has held-out conversations of its own.")
+        return open_sources(DataConfig(level=level or 1, test_conversations=1), seed)
+    if level is not None:
+        raise ConfigError("--level is for the embedded world: give either --level or --data.")
+    if texts and holds_texts(data):
+        return open_texts(data, held_out, seed)
+    train = read_conversations(data)
+    if held_out is not None:
+        validation = read_conversations(held_out)
+        check_apart(train, validation, data, held_out)
+        return rows_sources(train, validation, [], seed)
+    share = validation_share(train, data)
+    return rows_sources(train[share:], train[:share], [], seed)
+
+
+def holds_texts(data: str) -> bool:
+    """Whether `--data` names plain texts, not conversations."""
+    return Path(data).exists() and is_plain_text(data)
+
+
+def open_texts(data: str, held_out: str | None, seed: int, limit: LengthLimit = IN_LETTERS) -> Sources:
+    """Plain texts, cut to the limit: there are no conversations, only stories.
+
+    Args:
+        data: Text file, JSONL of texts, or folder.
+        held_out: The same, to validate on; None: the first twentieth of the texts of `data`.
+        seed: Key of the draws.
+        limit: Longest text; that of the model, once it is there, so that nothing is lost.
+
+    Raises:
+        DataError: A file is missing or wrong, holds too few texts, or holds what the other holds.
+    """
+    train = import_text(data, limit=limit)
+    if held_out is None:
+        if len(train) < 2:
+            raise DataError(f"{data} holds {len(train)} text: give at least two, one to train on and one to validate.")
+        share = max(1, len(train) // 20)
+        parts = {"train": train[share:], "validation": train[:share]}
+    else:
+        check_texts_apart(data, held_out)
+        parts = {"train": train, "validation": import_text(held_out, limit=limit)}
+    empty = rows_sources([], [], [], seed)
+    return replace(empty, stories={name: cycled(part) for name, part in parts.items()}.__getitem__)
+
+
+def check_texts_apart(train: str, held_out: str) -> None:
+    """Refuses held-out documents that are trained on; pieces of them may be alike, a story ends as others do."""
+    known = {one_line(document) for document in read_documents(train)}
+    shared = [text for document in read_documents(held_out) if (text := one_line(document)) and text in known]
+    if shared:
+        first = shared[0] if len(shared[0]) <= 60 else f"{shared[0][:57]}..."
+        raise DataError(f"{len(shared)} texts are in both {train} and {held_out} (first: {first!r}): part them.")
