@@ -35,22 +35,8 @@ static inline void in_tiles(const float *rows, long count, float *tiles)
 /* to[row * width + key] = row . key * scale, for ROWS rows and `width` keys in tiles. Scaled here, so that the largest is subtracted exactly. */
 static inline void products(const float *const *rows, const float *tiles, long width, float scale, float *to)
 {
-    for (long j = 0; j < width; j += TILE) {
-        const float *tile = tiles + j * HEAD;
-        vec sums[ROWS][2] = {};
-        for (int d = 0; d < HEAD; d++) {
-            vec first = load(tile + d * TILE), second = load(tile + d * TILE + LANES);
-            UNROLL for (int r = 0; r < ROWS; r++) {
-                float number = rows[r][d];
-                sums[r][0] += number * first;
-                sums[r][1] += number * second;
-            }
-        }
-        UNROLL for (int r = 0; r < ROWS; r++) {
-            store(to + r * width + j, sums[r][0] * scale);
-            store(to + r * width + j + LANES, sums[r][1] * scale);
-        }
-    }
+    for (long j = 0; j < width; j += TILE)
+        columns_of(ROWS, rows, HEAD, tiles + j * HEAD, TILE, scale, to + j, width);
 }
 
 /* to[row] = sum over `count` keys of weights[row * width + key] * values[key]. Sums wait for one another, so with few of them (CHAINS is 2)

@@ -40,7 +40,6 @@ static inline int block_of(const float *x, long width, long rows, long block, co
 #define KERNEL(name) name##_avx512
 #define LANES 16
 #define ROWS 8
-#define FEW 8
 #define CHAINS 2
 typedef float vec_avx512 __attribute__((vector_size(64), may_alias));
 typedef float loose_avx512 __attribute__((vector_size(64), aligned(4), may_alias));
@@ -55,7 +54,6 @@ static inline float greatest_avx512(vec_avx512 x) { return _mm512_reduce_max_ps(
 #undef KERNEL
 #undef LANES
 #undef ROWS
-#undef FEW
 #undef CHAINS
 #pragma GCC pop_options
 
@@ -64,7 +62,6 @@ static inline float greatest_avx512(vec_avx512 x) { return _mm512_reduce_max_ps(
 #define KERNEL(name) name##_avx2
 #define LANES 8
 #define ROWS 4
-#define FEW 4
 #define CHAINS 1
 typedef float vec_avx2 __attribute__((vector_size(32), may_alias));
 typedef float loose_avx2 __attribute__((vector_size(32), aligned(4), may_alias));
@@ -93,7 +90,6 @@ static inline float greatest_avx2(vec_avx2 x)
 #undef KERNEL
 #undef LANES
 #undef ROWS
-#undef FEW
 #undef CHAINS
 #pragma GCC pop_options
 

@@ -1,5 +1,5 @@
-/* What kernels of one instruction set share. Included once for each, with KERNEL(name), LANES (floats of a vector), ROWS and FEW (rows
- * whose sums the registers hold, in attention and in other products) and CHAINS. */
+/* What kernels of one instruction set share. Included once for each, with KERNEL(name), LANES (floats of a vector), ROWS (rows
+ * whose sums the registers hold, of two vectors each) and CHAINS. */
 #define vec KERNEL(vec)
 #define loose KERNEL(loose)
 #define rounded KERNEL(rounded)
@@ -56,12 +56,12 @@ static inline vec swiglu(vec value, vec gate)
     return value * gate * (numerator / (one + small));
 }
 
-/* to[row * to_width + column] = sum over d < depth of rows[row][d] * weights[d * stride + column], for TILE columns. Each sum goes from the
- * first d to the last, so that a row gets the same whatever stands beside it. */
+/* to[row * to_width + column] = scale * sum over d < depth of rows[row][d] * weights[d * stride + column], for TILE columns and up to ROWS rows.
+ * Each sum goes from the first d to the last, so that a row gets the same whatever stands beside it. */
 static inline __attribute__((always_inline)) void columns_of(
-    const int count, const float *const *rows, long depth, const float *weights, long stride, float *to, long to_width)
+    const int count, const float *const *rows, long depth, const float *weights, long stride, float scale, float *to, long to_width)
 {
-    vec sums[FEW][2];
+    vec sums[ROWS][2];
     UNROLL for (int r = 0; r < count; r++) sums[r][0] = sums[r][1] = (vec){};
     for (long d = 0; d < depth; d++) {
         vec first = load(weights + d * stride), second = load(weights + d * stride + LANES);
@@ -72,20 +72,20 @@ static inline __attribute__((always_inline)) void columns_of(
         }
     }
     UNROLL for (int r = 0; r < count; r++) {
-        store(to + r * to_width, sums[r][0]);
-        store(to + r * to_width + LANES, sums[r][1]);
+        store(to + r * to_width, sums[r][0] * scale);
+        store(to + r * to_width + LANES, sums[r][1] * scale);
     }
 }
 
-/* The same for any number of rows. */
+/* The same, not scaled, for any number of rows. */
 static void columns(int count, const float *const *rows, long depth, const float *weights, long stride, float *to, long to_width)
 {
-    for (; count >= FEW; count -= FEW, rows += FEW, to += FEW * to_width)
-        columns_of(FEW, rows, depth, weights, stride, to, to_width);
+    for (; count >= ROWS; count -= ROWS, rows += ROWS, to += ROWS * to_width)
+        columns_of(ROWS, rows, depth, weights, stride, 1.0f, to, to_width);
     for (; count >= 4; count -= 4, rows += 4, to += 4 * to_width)
-        columns_of(4, rows, depth, weights, stride, to, to_width);
+        columns_of(4, rows, depth, weights, stride, 1.0f, to, to_width);
     for (; count >= 2; count -= 2, rows += 2, to += 2 * to_width)
-        columns_of(2, rows, depth, weights, stride, to, to_width);
+        columns_of(2, rows, depth, weights, stride, 1.0f, to, to_width);
     if (count)
-        columns_of(1, rows, depth, weights, stride, to, to_width);
+        columns_of(1, rows, depth, weights, stride, 1.0f, to, to_width);
 }
