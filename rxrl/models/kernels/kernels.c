@@ -1,7 +1,7 @@
 /* Kernels for x86-64 CPUs, one set for AVX-512 and one for AVX2 with FMA, chosen when the library is loaded.
  *
  * Built where a C compiler with OpenMP is found when rxrl is installed; everything also works without. Python calls it through ctypes, so
- * nothing of Python is needed to compile it. All numbers are float32. What a row gets does not depend on the number of threads.
+ * nothing of Python is needed to compile it. All numbers are float32. What a row gets depends neither on the rows beside it nor on the number of threads.
  */
 #include <math.h>
 #include <stddef.h>
@@ -127,16 +127,20 @@ int rxrl_instruction_set(void)
 
 void rxrl_use_instruction_set(int which) { wide = which == AVX512; }
 
+/* Of both sets of instructions, so that scratch memory does for either. */
+#define WIDEST_TILE 32
+#define MOST_ROWS 8
+
 int rxrl_attention(const struct attention *a, int threads)
 {
-    long width = padded(a->keys, 32);
-    return run((worker *)(wide ? attend_avx512 : attend_avx2), a, a->batch * a->heads, (2 * HEAD + 8) * width, threads);
+    long width = padded(a->keys, WIDEST_TILE);
+    return run((worker *)(wide ? attend_avx512 : attend_avx2), a, a->batch * a->heads, (2 * HEAD + MOST_ROWS) * width, threads);
 }
 
 int rxrl_attention_gradients(const struct attention *a, int threads)
 {
-    long width = padded(a->keys, 32);
-    return run((worker *)(wide ? differentiate_avx512 : differentiate_avx2), a, a->batch * a->kv_heads, (5 * HEAD + 2 * 8) * width, threads);
+    long width = padded(a->keys, WIDEST_TILE), floats = (5 * HEAD + 2 * MOST_ROWS) * width;
+    return run((worker *)(wide ? differentiate_avx512 : differentiate_avx2), a, a->batch * a->kv_heads, floats, threads);
 }
 
 int rxrl_decode(const struct decoding *d, int threads)
