@@ -16,10 +16,10 @@ from rxrl.curricula import Curriculum
 from rxrl.evaluation import TurnRecord
 from rxrl.evaluation.files import write_json
 from rxrl.models import ReactiveTransformer
+from rxrl.runs.optim import OptimizerConfig
 from rxrl.seeding import derive_seed
 from rxrl.training.callbacks import Callback, Progress
 from rxrl.training.config import MRLConfig
-from rxrl.training.optim import OptimizerConfig
 from rxrl.training.trainer import MRLTrainer
 from rxrl.types import SPECIAL_TOKENS, Conversation, Interaction, Turn
 

@@ -23,14 +23,14 @@ from rxrl.evaluation import CONTROLS, Evaluation, evaluate, summarise_comparison
 from rxrl.facts import attribute_values
 from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend, preset
 from rxrl.rewards import load_reward
+from rxrl.runs.checkpoints import STATE_FILE, Saved, numbered, recover, save_checkpoint
+from rxrl.runs.tracking import read_metrics
 from rxrl.stages.config import STAGES, JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase, StageConfig
 from rxrl.stages.runner import Observer, StageRunner
 from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatTask, StageTask
 from rxrl.training.callbacks import Callback
-from rxrl.training.checkpoints import STATE_FILE, Saved, numbered, recover, save_checkpoint
 from rxrl.training.config import MRLConfig
 from rxrl.training.rules import check_rules, check_stages
-from rxrl.training.tracking import read_metrics
 from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Conversation, RewardFunction, longest_query
 

@@ -10,7 +10,7 @@ import typer
 
 from rxrl.cli.pipeline import CHECKPOINT
 from rxrl.errors import ConfigError
-from rxrl.training.tracking import METRICS_FILE
+from rxrl.runs.tracking import METRICS_FILE
 
 Start = Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run: metrics, configuration and checkpoints.")]

@@ -36,11 +36,11 @@ from rxrl.evaluation import write_report
 from rxrl.factory import load_checkpoint, load_environment
 from rxrl.models import ReactiveTransformer
 from rxrl.rewards import load_reward, mean_embeddings
+from rxrl.runs.optim import check_groups
+from rxrl.runs.processes import Processes
+from rxrl.runs.tracking import read_metrics
 from rxrl.training.config import MRLConfig
-from rxrl.training.distributed import Processes
-from rxrl.training.optim import check_groups
 from rxrl.training.rules import check_rules, check_stages
-from rxrl.training.tracking import read_metrics
 from rxrl.training.trainer import MRLTrainer
 
 

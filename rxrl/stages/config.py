@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field, model_validator
 
 from rxrl.config import BaseConfig, WrongValueError
-from rxrl.training.optim import OptimizerConfig, Share
+from rxrl.runs.optim import OptimizerConfig, Share
 
 
 class StageConfig(BaseConfig):

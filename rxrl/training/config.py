@@ -9,8 +9,9 @@ from pydantic import Field
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.config import BaseConfig
 from rxrl.models.config import AttentionBackend
+from rxrl.runs.optim import OptimizerConfig
+from rxrl.runs.tracking import TrackingConfig
 from rxrl.training.alarms import AlarmConfig
-from rxrl.training.optim import OptimizerConfig
 
 
 class EvaluationConfig(BaseConfig):
@@ -18,14 +19,6 @@ class EvaluationConfig(BaseConfig):
 
     every: int = Field(10, ge=1, description="Iterations between two evaluations, which the curriculum's rules look at.")
     conversations: int = Field(64, ge=1, description="Held-out conversations of each.")
-
-
-class TrackingConfig(BaseConfig):
-    """Where metrics go besides `metrics.jsonl`."""
-
-    wandb: Literal["off", "offline", "online"] = Field("off", description="Weights & Biases.")
-    project: str = Field("rxrl", description="Project name there.")
-    tensorboard: bool = Field(False, description="TensorBoard event files in the folder of the run.")
 
 
 class MRLConfig(BaseConfig):

@@ -17,17 +17,17 @@ from rxrl.algorithms.losses import MAXIMA
 from rxrl.curricula import Stage
 from rxrl.errors import CheckpointError, TrainingError
 from rxrl.models import ReactiveTransformer, SharedCritic
+from rxrl.runs.checkpoints import load_critic
+from rxrl.runs.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
+from rxrl.runs.processes import Processes, Share
+from rxrl.runs.tracking import Clock
 from rxrl.seeding import derive_seed
-from rxrl.training.checkpoints import load_critic
 from rxrl.training.config import MRLConfig
 from rxrl.training.critics import AnyCritic, bootstrap_values, critic_values, make_critic
-from rxrl.training.distributed import Processes, Share
 from rxrl.training.health import MemoryWatch
-from rxrl.training.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
 from rxrl.training.passes import reference_pass
 from rxrl.training.rollout import Rollout
 from rxrl.training.targets import Targets, advantages_of, old_policy, rollout_metrics, start_critic
-from rxrl.training.tracking import Clock
 from rxrl.training.update import actor_loss, critic_loss, has_advantage, minibatches, totals_of
 
 Groups = Mapping[str, Collection[tuple[str, nn.Parameter]]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rxrl.curricula import Stage
 from rxrl.errors import CheckpointError
-from rxrl.training.checkpoints import BEST, STEP, Saved, abandon_later, load_state, numbered, prune, recover, save_checkpoint
+from rxrl.runs.checkpoints import BEST, STEP, Saved, abandon_later, load_state, numbered, prune, recover, save_checkpoint
 
 if TYPE_CHECKING:
     from rxrl.training.trainer import MRLTrainer, TrainerState

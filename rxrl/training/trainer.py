@@ -25,18 +25,18 @@ from rxrl.evaluation.play import Playthrough, play_conditions
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.factory import load_environment
 from rxrl.models import ModelPolicy, ReactiveTransformer
+from rxrl.runs.processes import Processes, Share
+from rxrl.runs.signals import Interruption
+from rxrl.runs.tracking import Clock, MetricsLog, TimedPolicy, Tracker, open_trackers, plain
 from rxrl.training.alarms import Alarm, Alarms
 from rxrl.training.callbacks import Callback, Progress
 from rxrl.training.config import MRLConfig
-from rxrl.training.distributed import Processes, Share
-from rxrl.training.interruption import Interruption
 from rxrl.training.learner import Learner
 from rxrl.training.rollout import Rollout, collect
 from rxrl.training.rules import check_rules, check_stages, number_of_groups, stage_algorithm
 from rxrl.training.saving import check_folder, resume_run, save_best, save_run
 from rxrl.training.supply import EnvFactory, Supply
 from rxrl.training.targets import Targets
-from rxrl.training.tracking import Clock, MetricsLog, TimedPolicy, Tracker, open_trackers, plain
 from rxrl.types import RewardFunction
 
 

@@ -12,7 +12,7 @@ from rxrl.algorithms import BUILT_IN, AlgorithmConfig, registry
 from rxrl.cli import main as cli
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
-from rxrl.training.checkpoints import save_checkpoint
+from rxrl.runs.checkpoints import save_checkpoint
 from tests.algorithms.test_config import EntryPoint
 
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parents[2] / "docs/algorithms").glob("*.md"))}

@@ -4,10 +4,10 @@ import json
 
 import torch
 
+from rxrl.runs.optim import OptimizerConfig
 from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase
 from rxrl.stages.runner import StageRunner
 from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatTask
-from rxrl.training.optim import OptimizerConfig
 from scripts.learning import CODEC
 from tests.training.toy import ToySource, tiny_model
 

@@ -7,13 +7,13 @@ from torch.nn import functional
 
 from rxrl.config import parse_config
 from rxrl.errors import ConfigError
+from rxrl.runs.optim import OptimizerConfig
 from rxrl.stages.config import GROUPS, SmatConfig, SmatPhase
 from rxrl.stages.losses import reading_loss
 from rxrl.stages.runner import StageRunner
 from rxrl.stages.tasks import (
     SmatTask,
 )
-from rxrl.training.optim import OptimizerConfig
 from rxrl.types import TokenBatch
 from scripts.learning import CODEC, RecallSource
 from tests.stages.small import COMMON, by_group, changed, reading, runner_in, smat

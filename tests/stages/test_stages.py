@@ -13,6 +13,8 @@ from rxrl.data.batches import episode_batch
 from rxrl.data.sources import RowsSource
 from rxrl.errors import CheckpointError, ConfigError, DataError, Interrupted, TrainingError
 from rxrl.models import ReactiveTransformer
+from rxrl.runs.checkpoints import BEST, numbered
+from rxrl.runs.optim import OptimizerConfig
 from rxrl.stages.config import GROUPS, JointConfig, SmatConfig
 from rxrl.stages.tasks import (
     JointTask,
@@ -22,8 +24,6 @@ from rxrl.stages.tasks import (
     likeliest_answers,
     memory_health,
 )
-from rxrl.training.checkpoints import BEST, numbered
-from rxrl.training.optim import OptimizerConfig
 from rxrl.types import ANSWER, BOS, EOS, QUERY
 from scripts.learning import CODEC
 from tests.stages.small import (

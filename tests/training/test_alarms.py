@@ -6,9 +6,9 @@ import re
 import pytest
 
 from rxrl.errors import TrainingError
+from rxrl.runs.checkpoints import numbered
 from rxrl.training.alarms import AlarmConfig, Alarms
 from rxrl.training.callbacks import Callback
-from rxrl.training.checkpoints import numbered
 from rxrl.training.config import MRLConfig
 from tests.training.resume_worker import trainer_in
 

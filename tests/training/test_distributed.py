@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rxrl.errors import ConfigError
-from rxrl.training.checkpoints import numbered
-from rxrl.training.distributed import Share, share_edges
+from rxrl.runs.checkpoints import numbered
+from rxrl.runs.processes import Share, share_edges
 from tests.training.processes_worker import SCENARIOS, recorded, trainer_of
 
 ROOT = Path(__file__).parents[2]

@@ -12,12 +12,12 @@ from rxrl.algorithms import AlgorithmConfig
 from rxrl.curricula import Curriculum
 from rxrl.errors import CheckpointError, ConfigError
 from rxrl.models import ModelPolicy
+from rxrl.runs.checkpoints import CRITIC_FILE, load_critic, numbered
+from rxrl.runs.optim import OptimizerConfig
+from rxrl.runs.processes import Processes
 from rxrl.training.alarms import AlarmConfig, Alarms
-from rxrl.training.checkpoints import CRITIC_FILE, load_critic, numbered
 from rxrl.training.config import MRLConfig
 from rxrl.training.critics import critic_values, make_critic
-from rxrl.training.distributed import Processes
-from rxrl.training.optim import OptimizerConfig
 from rxrl.training.rollout import collect
 from rxrl.training.rules import check_stages
 from rxrl.training.targets import Targets, advantages_of
@@ -156,7 +156,7 @@ def test_target_kl_needs_further_epochs_to_stop():
 
 
 def test_precisions_that_need_scaled_losses_are_refused(monkeypatch):
-    monkeypatch.setattr("rxrl.training.distributed.Accelerator", lambda mixed_precision: type("A", (), {"mixed_precision": "fp16"})())
+    monkeypatch.setattr("rxrl.runs.processes.Accelerator", lambda mixed_precision: type("A", (), {"mixed_precision": "fp16"})())
     with pytest.raises(ConfigError, match="float32 or bf16, but accelerate is configured for fp16"):
         Processes()
     AcceleratorState._reset_state(reset_partial_state=True)

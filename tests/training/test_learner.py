@@ -7,7 +7,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from rxrl.errors import ConfigError
-from rxrl.training.distributed import Processes
+from rxrl.runs.processes import Processes
 from tests.training.processes_worker import EVERYTHING, SGD, recorded
 from tests.training.resume_worker import trainer_in, weights_of
 

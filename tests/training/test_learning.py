@@ -2,10 +2,10 @@
 
 import pytest
 
+from rxrl.runs.optim import OptimizerConfig
 from rxrl.stages.config import SmatConfig, SmatPhase
 from rxrl.stages.runner import StageRunner
 from rxrl.stages.tasks import SmatTask
-from rxrl.training.optim import OptimizerConfig
 from scripts.learning import ALGORITHMS, CODEC, LEARNED, LENGTH, TASKS, RecallSource, accuracy, recall_trainer, small_model
 
 

@@ -13,10 +13,10 @@ import torch
 
 from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import CheckpointError, Interrupted, TrainingError
+from rxrl.runs.checkpoints import BEST, STATE_FILE, numbered
 from rxrl.training import checkpoints, interruption, saving
 from rxrl.training import trainer as trainer_module
 from rxrl.training.callbacks import Callback
-from rxrl.training.checkpoints import BEST, STATE_FILE, numbered
 from rxrl.training.learner import Learner
 from tests.training.resume_worker import run, trainer_in, weights_of
 

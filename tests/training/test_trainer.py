@@ -17,9 +17,9 @@ from rxrl.curricula import Curriculum
 from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import CheckpointError, ConfigError, ModelError, TrainingError
 from rxrl.models import ReactiveTransformer
+from rxrl.runs.checkpoints import numbered
 from rxrl.training import learner as learner_module
 from rxrl.training.callbacks import Callback
-from rxrl.training.checkpoints import numbered
 from rxrl.training.config import MRLConfig
 from rxrl.training.supply import split_count
 from rxrl.training.trainer import MRLTrainer

@@ -10,8 +10,7 @@ from rxrl.curricula.curriculum import GROUPS as CURRICULUM_GROUPS
 from rxrl.errors import ConfigError
 from rxrl.models import Critic
 from rxrl.models.model import PARAMETER_GROUPS
-from rxrl.stages.config import GROUPS as STAGE_GROUPS
-from rxrl.training.optim import (
+from rxrl.runs.optim import (
     GroupOptimizer,
     OptimizerConfig,
     is_inner_matrix,
@@ -21,6 +20,7 @@ from rxrl.training.optim import (
     set_learning_rates,
     train_only,
 )
+from rxrl.stages.config import GROUPS as STAGE_GROUPS
 from tests.training.toy import tiny_model
 
 

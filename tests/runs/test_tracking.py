@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from rxrl.errors import MissingExtraError
+from rxrl.runs.tracking import Clock, MetricsLog, Tracker, TrackingConfig, open_trackers
 from rxrl.training.callbacks import Callback
-from rxrl.training.config import TrackingConfig
-from rxrl.training.tracking import Clock, MetricsLog, Tracker, open_trackers
 from tests.training.resume_worker import trainer_in
 
 

@@ -9,15 +9,24 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
+from pydantic import Field
 
+from rxrl.config import BaseConfig
 from rxrl.errors import MissingExtraError, TrainingError
-from rxrl.training.config import TrackingConfig
 from rxrl.types import Action, Policy, TokenBatch
 
 METRICS_FILE, TIMINGS_FILE = "metrics.jsonl", "timings.jsonl"
+
+
+class TrackingConfig(BaseConfig):
+    """Where metrics go besides `metrics.jsonl`."""
+
+    wandb: Literal["off", "offline", "online"] = Field("off", description="Weights & Biases.")
+    project: str = Field("rxrl", description="Project name there.")
+    tensorboard: bool = Field(False, description="TensorBoard event files in the folder of the run.")
 
 
 class Clock:

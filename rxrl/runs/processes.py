@@ -18,7 +18,7 @@ from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from rxrl.errors import ConfigError, TrainingError
-from rxrl.training.interruption import go_down_in_peace
+from rxrl.runs.signals import go_down_in_peace
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ import torch
 
 from rxrl.errors import CheckpointError
 from rxrl.models import Critic, ReactiveTransformer
-from rxrl.training.checkpoints import TENSORS_FILE, load_critic, load_state, numbered, prune, recover, save_checkpoint
-from rxrl.training.tracking import MetricsLog, read_metrics
+from rxrl.runs.checkpoints import TENSORS_FILE, load_critic, load_state, numbered, prune, recover, save_checkpoint
+from rxrl.runs.tracking import MetricsLog, read_metrics
 from tests.training.toy import CODEC, tiny_model
 
 

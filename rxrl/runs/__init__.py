@@ -1,0 +1,1 @@
+"""What every run needs, supervised or not: its folder, checkpoints, metrics, optimizers, processes and signals."""
