@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from rxrl.config import parse_yaml
 from rxrl.errors import ConfigError, RewardError, unknown_name
-from rxrl.plugins import absolute, called, installed, resolve
+from rxrl.registry import absolute, called, installed, resolve
 from rxrl.rewards.classic import Classic
 from rxrl.rewards.embedding import HashedEmbedding
 from rxrl.rewards.judge import Judge

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from rxrl.errors import ConfigError, RewardError, unknown_name
-from rxrl.plugins import absolute, load_object
+from rxrl.registry import absolute, load_object
 from rxrl.rewards.embedding import word_ids
 from rxrl.rewards.options import Options
 from rxrl.scoring import reward_name, score_turns

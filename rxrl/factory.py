@@ -23,8 +23,8 @@ from rxrl.errors import CheckpointError, ConfigError, DataError, unknown_name
 from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend
 from rxrl.models.hub import local_folder
 from rxrl.models.model import CONFIG_FILE
-from rxrl.plugins import called, load_object, resolve
 from rxrl.policies import EndpointPolicy, HuggingFacePolicy, Oracle, Parrot, Person
+from rxrl.registry import called, load_object, resolve
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.types import Conversation, MemoryBackend, Policy, TextCodec
 

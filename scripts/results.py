@@ -13,7 +13,6 @@ import copy
 import json
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,17 @@ import torch
 
 from learning import learning_table, read_runs, run_learning
 from rxrl.allocation import keep_freed_memory
-from rxrl.cli.pipeline import Pipeline, PipelineConfig, train_tokenizer
-from rxrl.cli.sources import Sources, open_sources
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum
+from rxrl.data.splits import Sources, open_sources
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import DataError, RxrlError
 from rxrl.evaluation.metrics import compare
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
+from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
+from rxrl.pipeline.job import train_tokenizer
 
 CURRICULUM = Curriculum.model_validate({"stages": [{"steps": steps, "iterations": count} for steps, count in ((8, 8), (12, 8), (16, 16))]})
 START = [{"steps": 1, "iterations": 400, "accuracy": 0.95}, {"steps": 4, "iterations": 500, "accuracy": 0.93}]
@@ -60,7 +60,7 @@ START_ROW, SMAT_ROW = "start (supervised, 4 turns)", "SMAT continued, same token
 
 def configuration(seed: int, factor: dict[str, Any]) -> PipelineConfig:
     """The default budget with a supervised part that ends at 4 turns, and one factor of the update changed."""
-    config = load_config(files("rxrl.cli") / "budgets" / "default.yaml", PipelineConfig, [f"seed={seed}"])
+    config = load_config(BUDGETS["default"], PipelineConfig, [f"seed={seed}"])
     smat = config.stages.smat.model_copy(update={"phases": type(config.stages.smat).model_validate({"phases": START}).phases})
     mrl = type(config.mrl).model_validate(config.mrl.model_dump() | {"episodes": 32, "algorithm": BASE | factor})
     return config.model_copy(update={"stages": config.stages.model_copy(update={"smat": smat}), "mrl": mrl})

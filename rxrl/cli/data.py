@@ -13,12 +13,12 @@ from rich.table import Table
 from rxrl.cli.console import plain_console
 from rxrl.data.importers import ImportResult, import_babi, import_fairytaleqa, import_published, import_text
 from rxrl.data.importers import fairytale as fairytale_defaults
-from rxrl.data.importers.text import DEFAULT_LIMIT, write_texts
-from rxrl.data.rows import JSON_FILES, LengthLimit, RefusedRow, parsed_json, read_conversations, write_conversations
+from rxrl.data.importers.text import DEFAULT_LIMIT, is_plain_text, write_texts
+from rxrl.data.rows import LengthLimit, RefusedRow, read_conversations, write_conversations
 from rxrl.data.stats import DataStats, data_stats
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import GeneratedSource
-from rxrl.errors import ConfigError, DataError
+from rxrl.errors import ConfigError
 from rxrl.types import Conversation
 
 app = typer.Typer(help="Generate, import and inspect conversations.", no_args_is_help=True, add_completion=False)
@@ -215,22 +215,6 @@ def _texts_of(source: Path) -> list[str]:
     if is_plain_text(source):
         return import_text(source, limit=LengthLimit(10_000))
     return [part for each in read_conversations(source) for turn in each.interactions for part in (turn.query, turn.answer)]
-
-
-def is_plain_text(source: str | Path) -> bool:
-    """Whether a file holds texts, not conversations: anything but Parquet and JSONL, or JSONL whose first row has `text`."""
-    path = Path(source)
-    if not path.exists():
-        raise DataError(f"There is no file {path}: check the path.")
-    if path.is_dir() or path.suffix not in JSON_FILES:
-        return path.suffix != ".parquet"
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        first = next((line for line in file if line.strip()), "")
-    try:
-        row = parsed_json(first)
-    except ValueError:
-        return False
-    return isinstance(row, dict) and "text" in row
 
 
 def _limit(max_length: int | None, tokenizer: Path | None) -> LengthLimit | None:

@@ -13,10 +13,9 @@ from rich.table import Table
 from rxrl.cli.console import plain_console
 from rxrl.cli.data import Strategy
 from rxrl.cli.device import Device, load_on
-from rxrl.cli.pipeline import evaluation_env
-from rxrl.cli.sources import DEFAULT_STEPS
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import RowsSource
+from rxrl.data.splits import DEFAULT_STEPS
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError
 from rxrl.evaluation import CONTROLS, Evaluation
@@ -24,6 +23,7 @@ from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.factory import TokenEmbeddings
 from rxrl.models import ModelPolicy
+from rxrl.pipeline.job import evaluation_env
 from rxrl.rewards import load_reward, read_spec
 from rxrl.types import Conversation
 

@@ -8,13 +8,11 @@ from typing import Annotated
 
 import typer
 
-from rxrl.cli.pipeline import Pipeline, PipelineConfig
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import Seed, quoted, seed_override
 from rxrl.config import dump_config, load_config
 from rxrl.errors import ConfigError, unknown_name
-
-BUDGETS = Path(__file__).parent / "budgets"
+from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
 
 
 def quickstart(
@@ -28,11 +26,10 @@ def quickstart(
     override: Annotated[list[str] | None, typer.Option("--set", help="Dotted override, such as mrl.episodes=32; may be repeated.")] = None,
 ) -> None:
     """Trains a small Reactive Transformer through all stages, reinforces its memory, and writes a report."""
-    budgets = {path.stem: path for path in BUDGETS.glob("*.yaml")}
-    if config is None and budget not in budgets:
-        raise ConfigError(unknown_name("budget", budget, budgets))
+    if config is None and budget not in BUDGETS:
+        raise ConfigError(unknown_name("budget", budget, BUDGETS))
     files = [f"data.{name}={quoted(file)}" for name, file in (("train", data), ("held_out", held_out)) if file]
-    settings = load_config(config or budgets[budget], PipelineConfig, [*seed_override(seed), *files, *(override or [])])
+    settings = load_config(config or BUDGETS[budget], PipelineConfig, [*seed_override(seed), *files, *(override or [])])
     terminal = Terminal()
     if (out / "report.html").exists():
         if _same_run(out, settings):

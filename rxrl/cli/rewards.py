@@ -17,7 +17,7 @@ from rich.text import Text
 
 from rxrl.cli.console import plain_console
 from rxrl.errors import ConfigError
-from rxrl.plugins import installed, package_of
+from rxrl.registry import installed, package_of
 from rxrl.rewards import BUILT_IN, ENTRY_POINT_GROUP, Report, check_reward, find_reward, load_reward, read_spec, sample_turn
 from rxrl.rewards.loading import parameters
 from rxrl.scoring import score_turns

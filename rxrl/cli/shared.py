@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from rxrl.cli.pipeline import CHECKPOINT
 from rxrl.errors import ConfigError
+from rxrl.pipeline.job import CHECKPOINT
 from rxrl.runs.tracking import METRICS_FILE
 
 Start = Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")]

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from rxrl.cli.pipeline import CHECKPOINT, PipelineConfig, make_task, train_tokenizer
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import (
     ConfigFile,
@@ -22,13 +21,15 @@ from rxrl.cli.shared import (
     check_unused,
     seed_override,
 )
-from rxrl.cli.sources import DataConfig, Sources, holds_texts, open_data, open_texts
 from rxrl.config import dump_config, load_config
 from rxrl.data.rows import LengthLimit
+from rxrl.data.splits import DataConfig, Sources, holds_texts, open_data, open_texts
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer, preset
+from rxrl.pipeline import PipelineConfig
+from rxrl.pipeline.job import CHECKPOINT, make_task, train_tokenizer
 from rxrl.stages.config import STAGES, SmatConfig, StageConfig
 from rxrl.stages.runner import StageRunner
 

@@ -13,7 +13,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from rxrl.cli.console import plain_console
-from rxrl.cli.pipeline import CHECKPOINT, check_supply, save_result
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import (
     ConfigFile,
@@ -28,13 +27,14 @@ from rxrl.cli.shared import (
     quoted,
     seed_override,
 )
-from rxrl.cli.sources import Sources, open_data
 from rxrl.config import dump_config, load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
+from rxrl.data.splits import Sources, open_data
 from rxrl.evaluation import write_report
 from rxrl.factory import load_checkpoint, load_environment
 from rxrl.models import ReactiveTransformer
+from rxrl.pipeline.job import CHECKPOINT, check_supply, save_result
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.runs.optim import check_groups
 from rxrl.runs.processes import Processes

@@ -16,7 +16,7 @@ from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import ConfigError
 from rxrl.facts import attribute_values
 from rxrl.models import ReactiveTransformer, StmBackend
-from rxrl.plugins import called
+from rxrl.registry import called
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.seeding import derive_seed
 from rxrl.training.config import MRLConfig

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from rxrl.cli.sources import cycled
 from rxrl.data.rows import write_conversations
+from rxrl.data.splits import cycled
 from rxrl.data.world import GeneratedSource
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
@@ -83,7 +83,7 @@ def test_plain_text_is_cut_to_what_the_model_takes_and_nothing_of_it_is_lost(
     said: str, run_stage: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     text, given = tmp_path / "one_line.txt", []
-    monkeypatch.setattr("rxrl.cli.sources.cycled", lambda texts: given.append(texts) or cycled(texts))
+    monkeypatch.setattr("rxrl.data.splits.cycled", lambda texts: given.append(texts) or cycled(texts))
     text.write_text(said, encoding="utf-8")
     model, codec = load_checkpoint(run_stage("pretrain", tmp_path / "run", "--data", text))
     train, validation = given[-2:]

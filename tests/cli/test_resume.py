@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from rxrl.cli.pipeline import Pipeline, PipelineConfig
 from rxrl.cli.progress import Terminal
-from rxrl.cli.quickstart import BUDGETS
 from rxrl.config import load_config
 from rxrl.models import ReactiveTransformer
+from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
 from rxrl.training.callbacks import Callback, Progress
 
 SMALLER = (
@@ -88,7 +87,7 @@ def test_going_on_with_other_settings_is_refused(run_mrl: Any, tmp_path: Path, c
 
 
 def run_pipeline(folder: Path, seed: int) -> bytes:
-    config = load_config(BUDGETS / "tiny.yaml", PipelineConfig, [*SMALLER, f"seed={seed}"])
+    config = load_config(BUDGETS["tiny"], PipelineConfig, [*SMALLER, f"seed={seed}"])
     Pipeline(config, folder, label="tiny").run()
     return (folder / "metrics.jsonl").read_bytes()
 
@@ -128,7 +127,7 @@ def cut_pipeline(folder: Path, observed: int | None, iteration: int | None) -> N
             if progress.iteration == iteration:
                 raise Cut
 
-    config = load_config(BUDGETS / "tiny.yaml", PipelineConfig, [*SMALLER, "seed=7"])
+    config = load_config(BUDGETS["tiny"], PipelineConfig, [*SMALLER, "seed=7"])
     with pytest.raises(Cut):
         Pipeline(config, folder, label="tiny", observers=(observer,), callbacks=(Stop(),)).run()
 
@@ -144,9 +143,9 @@ def whole_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_main_job_goes_on_after_the_last_checkpoint(
     observed: int | None, iteration: int | None, whole_job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rxrl.cli.pipeline.CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr("rxrl.pipeline.job.CHECKPOINT_EVERY", 1)
     cut_pipeline(tmp_path, observed, iteration)
-    config = load_config(BUDGETS / "tiny.yaml", PipelineConfig, [*SMALLER, "seed=7"])
+    config = load_config(BUDGETS["tiny"], PipelineConfig, [*SMALLER, "seed=7"])
     Pipeline(config, tmp_path, label="tiny").run(resume=True)
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole_job / "metrics.jsonl").read_bytes()
     for name in ("smat", "smat-continued"):

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rxrl.cli.data import is_plain_text
 from rxrl.data.importers import import_fairytaleqa, import_published, import_text
 from rxrl.data.importers.common import cut
-from rxrl.data.importers.text import write_texts
+from rxrl.data.importers.text import is_plain_text, write_texts
 from rxrl.data.rows import LengthLimit, read_conversations
 from rxrl.errors import DataError
 from tests.data.test_babi import right_answers

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rxrl import plugins
+from rxrl import registry
 from rxrl.errors import ConfigError, RewardError, RxrlError
 from rxrl.rewards import ENTRY_POINT_GROUP, Weighted, load_reward, read_spec, reward_names
 from rxrl.scoring import score_turns
@@ -162,7 +162,7 @@ def test_installed_packages_register_rewards(monkeypatch: pytest.MonkeyPatch) ->
     entries = [
         EntryPoint(name, f"rxrl.rewards.{place}", ENTRY_POINT_GROUP) for name, place in (("strict", "simple:Exact"), ("gone", "no:One"))
     ]
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry for entry in entries if group == entry.group])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry for entry in entries if group == entry.group])
     assert {"strict", "gone"} < set(reward_names())
     reward = load_reward("strict")
     assert values(reward) == [10.0, 0.0]
@@ -173,7 +173,7 @@ def test_installed_packages_register_rewards(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_name_that_two_packages_register_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [EntryPoint("polite", place, ENTRY_POINT_GROUP) for place in ("two.rewards:fn", "one:fn")]
-    monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
+    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
     with pytest.raises(ConfigError, match=r"'polite' is registered by several.* uninstall all but one.* one:fn and two"):
         load_reward("polite")
 

@@ -15,6 +15,22 @@ _PARAGRAPH = re.compile(r"\n\s*\n")
 DEFAULT_LIMIT = LengthLimit(60)
 
 
+def is_plain_text(source: str | Path) -> bool:
+    """Whether a file holds texts, not conversations: anything but Parquet and JSONL, or JSONL whose first row has `text`."""
+    path = Path(source)
+    if not path.exists():
+        raise DataError(f"There is no file {path}: check the path.")
+    if path.is_dir() or path.suffix not in JSON_FILES:
+        return path.suffix != ".parquet"
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = next((line for line in file if line.strip()), "")
+    try:
+        row = parsed_json(first)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and "text" in row
+
+
 def import_text(source: str | Path, *, limit: LengthLimit = DEFAULT_LIMIT) -> list[str]:
     """Reads plain text as a list of short texts.
 

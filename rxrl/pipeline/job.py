@@ -7,21 +7,20 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import Field
 
-from rxrl.cli.sources import DataConfig, Sources, open_sources
-from rxrl.config import BaseConfig, dump_config
+from rxrl.config import dump_config
 from rxrl.curricula import Curriculum, load_curriculum
 from rxrl.data.sources import RowsSource
+from rxrl.data.splits import Sources, open_sources
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import DataError
 from rxrl.evaluation import CONTROLS, Evaluation, evaluate, summarise_comparisons, write_report
 from rxrl.facts import attribute_values
 from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend, preset
+from rxrl.pipeline.config import PipelineConfig, StagesConfig
 from rxrl.rewards import load_reward
 from rxrl.runs.checkpoints import STATE_FILE, Saved, numbered, recover, save_checkpoint
 from rxrl.runs.tracking import read_metrics
@@ -29,7 +28,6 @@ from rxrl.stages.config import STAGES, JointConfig, MemoryAttentionStageConfig, 
 from rxrl.stages.runner import Observer, StageRunner
 from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatTask, StageTask
 from rxrl.training.callbacks import Callback
-from rxrl.training.config import MRLConfig
 from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Conversation, RewardFunction, longest_query
@@ -40,30 +38,6 @@ CHECKPOINT = "checkpoint"
 CONTINUED = "smat-continued"
 CHECKPOINT_EVERY = 200
 """Steps of a supervised stage between two checkpoints to go on from."""
-
-
-class StagesConfig(BaseConfig):
-    """The supervised stages; null skips one."""
-
-    pretrain: JointConfig | None = JointConfig(iterations=150)
-    sft: JointConfig | None = JointConfig(iterations=100)
-    reading: ReadingConfig | None = None
-    memory_attention: MemoryAttentionStageConfig | None = MemoryAttentionStageConfig(iterations=60)
-    smat: SmatConfig = SmatConfig()
-
-
-class PipelineConfig(BaseConfig):
-    """The main job; every field has a default that suits two CPU cores."""
-
-    seed: int = Field(0, description="Key of every draw of the run.")
-    preset: str = Field("pico", description="Model size, see `rxrl presets`.")
-    model: dict[str, Any] = Field(default_factory=dict, description="Model fields that differ from the preset.")
-    data: DataConfig = DataConfig()
-    stages: StagesConfig = StagesConfig()
-    curriculum: str = Field("quickstart", description="Name or path of the curriculum.")
-    mrl: MRLConfig = MRLConfig()
-    smat_continued: bool = Field(True, description="Also train the supervised checkpoint on with SMAT, for as many tokens as MRL used.")
-    threads: int | None = Field(None, ge=1, description="Threads of torch; null: as many as cores.")
 
 
 class Pipeline:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rxrl.errors import ConfigError
-from rxrl.plugins import load_file, load_object
+from rxrl.registry import load_file, load_object
 
 
 def test_a_file_is_executed_once_and_again_after_it_was_changed(tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from rxrl.cli.data import is_plain_text
 from rxrl.config import BaseConfig, WrongValueError
 from rxrl.data.importers import import_text
 from rxrl.data.importers.common import one_line
-from rxrl.data.importers.text import read_documents
+from rxrl.data.importers.text import is_plain_text, read_documents
 from rxrl.data.rows import LengthLimit, read_conversations
 from rxrl.data.sources import ConversationSource, RowsSource, said
 from rxrl.data.world import GeneratedSource
