@@ -21,8 +21,8 @@ from gymnasium.vector import AutoresetMode
 
 from rxrl.envs import ConversationVectorEnv, token_batch
 from rxrl.errors import ConfigError, DataError, RewardError, unknown_name
-from rxrl.evaluation.partners import Knowledge, arrange, choose_partners
 from rxrl.evaluation.records import TurnRecord, asking_keys
+from rxrl.evaluation.swapping import Knowledge, arrange, choose_partners
 from rxrl.policies import Oracle
 from rxrl.rewards.retention import held
 from rxrl.seeding import derive_seed, generator

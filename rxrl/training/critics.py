@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rxrl.models import Critic, ReactiveTransformer, SharedCritic
-from rxrl.training.passes import trajectory
+from rxrl.training.replay import trajectory
 from rxrl.training.rollout import Rollout
 from rxrl.types import TokenBatch
 
@@ -47,7 +47,7 @@ def critic_values(critic: AnyCritic, rollout: Rollout, model: ReactiveTransforme
     Returns:
         `[turns, batch]`.
     """
-    tokens, stm = rollout.critic, None
+    tokens, stm = rollout.critic_tokens, None
     if reads_memory(critic):
         tokens = TokenBatch(rollout.turns.ids, rollout.turns.mask & ~rollout.answer)
         with torch.no_grad():

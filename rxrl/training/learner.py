@@ -25,7 +25,7 @@ from rxrl.seeding import derive_seed
 from rxrl.training.config import MRLConfig
 from rxrl.training.critics import AnyCritic, bootstrap_values, critic_values, make_critic
 from rxrl.training.health import MemoryWatch
-from rxrl.training.passes import reference_pass
+from rxrl.training.replay import reference_pass
 from rxrl.training.rollout import Rollout
 from rxrl.training.targets import Targets, advantages_of, old_policy, rollout_metrics, start_critic
 from rxrl.training.update import actor_loss, critic_loss, has_advantage, minibatches, totals_of

@@ -34,7 +34,7 @@ class Rollout:
         asking: bool `[turns, batch]`, turns that ask for something that memory must supply.
         real: bool `[turns, batch]`, false past the end of an episode; real turns come first.
         truncated: bool `[batch]`, episodes that were cut instead of ended.
-        critic: Saved interactions and query of each turn, ids and mask `[turns, batch, time]`.
+        critic_tokens: Saved interactions and query of each turn, ids and mask `[turns, batch, time]`.
         after: The same for the turn that would have followed, ids and mask `[batch, time]`; empty where the script ended.
         after_query: Its query alone, as a prompt.
         unwritten: Last interaction of an episode that was cut, which no write followed, ids and mask `[batch, time]`; empty elsewhere.
@@ -57,7 +57,7 @@ class Rollout:
     asking: Tensor
     real: Tensor
     truncated: Tensor
-    critic: TokenBatch
+    critic_tokens: TokenBatch
     after: TokenBatch
     after_query: TokenBatch
     unwritten: TokenBatch
@@ -99,7 +99,7 @@ class Rollout:
             asking=self.asking[:, rows],
             real=self.real[:, rows],
             truncated=self.truncated[rows],
-            critic=pick(self.critic),
+            critic_tokens=pick(self.critic_tokens),
             after=of_rows(self.after),
             after_query=of_rows(self.after_query),
             unwritten=of_rows(self.unwritten),
@@ -121,7 +121,7 @@ class Rollout:
         return replace(
             self,
             turns=pick(self.turns),
-            critic=pick(self.critic),
+            critic_tokens=pick(self.critic_tokens),
             terms={name: values[here] for name, values in self.terms.items()},
             **{name: getattr(self, name)[here] for name in names},
         )
@@ -140,7 +140,7 @@ class _Recorder:
     scored: list[list[bool]] = field(default_factory=list)
     asking: list[list[bool]] = field(default_factory=list)
     real: list[list[bool]] = field(default_factory=list)
-    critic: list[list[list[int]]] = field(default_factory=list)
+    critic_tokens: list[list[list[int]]] = field(default_factory=list)
     seen: list[Turn] = field(default_factory=list)
     last: dict[int, Turn] = field(default_factory=dict)
     terms: list[dict[str, list[float]]] = field(default_factory=list)
@@ -157,7 +157,7 @@ class _Recorder:
         self.rewards.append(list(rewards))
         self.scored.append(scored)
         self.asking.append([turn is not None and turn.asking for turn in turns])
-        self.critic.append([[] if turn is None else critic_ids(turn) for turn in turns])
+        self.critic_tokens.append([[] if turn is None else critic_ids(turn) for turn in turns])
         self.seen += [turn for turn in turns if turn is not None]
         self.last |= {row: turn for row, turn in enumerate(turns) if turn is not None}
         terms = info["reward_terms"]
@@ -354,7 +354,7 @@ def _rollout(
         asking=torch.tensor(recorder.asking, device=device),
         real=real.to(device),
         truncated=truncated,
-        critic=turns_first(recorder.critic).to(device),
+        critic_tokens=turns_first(recorder.critic_tokens).to(device),
         after=after[0],
         after_query=after[1],
         unwritten=after[2],

@@ -52,7 +52,7 @@ def save_run(trainer: MRLTrainer) -> Path:
                 "trackers": trainer.log.tracker_ids(),
                 "config": trainer.config.model_dump(mode="json"),
                 "curriculum": trainer.curriculum.model_dump(mode="json"),
-                "conversations": trainer.supply.fingerprints(),
+                "conversations": trainer.episodes.fingerprints(),
             },
             tensors={"left": trainer.left, **learner.state_dict()},
         )
@@ -113,7 +113,7 @@ def _check(trainer: MRLTrainer, path: Path, state: Saved) -> None:
         )
     if state["curriculum"] != trainer.curriculum.model_dump(mode="json"):
         raise CheckpointError(f"{path} belongs to a run with another curriculum: start a new run in another folder.")
-    if state["conversations"] != trainer.supply.fingerprints():
+    if state["conversations"] != trainer.episodes.fingerprints():
         raise CheckpointError(f"{path} belongs to a run on other conversations: give the same ones, or start a new run in another folder.")
 
 

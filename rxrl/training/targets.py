@@ -23,7 +23,7 @@ from rxrl.algorithms.advantages import (
 )
 from rxrl.models import ReactiveTransformer
 from rxrl.training.critics import AnyCritic
-from rxrl.training.passes import policy_log_probs, policy_passes, scatter, statistics_of
+from rxrl.training.replay import policy_log_probs, policy_passes, scatter, statistics_of
 from rxrl.training.rollout import Rollout
 from rxrl.training.token_statistics import LazyLogits
 

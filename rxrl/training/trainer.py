@@ -31,11 +31,11 @@ from rxrl.runs.tracking import Clock, MetricsLog, TimedPolicy, Tracker, open_tra
 from rxrl.training.alarms import Alarm, Alarms
 from rxrl.training.callbacks import Callback, Progress
 from rxrl.training.config import MRLConfig
+from rxrl.training.episodes import EnvFactory, Episodes
 from rxrl.training.learner import Learner
 from rxrl.training.rollout import Rollout, collect
 from rxrl.training.rules import check_rules, check_stages, number_of_groups, stage_algorithm
 from rxrl.training.saving import check_folder, resume_run, save_best, save_run
-from rxrl.training.supply import EnvFactory, Supply
 from rxrl.training.targets import Targets
 from rxrl.types import RewardFunction
 
@@ -105,7 +105,7 @@ class MRLTrainer:
         check_stages(curriculum, config, self.processes.count)
         self.learner = Learner(model, config, self.processes, self.clock, start)
         self.model = self.learner.model
-        self.supply = Supply(
+        self.episodes = Episodes(
             self.model,
             self.learner.reference,
             tokenizer,
@@ -179,11 +179,11 @@ class MRLTrainer:
         state, config, samples = self.state, self.config, algorithm.samples
         with self.clock("collect"), self.processes.autocast():
             count = number_of_groups(stage.episodes or config.episodes, samples)
-            conversations = self.supply.conversations(self.scheduler.stage_index, count, state.iteration, state.positions)
+            conversations = self.episodes.conversations(self.scheduler.stage_index, count, state.iteration, state.positions)
             share = self.processes.share([conversation.id for conversation in conversations])
             mine = conversations[share.start : share.stop]
             rollout = collect(
-                self.supply.environment(self.scheduler.stage_index, len(mine) * samples),
+                self.episodes.environment(self.scheduler.stage_index, len(mine) * samples),
                 TimedPolicy(ModelPolicy(self.model.eval(), config.max_answer_tokens + 1, temperature=algorithm.temperature), self.clock),
                 mine,
                 seed=config.seed,
@@ -218,10 +218,10 @@ class MRLTrainer:
     def evaluate(self, stage: Stage, count: int | None = None, controls: Sequence[str] = ()) -> Evaluation:
         """Plays held-out conversations of a stage, greedy, always from fresh memory and without teacher forcing."""
         with self.clock("evaluate"), self.processes.autocast():
-            conversations = self.supply.to_evaluate(stage, count or self.config.evaluation.conversations)
+            conversations = self.episodes.to_evaluate(stage, count or self.config.evaluation.conversations)
             share = self.processes.share([conversation.id for conversation in conversations])
             mine = conversations[share.start : share.stop]
-            env = self.supply.evaluation_environment(stage, mine)
+            env = self.episodes.evaluation_environment(stage, mine)
             policy = ModelPolicy(self.model.eval(), self.config.max_answer_tokens + 1)
             played = play_conditions(env, policy, mine, seed=self.config.seed, controls=controls)
             whole = {name: _joined(self.processes.objects([records])) for name, records in played.items()}

@@ -15,7 +15,7 @@ from rxrl.models import ReactiveTransformer
 from rxrl.models.experts import RouterStatistics, load_balance_loss
 from rxrl.seeding import generator
 from rxrl.training.critics import AnyCritic, critic_values
-from rxrl.training.passes import hidden_states, scatter, statistics_of, trajectory, turn_by_turn
+from rxrl.training.replay import hidden_states, scatter, statistics_of, trajectory, turn_by_turn
 from rxrl.training.rollout import Rollout
 from rxrl.training.targets import Targets, trained_turns
 from rxrl.training.token_statistics import LazyLogits

@@ -8,7 +8,7 @@ import pytest
 
 from rxrl.errors import ConfigError, DataError
 from rxrl.evaluation import CONTROLS, cost_by_turn, evaluate, play, play_conditions, read_records, summarise
-from rxrl.evaluation.partners import Knowledge, arrange, choose_partners
+from rxrl.evaluation.swapping import Knowledge, arrange, choose_partners
 from tests.evaluation.fakes import (
     UNKNOWN,
     BookMemory,

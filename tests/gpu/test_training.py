@@ -18,7 +18,7 @@ from rxrl.curricula import Curriculum
 from rxrl.models import ReactiveTransformer
 from rxrl.training.callbacks import Callback
 from rxrl.training.config import MRLConfig
-from rxrl.training.passes import policy_log_probs
+from rxrl.training.replay import policy_log_probs
 from rxrl.training.trainer import MRLTrainer
 from rxrl.training.update import actor_loss, minibatches
 from scripts.learning import LEARNED, TASKS, accuracy, recall_trainer

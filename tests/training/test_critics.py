@@ -34,9 +34,8 @@ def test_what_a_critic_reads(kind):
     with torch.no_grad():
         values = critic_values(critic, rollout, MODEL)
         other_memory = critic_values(critic, replace(rollout, stm0=rollout.stm0 + 1), MODEL)
-        without_saved = critic_values(
-            critic, replace(rollout, critic=type(rollout.critic)(rollout.critic.ids % 9, rollout.critic.mask)), MODEL
-        )
+        changed = replace(rollout.critic_tokens, ids=rollout.critic_tokens.ids % 9)
+        without_saved = critic_values(critic, replace(rollout, critic_tokens=changed), MODEL)
         other_policy = critic_values(critic, rollout, other)
     assert values.shape == rollout.rewards.shape
     assert (not torch.equal(values, other_memory)) == (kind == "memory")

@@ -16,7 +16,7 @@ from rxrl.config import parse_config
 from rxrl.errors import ConfigError
 from rxrl.models import ModelPolicy
 from rxrl.training import learner as learner_module
-from rxrl.training.passes import policy_log_probs
+from rxrl.training.replay import policy_log_probs
 from rxrl.training.targets import advantages_of
 from rxrl.types import EOS, TokenBatch
 from tests.training.test_algorithms import trainer_in
@@ -25,13 +25,13 @@ from tests.training.toy import conversations, play, tiny_model
 TESTS = Path(__file__).parents[1]
 COVERED = {
     "a fresh random memory at the update, not the one the rollout started from": (
-        "training/test_passes.py::test_a_fresh_memory_at_the_update_would_show",
-        "training/test_passes.py::test_the_ratio_is_exactly_1_before_the_first_step",
+        "training/test_replay.py::test_a_fresh_memory_at_the_update_would_show",
+        "training/test_replay.py::test_the_ratio_is_exactly_1_before_the_first_step",
         "training/test_defects.py::test_every_epoch_replays_from_the_memory_that_the_rollout_started_from",
     ),
     "the reference pass uses another memory than the actor, or the actor's": (
-        "training/test_passes.py::test_the_reference_runs_its_own_memory",
-        "training/test_passes.py::test_the_reference_carries_its_own_memory_over",
+        "training/test_replay.py::test_the_reference_runs_its_own_memory",
+        "training/test_replay.py::test_the_reference_carries_its_own_memory_over",
         "training/test_trainer.py::test_the_reference_carries_its_own_memory_from_rollout_to_rollout",
     ),
     "gradients cut to one turn": (
@@ -79,8 +79,8 @@ COVERED = {
         "training/test_distributed.py::test_gradients_and_weights_are_those_of_one_process_with_the_whole_batch",
     ),
     "sampling from a truncated or tempered distribution and comparing with raw logits": (
-        "training/test_passes.py::test_cached_and_replayed_log_probabilities_agree",
-        "training/test_passes.py::test_policy_and_reference_are_compared_at_one_temperature",
+        "training/test_replay.py::test_cached_and_replayed_log_probabilities_agree",
+        "training/test_replay.py::test_policy_and_reference_are_compared_at_one_temperature",
         "training/test_defects.py::test_truncated_sampling_is_no_option_of_training",
     ),
     "the answer marker is written into the caller's query": ("training/test_defects.py::test_a_policy_leaves_the_observation_as_it_was",),
@@ -164,7 +164,7 @@ def test_every_epoch_replays_from_the_memory_that_the_rollout_started_from(tmp_p
 
 def test_tokens_stay_whole_numbers():
     rollout = play(tiny_model(double=True), conversations(3, 2))
-    batches = (rollout.writes, rollout.turns, rollout.critic, rollout.after, rollout.after_query, rollout.unwritten)
+    batches = (rollout.writes, rollout.turns, rollout.critic_tokens, rollout.after, rollout.after_query, rollout.unwritten)
     assert {batch.ids.dtype for batch in batches} == {torch.int64}
     assert {rollout.turn.dtype, rollout.steps.dtype, rollout.group.dtype} == {torch.int64}
     assert rollout.stm0.dtype == torch.float64
@@ -196,12 +196,12 @@ def test_an_update_leaves_the_rollout_as_it_was(tmp_path):
     rollout = trainer.collect(stage, algorithm)
     fields = ("sampled_log_probs", "rewards", "stm0", "answer", "scored", "real", "left")
     before = {name: getattr(rollout, name).clone() for name in fields}
-    tokens = [rollout.turns.ids.clone(), rollout.writes.ids.clone(), rollout.critic.ids.clone()]
+    tokens = [rollout.turns.ids.clone(), rollout.writes.ids.clone(), rollout.critic_tokens.ids.clone()]
     targets, _ = trainer.estimate(rollout, algorithm)
     advantages = targets.advantages.clone()
     trainer.update(rollout, targets, algorithm)
     assert all(torch.equal(before[name], getattr(rollout, name)) for name in fields)
-    assert all(torch.equal(a, b) for a, b in zip(tokens, (rollout.turns.ids, rollout.writes.ids, rollout.critic.ids), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(tokens, (rollout.turns.ids, rollout.writes.ids, rollout.critic_tokens.ids), strict=True))
     assert torch.equal(advantages, targets.advantages)
 
 

@@ -111,10 +111,10 @@ def test_a_conversation_that_comes_twice_is_answered_in_two_ways_by_any_number_o
 def test_critics_read_more_than_one_interaction_may_be_long(kind):
     model = tiny_model()
     rollout = play(model, conversations(2, 2))
-    turns, rows, _ = rollout.critic.ids.shape
+    turns, rows, _ = rollout.critic_tokens.ids.shape
     longer = torch.ones(turns, rows, model.config.max_length + 8, dtype=torch.int64)
     critic = make_critic(kind, model, 1)
-    values = critic_values(critic, replace(rollout, critic=TokenBatch(longer, torch.ones_like(longer, dtype=torch.bool))), model)
+    values = critic_values(critic, replace(rollout, critic_tokens=TokenBatch(longer, torch.ones_like(longer, dtype=torch.bool))), model)
     assert values.isfinite().all()
 
 

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.training import update
-from rxrl.training.passes import policy_log_probs, trajectory
+from rxrl.training.replay import policy_log_probs, trajectory
 from rxrl.training.token_statistics import LazyLogits
 from rxrl.training.update import actor_loss
 from tests.training.steps import ALL_ON, assert_same, full_update, loss_and_gradients, moved

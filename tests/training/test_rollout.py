@@ -75,7 +75,7 @@ def test_every_row_of_a_partial_batch_is_used_and_padding_is_none():
     assert rollout.scored.equal(rollout.real)
     assert rollout.answer.any(-1).equal(rollout.real)
     assert rollout.writes.mask.any(-1).equal(rollout.real)
-    assert rollout.critic.mask.any(-1).equal(rollout.real)
+    assert rollout.critic_tokens.mask.any(-1).equal(rollout.real)
     assert rollout.rewards[~rollout.real].eq(0).all()
     assert rollout.stm0.shape[1] == rollout.left.shape[1] == rollout.batch == 5
     assert len(rollout.scored_turns) == int(rollout.real.sum())
@@ -99,7 +99,7 @@ def by_conversation(rollout, chosen):
             rollout.stm0[:, row].tolist(),
             [part(rollout.writes, turn) for turn in turns],
             [part(rollout.turns, turn) for turn in turns],
-            [part(rollout.critic, turn) for turn in turns],
+            [part(rollout.critic_tokens, turn) for turn in turns],
             [float(rollout.rewards[turn, row]) for turn in turns],
         )
     return found
@@ -203,7 +203,7 @@ def test_the_critic_reads_what_is_saved_and_the_query():
     for turn, seen in enumerate(rollout.scored_turns):
         asked = set(seen.expected.values())
         text = CODEC.decode(critic_ids(seen))
-        assert rollout.critic.ids[turn, 0][rollout.critic.mask[turn, 0]].tolist() == critic_ids(seen)
+        assert rollout.critic_tokens.ids[turn, 0][rollout.critic_tokens.mask[turn, 0]].tolist() == critic_ids(seen)
         assert asked <= set(text.split())
         assert text.endswith(chosen[0].follow_ups[turn].query)
 

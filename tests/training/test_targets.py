@@ -7,7 +7,7 @@ import torch
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.training.critics import critic_values
-from rxrl.training.passes import hidden_states, policy_log_probs, reference_pass, scatter, trajectory
+from rxrl.training.replay import hidden_states, policy_log_probs, reference_pass, scatter, trajectory
 from rxrl.training.targets import Targets, advantages_of, old_policy, rollout_metrics, start_critic
 from rxrl.training.update import critic_loss
 from tests.distributions import exact_kl, sampled, tempered

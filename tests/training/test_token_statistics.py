@@ -14,7 +14,7 @@ from rxrl.algorithms import AlgorithmConfig
 from rxrl.algorithms.kl import estimated_kl
 from rxrl.models import answer_logits
 from rxrl.training import token_statistics as module
-from rxrl.training.passes import statistics_of
+from rxrl.training.replay import statistics_of
 from rxrl.training.token_statistics import LazyLogits, token_log_probs, token_statistics
 from rxrl.types import EOS
 from tests.distributions import entropy, exact_kl, sampled, tempered

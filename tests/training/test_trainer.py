@@ -21,7 +21,7 @@ from rxrl.runs.checkpoints import numbered
 from rxrl.training import learner as learner_module
 from rxrl.training.callbacks import Callback
 from rxrl.training.config import MRLConfig
-from rxrl.training.supply import split_count
+from rxrl.training.episodes import split_count
 from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Score
 from tests.training.toy import CODEC, ToySource, conversations, recall, tiny_model
@@ -108,7 +108,7 @@ def test_ratio_is_1_in_the_first_pass_and_is_not_later(tmp_path):
 
 
 def test_old_log_probabilities_of_every_minibatch_are_those_of_unchanged_weights(tmp_path):
-    from rxrl.training.passes import policy_log_probs
+    from rxrl.training.replay import policy_log_probs
     from rxrl.training.update import minibatches
 
     trainer = trainer_in(tmp_path, [{"steps": 3, "iterations": 1}], algorithm={"minibatches": 3})
@@ -313,9 +313,9 @@ def test_conversations_of_earlier_stages_are_mixed_in(tmp_path):
     trainer.scheduler.stage_index = 1
     lengths = []
     for iteration in range(30):
-        mixture = trainer.supply.mixture(1, 8, iteration)
+        mixture = trainer.episodes.mixture(1, 8, iteration)
         assert sum(count for _, count in mixture) == 8
-        lengths += [c.steps for c in trainer.supply.conversations(1, 8, iteration, trainer.state.positions)]
+        lengths += [c.steps for c in trainer.episodes.conversations(1, 8, iteration, trainer.state.positions)]
     assert lengths.count(1) / len(lengths) == pytest.approx(0.4, abs=0.03)
     assert set(lengths) == {1, 3}
     assert trainer.state.positions == {"1:multi-step": lengths.count(1), "3:multi-step": lengths.count(3)}
@@ -340,14 +340,14 @@ def test_counts_are_split_in_proportion(count):
 
 def test_all_conversations_are_used_and_none_twice(tmp_path):
     trainer = trainer_in(tmp_path, [{"steps": 2, "iterations": 3}], episodes=5, algorithm={"minibatches": 2})
-    seen, inner = [], trainer.supply.source.take
+    seen, inner = [], trainer.episodes.source.take
 
     def taking(**given):
         found = inner(**given)
         seen.append((given["start"], given["count"]))
         return found
 
-    trainer.supply.source.take = taking
+    trainer.episodes.source.take = taking
     trainer.train()
     taken = [start for start, count in seen if count == 5]
     assert taken == [0, 5, 10]
@@ -368,7 +368,7 @@ def test_a_query_that_fills_the_length_limit_is_cut_and_answered(tmp_path):
             return [replace(c, follow_ups=tuple(replace(i, query=long) for i in c.follow_ups)) for c in super().take(**given)]
 
     trainer = trainer_in(tmp_path)
-    trainer.supply.source = LongQueries()
+    trainer.episodes.source = LongQueries()
     rollout = trainer.collect(trainer.scheduler.stage, trainer.begin(trainer.scheduler.stage))
     assert rollout.turns.ids.shape[2] <= trainer.model.config.max_length
     assert rollout.answer.any(-1).equal(rollout.real)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rxrl.algorithms import AlgorithmConfig, sum_results
-from rxrl.training.passes import hidden_states, trajectory
+from rxrl.training.replay import hidden_states, trajectory
 from rxrl.training.rollout import Rollout
 from rxrl.training.update import actor_loss, critic_loss, has_advantage, minibatches, totals_of
 from tests.distributions import exact_kl, tempered
@@ -44,7 +44,7 @@ def with_empty_turns(rollout: Rollout, turns: int) -> Rollout:
         rollout,
         writes=batch(rollout.writes),
         turns=batch(rollout.turns),
-        critic=batch(rollout.critic),
+        critic_tokens=batch(rollout.critic_tokens),
         answer=more(rollout.answer),
         sampled_log_probs=more(rollout.sampled_log_probs),
         rewards=more(rollout.rewards, 123.0),

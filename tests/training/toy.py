@@ -14,7 +14,7 @@ from rxrl.algorithms import AlgorithmConfig
 from rxrl.envs import ConversationVectorEnv
 from rxrl.models import Critic, ModelPolicy, ReactiveTransformer, StmBackend
 from rxrl.training.critics import bootstrap_values, critic_values
-from rxrl.training.passes import reference_pass
+from rxrl.training.replay import reference_pass
 from rxrl.training.rollout import Rollout, collect
 from rxrl.training.targets import Targets, advantages_of, old_policy
 from rxrl.types import Conversation, Interaction, Score, Turn
@@ -136,7 +136,7 @@ def widened(rollout: Rollout, columns: int, garbage: int = 9) -> Rollout:
         rollout,
         writes=batch(rollout.writes),
         turns=batch(rollout.turns),
-        critic=batch(rollout.critic),
+        critic_tokens=batch(rollout.critic_tokens),
         after=batch(rollout.after),
         answer=pad(rollout.answer, False),
         sampled_log_probs=pad(rollout.sampled_log_probs, 0.0),

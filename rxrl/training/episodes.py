@@ -27,7 +27,7 @@ VALUE_SAMPLE = 512
 """Conversations from which the known values of each attribute are taken."""
 
 
-class Supply:
+class Episodes:
     """Conversations, environments and rewards of a training.
 
     Args:

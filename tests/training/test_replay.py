@@ -7,7 +7,7 @@ import torch
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.models.replay import memory_trajectory
-from rxrl.training.passes import policy_log_probs, reference_pass
+from rxrl.training.replay import policy_log_probs, reference_pass
 from rxrl.training.update import minibatches
 from tests.training.steps import loss_and_gradients
 from tests.training.toy import conversations, play, targets_for, tiny_model, toy_critic
