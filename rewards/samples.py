@@ -1,6 +1,6 @@
 """Hand-made answers that every reward can be tried on: right ones, wrong ones, and the known hacks.
 
-`rxrl rewards check`, the table in docs/rewards.md and the tests all look at these.
+`rxrl rewards check`, the table in docs/guides/rewards.md and the tests all look at these.
 """
 
 from __future__ import annotations

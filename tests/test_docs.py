@@ -1,4 +1,4 @@
-"""docs/rewards.md and docs/environment.md hold what they say: snippets run as written, tables are those of the code."""
+"""docs/guides/rewards.md and docs/guides/environment.md hold what they say: snippets run as written, tables are those of the code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
 
 def _blocks(page: str) -> Iterator[Block]:
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    text = (ROOT / "docs/guides" / page).read_text(encoding="utf-8")
     for number, (language, block) in enumerate(re.findall(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S)):
         yield Block(page, number, language, block)
 
@@ -130,7 +130,7 @@ def test_the_package_of_the_page_installs_and_registers(folder: Path, tmp_path: 
 
 
 def test_the_page_names_every_reward() -> None:
-    page = (ROOT / "docs/rewards.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/guides/rewards.md").read_text(encoding="utf-8")
     first_table = page[: page.index("```")]
     assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", first_table, re.M)))) == set(BUILT_IN)
 

@@ -27,7 +27,7 @@ from rxrl.rewards import reward_names
 from rxrl.stages.config import STAGES
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs/guides").glob("*.md")])]
 README = PAGES[0].read_text(encoding="utf-8")
 _STAGE = "--set batch_tokens=300 --set validation_rows=4 --set validate_every=2 --set log_every=1"
 SMALLER = {
@@ -234,7 +234,7 @@ def test_tables_match_the_code() -> None:
 
 
 def test_every_metric_is_explained(quickstart: str, folder: Path) -> None:
-    page = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/guides/metrics.md").read_text(encoding="utf-8")
     explained = set(re.findall(r"`([\w./-]+)`", page))
     lines = [json.loads(line) for line in (folder / "runs/quickstart/metrics.jsonl").read_text().splitlines()]
     assert {line["phase"] for line in lines} <= explained

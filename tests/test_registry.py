@@ -59,5 +59,5 @@ def test_a_module_of_the_working_folder_is_found(tmp_path: Path, monkeypatch: py
 
 
 def test_the_reward_of_the_training_script_can_be_named() -> None:
-    script = Path(__file__).parents[1] / "scripts" / "train_mrl.py"
+    script = Path(__file__).parents[1] / "examples/train_mrl.py"
     assert callable(load_object(f"{script}:short_and_right", "reward"))

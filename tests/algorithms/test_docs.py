@@ -1,4 +1,4 @@
-"""The pages of docs/algorithms hold what they say: options, metrics, commands, the example of an algorithm of one's own."""
+"""The pages of docs/guides/algorithms hold what they say: options, metrics, commands, the example of an algorithm of one's own."""
 
 import json
 import re
@@ -15,8 +15,9 @@ from rxrl.models import ReactiveTransformer
 from rxrl.runs.checkpoints import save_checkpoint
 from tests.algorithms.test_config import EntryPoint
 
-PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parents[2] / "docs/algorithms").glob("*.md"))}
-OVERVIEW = PAGES["README.md"]
+FOLDER = Path(__file__).parents[2] / "docs/guides/algorithms"
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
+OVERVIEW = PAGES["index.md"]
 OPTIONS = set(AlgorithmConfig.model_fields)
 SMALL = (
     "--curriculum short --set episodes=8 --set max_iterations=1 --set evaluation.every=1 --set evaluation.conversations=2 "
@@ -44,7 +45,7 @@ def folder(tmp_path_factory):
 
 
 def test_every_algorithm_has_a_page_and_stands_in_the_overview():
-    assert {f"{name}.md" for name in BUILT_IN} == PAGES.keys() - {"README.md"}
+    assert {f"{name}.md" for name in BUILT_IN} == PAGES.keys() - {"index.md"}
     assert set(re.findall(r"^\| \[(\w+)\]", OVERVIEW, re.M)) == set(BUILT_IN)
     for name in BUILT_IN:
         for heading in ("Options", "Logged metrics", "Details", "Sources"):

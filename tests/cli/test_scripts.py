@@ -1,4 +1,4 @@
-"""The scripts to copy run as they are."""
+"""The programs of examples/ that take a checkpoint and those of scripts/ run as they are."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rxrl.factory import load_checkpoint
 from scripts import learning
 from scripts.learning import ALGORITHMS, TASKS, RecallSource, Run
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def run_script() -> Any:
-    environment = os.environ | {"PYTHONPATH": str(SCRIPTS.parent), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def run(name: str, *arguments: object) -> str:
-        command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+        command = [sys.executable, str(ROOT / name), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -34,19 +34,19 @@ def run_script() -> Any:
 
 def test_the_training_script_then_the_evaluation_script(run_script: Any, checkpoint: Path, curriculum: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shown = run_script("train_mrl.py", checkpoint, "--curriculum", curriculum, "--episodes", 4, "--iterations", 2, "--out", run)
+    shown = run_script("examples/train_mrl.py", checkpoint, "--curriculum", curriculum, "--episodes", 4, "--iterations", 2, "--out", run)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 2]
     assert all(0 <= line["reward"] <= 10 for line in lines)
     written = shown.splitlines()[-1].removeprefix("Checkpoint: ")
     load_checkpoint(written)
 
-    shown = run_script("evaluate.py", written, "--conversations", 4, "--steps", 3, "--out", tmp_path / "evaluation")
+    shown = run_script("examples/evaluate.py", written, "--conversations", 4, "--steps", 3, "--out", tmp_path / "evaluation")
     assert "oracle: 1.0" in shown
     assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["conversations"] == 4
 
 
-@pytest.mark.parametrize("name", ["train_mrl.py", "evaluate.py"])
+@pytest.mark.parametrize("name", ["examples/train_mrl.py", "examples/evaluate.py"])
 def test_help(name: str, run_script: Any) -> None:
     assert "checkpoint" in run_script(name, "--help")
 
@@ -54,22 +54,22 @@ def test_help(name: str, run_script: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train_mrl.py", "nowhere"), "There is no checkpoint nowhere"),
-        (("evaluate.py", "nowhere"), "There is no checkpoint nowhere"),
-        (("results.py", "runs", "nowhere"), "report.json is no report of a finished `rxrl quickstart`"),
+        (("examples/train_mrl.py", "nowhere"), "There is no checkpoint nowhere"),
+        (("examples/evaluate.py", "nowhere"), "There is no checkpoint nowhere"),
+        (("scripts/results.py", "runs", "nowhere"), "report.json is no report of a finished `rxrl quickstart`"),
     ],
 )
 def test_mistakes_get_one_sentence(arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", list(arguments))
-    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     with pytest.raises(SystemExit, match=f"^Error: .*{message}"):
-        runpy.run_path(str(SCRIPTS / arguments[0]), run_name="__main__")
+        runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
 
 
 def test_a_training_without_episodes_gets_one_sentence(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train_mrl.py", str(checkpoint), "--episodes", "0"])
     with pytest.raises(SystemExit, match=r"^Error: the arguments: episodes: expected greater than or equal to 1, got 0\.$"):
-        runpy.run_path(str(SCRIPTS / "train_mrl.py"), run_name="__main__")
+        runpy.run_path(str(ROOT / "examples/train_mrl.py"), run_name="__main__")
 
 
 def keep(out: Path, *runs: Run) -> None:
@@ -92,7 +92,7 @@ def test_the_table_of_does_it_learn_has_every_run_in_its_place(run_script: Any, 
         Run("at once", "impo", "1", 2, start=0.5, end=0.95, empty_memory=0.5, reached=50),
         Run("later", "impo", "1", 2, start=0.25, end=0.5, empty_memory=0.5, reached=None),
     )
-    shown = run_script("results.py", "learn", "--table", "--out", tmp_path, "--seeds", 0, 2)
+    shown = run_script("scripts/results.py", "learn", "--table", "--out", tmp_path, "--seeds", 0, 2)
     once, later = (rows_of(shown, task) for task in TASKS)
     assert once[""] == ["bptt_turns all: seed 0", "bptt_turns all: seed 2", "bptt_turns 1: seed 0", "bptt_turns 1: seed 2"]
     assert once["impo"] == ["0.00 to 1.00 (15)", "", "", "0.50 to 0.95 (50)"]

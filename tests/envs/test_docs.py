@@ -21,7 +21,7 @@ from rxrl.envs import ConversationEnv, ConversationVectorEnv
 from rxrl.envs.conversation import _OPTIONS as ONE_OPTIONS
 from rxrl.envs.vector import _OPTIONS as MANY_OPTIONS
 
-PAGE = (Path(__file__).parents[2] / "docs/environment.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/guides/environment.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.M | re.S)
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]

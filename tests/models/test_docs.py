@@ -1,4 +1,4 @@
-"""docs/model.md holds what it says: snippets run as written, tables are those of the code."""
+"""docs/guides/model.md holds what it says: snippets run as written, tables are those of the code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rxrl.models import PRESETS, Generation, ReactiveTransformer, count_paramete
 from rxrl.models.config import AttentionConfig, GateConfig, MemoryVariant, ModelConfig
 from rxrl.models.presets import count_bytes
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs/guides"
 PAGE = (DOCS / "model.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 

@@ -1,4 +1,4 @@
-"""Writes the table of hand-made answers into docs/rewards.md: `python -m tests.rewards.table`."""
+"""Writes the table of hand-made answers into docs/guides/rewards.md: `python -m tests.rewards.table`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rxrl.rewards.checking import by_kind, fooled_by
 from rxrl.rewards.samples import KINDS
 from rxrl.scoring import score_turns
 
-PAGE = Path(__file__).parents[2] / "docs" / "rewards.md"
+PAGE = Path(__file__).parents[2] / "docs/guides/rewards.md"
 REWARDS = ("retention", "classic", "semantic")
 LONGEST = 48
 _BEGIN, _END = "<!-- python -m tests.rewards.table writes from here -->\n", "<!-- to here -->"

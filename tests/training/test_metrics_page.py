@@ -1,4 +1,4 @@
-"""Every key that a training logs is explained in docs/metrics.md, and so is every alarm."""
+"""Every key that a training logs is explained in docs/guides/metrics.md, and so is every alarm."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from rxrl.training.alarms import AlarmConfig
 from tests.training.processes_worker import EVERYTHING
 from tests.training.resume_worker import trainer_in
 
-PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/guides/metrics.md").read_text(encoding="utf-8")
 EXPLAINED = set(re.findall(r"`([\w./-]+)`", PAGE))
 
 

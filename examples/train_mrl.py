@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Reinforces the memory of a checkpoint with a reward of your own; copy it and change the reward, the curriculum, the numbers.
 
-Run it with `python scripts/train_mrl.py runs/smat/checkpoint --curriculum quickstart --out runs/my-mrl`.
+Run it with `python examples/train_mrl.py runs/smat/checkpoint --curriculum quickstart --out runs/my-mrl`.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main() -> None:
     print(f"Checkpoint: {trainer.save()}")
 
 
-# Guarded, so that the reward can be named elsewhere: `--reward scripts/train_mrl.py:short_and_right`.
+# Guarded, so that the reward can be named elsewhere: `--reward examples/train_mrl.py:short_and_right`.
 if __name__ == "__main__":
     try:
         main()

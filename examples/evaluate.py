@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measures what a checkpoint retains, by distance and against its controls; a short script to copy.
 
-Run it with `python scripts/evaluate.py runs/my-mrl/checkpoints/step-000080`.
+Run it with `python examples/evaluate.py runs/my-mrl/checkpoints/step-000080`.
 """
 
 import argparse
