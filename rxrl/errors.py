@@ -6,9 +6,17 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rxrl.secrets import redacted
+
 
 class RxrlError(Exception):
-    """Base of all errors that a user can cause; the command line prints it as one sentence, without a traceback."""
+    """Base of all errors that a user can cause; the command line prints it as one sentence, without a traceback.
+
+    Its message never holds a key or password that rxrl knows of, whoever wrote the text.
+    """
+
+    def __init__(self, *message: object) -> None:
+        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in message))
 
 
 class ConfigError(RxrlError):
