@@ -13,7 +13,7 @@ from rxrl.data.world import GeneratedSource
 from rxrl.errors import RxrlError
 from rxrl.evaluation import CONTROLS, evaluate
 from rxrl.factory import load_checkpoint, make_vector_env
-from rxrl.models import ModelPolicy
+from rxrl.policies import ModelPolicy
 
 LONGEST_ANSWER = 16
 

@@ -20,10 +20,10 @@ from rxrl.endpoint import ChatEndpoint
 from rxrl.envs import ConversationEnv, ConversationTokensEnv, ConversationVectorEnv, TranscriptMemory, unwrap
 from rxrl.envs.conversation import OneRowEnv
 from rxrl.errors import CheckpointError, ConfigError, DataError, unknown_name
-from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend
-from rxrl.models.hub import local_folder
+from rxrl.models import ReactiveTransformer
+from rxrl.models.interop.hub import local_folder
 from rxrl.models.model import CONFIG_FILE
-from rxrl.policies import EndpointPolicy, HuggingFacePolicy, Oracle, Parrot, Person
+from rxrl.policies import EndpointPolicy, HuggingFacePolicy, ModelPolicy, Oracle, Parrot, Person, StmBackend
 from rxrl.registry import called, load_object, resolve
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.types import Conversation, MemoryBackend, Policy, TextCodec

@@ -19,7 +19,8 @@ from rxrl.data.rows import to_row, write_conversations
 from rxrl.envs import ConversationVectorEnv, Live, TranscriptMemory, token_batch
 from rxrl.errors import CheckpointError, ConfigError, DataError, ModelError, RxrlError
 from rxrl.factory import TokenEmbeddings, load_checkpoint, make_env, make_play, make_vector_env
-from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend
+from rxrl.models import ReactiveTransformer
+from rxrl.policies import ModelPolicy, StmBackend
 from rxrl.rewards import load_reward
 
 CONVERSATIONS = GeneratedSource(level=1, seed=0, split="train").take(steps=3, strategy="multi-step", start=0, count=6)

@@ -12,7 +12,7 @@ import typer
 from rxrl.cli.device import Device, load_on
 from rxrl.errors import CheckpointError, ConfigError, ModelError, unknown_name
 from rxrl.models import AnswerEnd, MemoryUpdated, ReactiveSession, Token
-from rxrl.models.sampling import chosen_sampling
+from rxrl.models.generation.sampling import chosen_sampling
 from rxrl.seeding import generator
 from rxrl.types import TokenBatch, prompt_ids
 

@@ -9,7 +9,7 @@ import typer
 
 from rxrl.cli.device import Device, load_on
 from rxrl.models import Sampling, Token
-from rxrl.models.completion import complete as continue_text
+from rxrl.models.generation.completion import complete as continue_text
 from rxrl.seeding import generator
 
 

@@ -22,8 +22,8 @@ from rxrl.evaluation import CONTROLS, Evaluation
 from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.factory import TokenEmbeddings
-from rxrl.models import ModelPolicy
 from rxrl.pipeline.job import evaluation_env
+from rxrl.policies import ModelPolicy
 from rxrl.rewards import load_reward, read_spec
 from rxrl.types import Conversation
 

@@ -11,8 +11,8 @@ from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.errors import ConfigError
 from rxrl.factory import model_folder
 from rxrl.models import ReactiveTransformer
-from rxrl.models.rxlm import export_rxlm
-from rxrl.models.rxlm_pieces import rope_order_named
+from rxrl.models.interop.rxlm import export_rxlm
+from rxrl.models.interop.rxlm_pieces import rope_order_named
 
 
 def export_rxlm_command(

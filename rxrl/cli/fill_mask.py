@@ -9,7 +9,7 @@ from rich.table import Table
 
 from rxrl.cli.console import plain_console
 from rxrl.cli.device import Device, load_on
-from rxrl.models.completion import MASK_TEXT, Guess, fill_masks
+from rxrl.models.generation.completion import MASK_TEXT, Guess, fill_masks
 from rxrl.seeding import generator
 
 

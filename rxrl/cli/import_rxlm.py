@@ -15,9 +15,9 @@ from rxrl.cli.console import plain_console
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.errors import CheckpointError, ConfigError
 from rxrl.models import ReactiveTransformer, count_parameters
-from rxrl.models.hub import local_folder
-from rxrl.models.rxlm import Imported, import_rxlm
-from rxrl.models.rxlm_pieces import rope_order_named
+from rxrl.models.interop.hub import local_folder
+from rxrl.models.interop.rxlm import Imported, import_rxlm
+from rxrl.models.interop.rxlm_pieces import rope_order_named
 
 
 def import_rxlm_command(

@@ -1,14 +1,14 @@
 """The Reactive Transformer and everything that runs it."""
 
-from rxrl.models.async_session import AsyncReactiveSession
 from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, GateConfig, MemoryAttentionConfig, ModelConfig
-from rxrl.models.generation import Generation, Step, generate, generate_steps
+from rxrl.models.generation.async_session import AsyncReactiveSession
+from rxrl.models.generation.batch import Generation, Step, generate, generate_steps
+from rxrl.models.generation.sampling import Sampling, answer_logits
+from rxrl.models.generation.session import AnswerEnd, MemoryUpdated, MemoryUpdating, ReactiveSession, Token
 from rxrl.models.heads import Critic, MLMHead, SharedCritic
-from rxrl.models.model import PARAMETER_GROUPS, ModelPolicy, ReactiveTransformer, StmBackend
+from rxrl.models.interop.rxlm import export_rxlm, import_rxlm
+from rxrl.models.model import PARAMETER_GROUPS, ReactiveTransformer
 from rxrl.models.presets import PRESETS, count_parameters, preset
-from rxrl.models.rxlm import export_rxlm, import_rxlm
-from rxrl.models.sampling import Sampling, answer_logits
-from rxrl.models.session import AnswerEnd, MemoryUpdated, MemoryUpdating, ReactiveSession, Token
 
 __all__ = [
     "PARAMETER_GROUPS",
@@ -26,13 +26,11 @@ __all__ = [
     "MemoryUpdated",
     "MemoryUpdating",
     "ModelConfig",
-    "ModelPolicy",
     "ReactiveSession",
     "ReactiveTransformer",
     "Sampling",
     "SharedCritic",
     "Step",
-    "StmBackend",
     "Token",
     "answer_logits",
     "count_parameters",

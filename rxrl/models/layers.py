@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from rxrl.models.backends import attend, flash_attn
+from rxrl.models.attention import attend, flash_attn
 from rxrl.models.config import AttentionBackend, AttentionConfig
 
 NORM_EPS = 1.1920929e-07

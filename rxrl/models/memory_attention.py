@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rxrl.models.backends import attend
+from rxrl.models.attention import attend
 from rxrl.models.config import AttentionConfig, GateConfig, ModelConfig
 from rxrl.models.layers import Attention, normed_product, rms_norm, rope_angles, rotate
 

@@ -14,20 +14,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rxrl.errors import CheckpointError, ModelError
-from rxrl.models.absent import Absent
 from rxrl.models.config import AttentionBackend, ModelConfig
 from rxrl.models.experts import RouterStatistics
-from rxrl.models.generation import Generation, generate
+from rxrl.models.generation.batch import Generation, generate
 from rxrl.models.heads import MLMHead
-from rxrl.models.hub import CARD_FILE, SavedTokenizer, local_folder, push_to_hub
+from rxrl.models.interop.hub import CARD_FILE, SavedTokenizer, local_folder, push_to_hub
 from rxrl.models.layers import use_attention_backend
 from rxrl.models.memory_attention import MemoryAttention
+from rxrl.models.missing import MissingPart
 from rxrl.models.presets import preset
 from rxrl.models.transformer import Decoder, Encoder
 from rxrl.types import TokenBatch
 
 if TYPE_CHECKING:
-    from rxrl.models.rxlm_pieces import RopeOrder
+    from rxrl.models.interop.rxlm_pieces import RopeOrder
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -55,7 +55,7 @@ class ReactiveTransformer(nn.Module):
             self.initial_memory = nn.Parameter(torch.empty(config.layers, config.slots, config.dim))
         self._initialise()
         for part in config.absent:
-            setattr(self, part, Absent(part))
+            setattr(self, part, MissingPart(part))
         use_attention_backend(self, config.attention_backend)
 
     def _initialise(self) -> None:
@@ -197,7 +197,7 @@ class ReactiveTransformer(nn.Module):
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> Generation:
-        """Answers of a batch of prompts; see `rxrl.models.generation.generate`."""
+        """Answers of a batch of prompts; see `rxrl.models.generation.batch.generate`."""
         return generate(
             self, prompts, stm, max_new_tokens=max_new_tokens, generators=generators, temperature=temperature, top_k=top_k, top_p=top_p
         )
@@ -215,7 +215,7 @@ class ReactiveTransformer(nn.Module):
         Args:
             path: The directory.
             tokenizer: Saved beside the model.
-            card: Text of a model card, written as `README.md`; see `rxrl.models.hub.model_card`.
+            card: Text of a model card, written as `README.md`; see `rxrl.models.interop.hub.model_card`.
         """
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
@@ -245,7 +245,7 @@ class ReactiveTransformer(nn.Module):
 
     @classmethod
     def from_rxlm(cls, source: str | Path | Mapping[str, str | Path], rope_order: RopeOrder | None = None) -> ReactiveTransformer:
-        """Reads a checkpoint in the published layout, from a directory or a Hub id; `rxrl.models.rxlm.import_rxlm` tells more about it.
+        """Reads a checkpoint in the published layout, from a directory or a Hub id, as `rxrl.models.interop.rxlm.import_rxlm` does.
 
         Args:
             source: A whole model, or separate parts by name: `encoder`, `decoder`, `memory_attention`, `mlm_head`.
@@ -254,12 +254,12 @@ class ReactiveTransformer(nn.Module):
         Raises:
             CheckpointError: A file is missing, broken or does not fit; nothing is loaded halfway.
         """
-        from rxrl.models.rxlm import import_rxlm  # noqa: PLC0415
+        from rxrl.models.interop.rxlm import import_rxlm  # noqa: PLC0415
 
         return import_rxlm(source, rope_order).model
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads the model with a model card; options as in `rxrl.models.hub.push_to_hub`, returns the address."""
+        """Uploads the model with a model card; options as in `rxrl.models.interop.hub.push_to_hub`, returns the address."""
         return push_to_hub(self, repo_id, **options)
 
     @staticmethod
@@ -277,69 +277,6 @@ class ReactiveTransformer(nn.Module):
             raise ModelError(
                 f"An interaction may have {self.config.max_length} tokens at most, got {ids.shape[1]}: shorten it or use a larger preset."
             )
-
-
-class StmBackend:
-    """The Short-Term Memory of a Reactive Transformer as a `MemoryBackend`; keeps its identity in deep copies."""
-
-    def __init__(self, model: ReactiveTransformer) -> None:
-        self.model = model
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> StmBackend:
-        return self
-
-    def init(self, seeds: Sequence[int]) -> Tensor:
-        """stm0 of each row, drawn from its own seed."""
-        rows = [self.model.init_memory(1, torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.cat(rows, dim=1).detach()
-
-    @torch.no_grad()
-    def write(self, memory: Tensor, interactions: TokenBatch, rows: Tensor) -> Tensor:
-        """Writes the interactions of the chosen rows; the others keep their memory and cost nothing."""
-        chosen = rows.nonzero().squeeze(1).to(memory.device)
-        if not len(chosen):
-            return memory
-        batch = interactions.to(memory.device)
-        written = self.model.write_memory(memory[:, chosen], batch.ids[chosen], batch.mask[chosen])
-        return memory.index_copy(1, chosen, written)
-
-    def reset_rows(self, memory: Tensor, rows: Tensor, fresh: Tensor) -> Tensor:
-        """Takes the chosen rows from `fresh`, of the same shape; anything else is a `ModelError`."""
-        if not isinstance(fresh, Tensor) or fresh.shape != memory.shape:
-            came = list(fresh.shape) if isinstance(fresh, Tensor) else type(fresh).__name__
-            raise ModelError(f"Memory to start from is a tensor of the shape {list(memory.shape)}, got {came}.")
-        return torch.where(rows.to(memory.device)[None, :, None, None], fresh.to(memory.device), memory)
-
-    def select_rows(self, memory: Tensor, indices: Sequence[int]) -> Tensor:
-        """Memory whose row i is row `indices[i]` of the given one."""
-        return memory[:, torch.as_tensor(indices, device=memory.device)]
-
-
-class ModelPolicy:
-    """Plays the environment with a Reactive Transformer."""
-
-    def __init__(
-        self,
-        model: ReactiveTransformer,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-    ) -> None:
-        self.model, self.max_new_tokens = model, max_new_tokens
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-
-    def act(self, observation: TokenBatch, memory: Tensor, generators: Sequence[torch.Generator] | None) -> Generation:
-        """Samples an answer to each prompt, or takes the likeliest tokens where `generators` is None."""
-        return self.model.generate(
-            observation,
-            memory,
-            max_new_tokens=self.max_new_tokens,
-            generators=generators,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-        )
 
 
 def _group_of(name: str) -> str:

@@ -19,8 +19,9 @@ from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import DataError
 from rxrl.evaluation import CONTROLS, Evaluation, evaluate, summarise_comparisons, write_report
 from rxrl.facts import attribute_values
-from rxrl.models import ModelPolicy, ReactiveTransformer, StmBackend, preset
+from rxrl.models import ReactiveTransformer, preset
 from rxrl.pipeline.config import PipelineConfig, StagesConfig
+from rxrl.policies import ModelPolicy, StmBackend
 from rxrl.rewards import load_reward
 from rxrl.runs.checkpoints import STATE_FILE, Saved, numbered, recover, save_checkpoint
 from rxrl.runs.tracking import read_metrics

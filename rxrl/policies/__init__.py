@@ -1,7 +1,8 @@
-"""What plays the environment besides the Reactive Transformer (`rxrl.models.ModelPolicy`): all behind `rxrl.types.Policy`."""
+"""What plays an environment: everything behind `rxrl.types.Policy`, the Reactive Transformer's policy included."""
 
 from rxrl.policies.endpoint import EndpointPolicy
 from rxrl.policies.huggingface import HuggingFacePolicy
+from rxrl.policies.reactive import ModelPolicy, StmBackend
 from rxrl.policies.scripted import Oracle, Parrot, Person
 from rxrl.policies.text import Dialogue, TextPolicy
 
@@ -9,8 +10,10 @@ __all__ = [
     "Dialogue",
     "EndpointPolicy",
     "HuggingFacePolicy",
+    "ModelPolicy",
     "Oracle",
     "Parrot",
     "Person",
+    "StmBackend",
     "TextPolicy",
 ]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from rxrl.data.batches import EpisodeBatch
 from rxrl.models.experts import RouterStatistics, load_balance_loss
 from rxrl.models.model import ReactiveTransformer
-from rxrl.models.replay import answer_hidden, memory_trajectory
+from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.types import MASK, SPECIAL_TOKENS, TokenBatch
 
 Metrics = dict[str, Tensor]

@@ -13,7 +13,7 @@ from rxrl.data.batches import EpisodeBatch, checked_ids, episode_batch
 from rxrl.data.sources import ConversationSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
-from rxrl.models.replay import answer_hidden, memory_trajectory
+from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.seeding import generator
 from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase, StageConfig
 from rxrl.stages.losses import LossResult, joint_loss, memory_attention_loss, reading_loss, smat_loss

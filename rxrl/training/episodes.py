@@ -15,7 +15,8 @@ from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import ConfigError
 from rxrl.facts import attribute_values
-from rxrl.models import ReactiveTransformer, StmBackend
+from rxrl.models import ReactiveTransformer
+from rxrl.policies import StmBackend
 from rxrl.registry import called
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.seeding import derive_seed

@@ -15,7 +15,7 @@ from rxrl.algorithms import AlgorithmConfig
 from rxrl.algorithms.kl import estimated_kl
 from rxrl.models import ReactiveTransformer
 from rxrl.models.experts import RouterStatistics
-from rxrl.models.replay import answer_hidden, memory_trajectory
+from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.training.rollout import Rollout
 from rxrl.training.token_statistics import LazyLogits, TokenStatistics, token_log_probs, token_statistics
 

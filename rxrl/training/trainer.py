@@ -24,7 +24,8 @@ from rxrl.evaluation.metrics import summarise_stage
 from rxrl.evaluation.play import Playthrough, play_conditions
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.factory import load_environment
-from rxrl.models import ModelPolicy, ReactiveTransformer
+from rxrl.models import ReactiveTransformer
+from rxrl.policies import ModelPolicy
 from rxrl.runs.processes import Processes, Share
 from rxrl.runs.signals import Interruption
 from rxrl.runs.tracking import Clock, MetricsLog, TimedPolicy, Tracker, open_trackers, plain

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rxrl.models import ReactiveTransformer
-from rxrl.models.replay import answer_hidden, memory_trajectory
+from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.types import EOS, SPECIAL_TOKENS, TokenBatch, prompt_ids
 from tests.benchmarks.bounds import decode_work
 from tests.benchmarks.measure import Bench, Row, Usage

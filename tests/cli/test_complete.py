@@ -11,8 +11,8 @@ import torch
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ModelError
 from rxrl.models import ReactiveTransformer
-from rxrl.models.completion import complete, fill_masks
-from rxrl.models.session import AnswerEnd, Token
+from rxrl.models.generation.completion import complete, fill_masks
+from rxrl.models.generation.session import AnswerEnd, Token
 from rxrl.seeding import generator
 from rxrl.types import BOS, EOS, MASK, SPECIAL_TOKENS, TokenBatch
 from tests.cli.test_bad_input import refused

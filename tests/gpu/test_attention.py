@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rxrl.models import ReactiveTransformer
-from rxrl.models.backends import attend
+from rxrl.models.attention import attend
 from tests.gpu.parts import GPU, PRESETS, awake, batch_of, flat, gap, memory_for, placed
 from tests.models.small import prompts
 

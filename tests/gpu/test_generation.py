@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rxrl.models import ReactiveTransformer, Sampling, answer_logits, decoding, generate_steps
-from rxrl.models.generation import Generation
-from rxrl.models.recording import Recording
+from rxrl.models import ReactiveTransformer, Sampling, answer_logits, generate_steps
+from rxrl.models.generation import decoding
+from rxrl.models.generation.batch import Generation
+from rxrl.models.generation.recording import Recording
 from rxrl.types import EOS, TokenBatch
 from tests.gpu.parts import GPU, awake, memory_for, placed
 from tests.models.small import generators, padded, prompts
@@ -85,7 +86,7 @@ def test_both_ways_to_go_on_from_a_prompt_agree(preset: str, monkeypatch: pytest
         made.append(type(found).__name__)
         return hidden, found
 
-    monkeypatch.setattr("rxrl.models.generation.begin", begun)
+    monkeypatch.setattr("rxrl.models.generation.batch.begin", begun)
     monkeypatch.setattr(decoding, "_can_record", lambda *_: False)
     folded = answers(model)
     monkeypatch.setattr(decoding, "_can_fold", lambda *_: False)

@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from rxrl.models import PRESETS, Generation, ReactiveTransformer, count_parameters, session
+from rxrl.models import PRESETS, Generation, ReactiveTransformer, count_parameters
 from rxrl.models.config import AttentionConfig, GateConfig, MemoryVariant, ModelConfig
+from rxrl.models.generation import session
 from rxrl.models.presets import count_bytes
 
 DOCS = Path(__file__).parents[2] / "docs/guides"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rxrl.errors import ModelError
 from rxrl.models import ModelConfig, Sampling, answer_logits, generate_steps
-from rxrl.models.sampling import FORBIDDEN, truncate_distribution
+from rxrl.models.generation.sampling import FORBIDDEN, truncate_distribution
 from rxrl.types import EOS, PAD, Action, TokenBatch
 from tests.models.small import FIRST, VOCAB, config, configs, generators, memory_of, model_of, padded, prompts
 

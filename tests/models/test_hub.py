@@ -12,7 +12,7 @@ from rxrl.data.tokenizer import SMALLEST_VOCABULARY, Tokenizer
 from rxrl.errors import CheckpointError, DataError
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
-from rxrl.models.hub import local_folder, model_card
+from rxrl.models.interop.hub import local_folder, model_card
 from tests.models.small import config, model_of
 
 EVALUATION = {

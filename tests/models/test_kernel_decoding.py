@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rxrl.models import AttentionConfig, DecoderConfig, ModelConfig, ReactiveTransformer
-from rxrl.models.decoding import Decoding, begin
+from rxrl.models.generation.decoding import Decoding, begin
 from rxrl.models.kernels import decoding as kernels
 from rxrl.models.kernels.decoding import KernelDecoding
 from rxrl.models.layers import RMSNorm

@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from rxrl.errors import ModelError
 from rxrl.models import ReactiveTransformer
-from rxrl.models.backends import attend
+from rxrl.models.attention import attend
 from rxrl.models.kernels import attention, instruction_set, library
 from tests.models.small import config, interactions, memory_of, model_of, padded
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from rxrl.models.backends import attend
+from rxrl.models.attention import attend
 from rxrl.models.config import AttentionConfig
 from rxrl.models.experts import MixtureOfExperts, RouterStatistics, load_balance_loss
 from rxrl.models.layers import RMSNorm, SelfAttention, SwiGLU, rope_angles, rotate

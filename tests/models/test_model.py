@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rxrl.errors import ModelError
-from rxrl.models import PARAMETER_GROUPS, Critic, ModelPolicy, ReactiveTransformer, StmBackend
+from rxrl.models import PARAMETER_GROUPS, Critic, ReactiveTransformer
 from rxrl.models.experts import RouterStatistics
+from rxrl.policies import ModelPolicy, StmBackend
 from rxrl.types import Action
 from tests.models.small import VOCAB, config, configs, generators, interactions, memory_of, model_of, padded, prompts
 

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rxrl.models import ModelConfig, decoding
+from rxrl.models import ModelConfig
+from rxrl.models.generation import decoding
 from rxrl.types import TokenBatch
 from tests.models.small import config, configs, generators, memory_of, model_of, padded, prompts
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from rxrl.errors import CheckpointError, ConfigError, ModelError
 from rxrl.models import ReactiveTransformer
-from rxrl.models.rxlm import export_rxlm, import_rxlm
+from rxrl.models.interop.rxlm import export_rxlm, import_rxlm
 from tests.models import golden_rxlm as golden
 from tests.models.golden_rxlm import same
 from tests.models.small import interactions

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from rxrl.errors import CheckpointError, ConfigError
 from rxrl.models import ReactiveTransformer
 from rxrl.models.config import AttentionConfig, DecoderConfig, GateConfig, MemoryAttentionConfig
-from rxrl.models.rxlm import export_rxlm, import_rxlm
+from rxrl.models.interop.rxlm import export_rxlm, import_rxlm
 from tests.models.golden_rxlm import same
 from tests.models.small import config, interactions, memory_of, model_of
 

@@ -24,9 +24,9 @@ from rxrl.models import (
     ReactiveTransformer,
     Step,
     Token,
-    session,
 )
-from rxrl.models.session import Event
+from rxrl.models.generation import session
+from rxrl.models.generation.session import Event
 from rxrl.types import EOS, TokenBatch, interaction_ids, prompt_ids
 from tests.models.small import config, model_of
 

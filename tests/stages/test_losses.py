@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from rxrl.data.batches import EpisodeBatch, episode_batch
 from rxrl.models import ReactiveTransformer
-from rxrl.models.replay import answer_hidden, memory_trajectory
+from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.stages import losses
 from rxrl.stages.losses import joint_loss, mask_tokens, memory_attention_loss, memory_mix, smat_loss, token_cross_entropy
 from rxrl.types import ANSWER, BOS, EOS, MASK, QUERY, SPECIAL_TOKENS, TokenBatch

@@ -14,7 +14,7 @@ import torch
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.config import parse_config
 from rxrl.errors import ConfigError
-from rxrl.models import ModelPolicy
+from rxrl.policies import ModelPolicy
 from rxrl.training import learner as learner_module
 from rxrl.training.replay import policy_log_probs
 from rxrl.training.targets import advantages_of

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.curricula import Curriculum
 from rxrl.errors import CheckpointError, ConfigError
-from rxrl.models import ModelPolicy
+from rxrl.policies import ModelPolicy
 from rxrl.runs.checkpoints import CRITIC_FILE, load_critic, numbered
 from rxrl.runs.optim import OptimizerConfig
 from rxrl.runs.processes import Processes

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rxrl.algorithms import AlgorithmConfig
-from rxrl.models.replay import memory_trajectory
+from rxrl.models.trajectory import memory_trajectory
 from rxrl.training.replay import policy_log_probs, reference_pass
 from rxrl.training.update import minibatches
 from tests.training.steps import loss_and_gradients

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rxrl.envs import ConversationVectorEnv
-from rxrl.models import ModelPolicy, StmBackend
-from rxrl.models.replay import memory_trajectory
+from rxrl.models.trajectory import memory_trajectory
+from rxrl.policies import ModelPolicy, StmBackend
 from rxrl.training.rollout import collect, critic_ids
 from rxrl.types import ANSWER, BOS, EOS, PAD, QUERY, Action, Score, TokenBatch, interaction_ids
 from tests.training.toy import CODEC, conversation, conversations, lively, make_env, play, tiny_model, unscored_tells

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.envs import ConversationVectorEnv
-from rxrl.models import Critic, ModelPolicy, ReactiveTransformer, StmBackend
+from rxrl.models import Critic, ReactiveTransformer
+from rxrl.policies import ModelPolicy, StmBackend
 from rxrl.training.critics import bootstrap_values, critic_values
 from rxrl.training.replay import reference_pass
 from rxrl.training.rollout import Rollout, collect

@@ -1,4 +1,4 @@
-"""A decoder's step for one token a row in one call: see `rxrl.models.decoding`."""
+"""A decoder's step for one token a row in one call: see `rxrl.models.generation.decoding`."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class KernelDecoding:
 
 
 def _weights(layer: DecoderLayer) -> dict[str, Tensor]:
-    """Weights of a layer as a single token needs them, with what can be folded into others, as in `rxrl.models.folded`."""
+    """Weights of a layer as a single token needs them, with what can be folded into others, as in `rxrl.models.generation.folded`."""
     own, cross, feed_forward = layer.attention, layer.memory_cross_attention, layer.ff
     root = own.qkv_proj.weight.shape[1] ** 0.5
     heads = own.qkv_proj.weight * (layer.norm1.weight * root)

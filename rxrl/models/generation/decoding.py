@@ -14,11 +14,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rxrl.models.columns import Columns, FirstColumns, FixedColumns
 from rxrl.models.experts import FEW_ON_GPU
-from rxrl.models.folded import FoldedDecoding
+from rxrl.models.generation.columns import Columns, FirstColumns, FixedColumns
+from rxrl.models.generation.folded import FoldedDecoding
+from rxrl.models.generation.recording import Recording
 from rxrl.models.kernels.decoding import KernelDecoding, can_decode
-from rxrl.models.recording import Recording
 from rxrl.models.transformer import Decoder, LayerCache, MemoryKV
 
 _WORTH_RECORDING = 16

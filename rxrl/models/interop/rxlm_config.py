@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from rxrl.errors import CheckpointError, unknown_name
 from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, GateConfig, MemoryAttentionConfig, MemoryVariant, ModelConfig
+from rxrl.models.interop.rxlm_files import PARTS, PartFile, listed
 from rxrl.models.layers import ROPE_BASE
-from rxrl.models.rxlm_files import PARTS, PartFile, listed
 from rxrl.types import ANSWER, BOS, EOS, PAD, QUERY
 
 LATER_KEYS = ("num_shared_experts", "use_vectorized_moe", "legacy_stm_in_encoder", "stateless_layers_config")

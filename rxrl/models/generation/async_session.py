@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from rxrl.errors import ModelError
-from rxrl.models.session import Event, MemoryUpdated, ReactiveSession
+from rxrl.models.generation.session import Event, MemoryUpdated, ReactiveSession
 
 T = TypeVar("T")
 

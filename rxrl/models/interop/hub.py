@@ -81,7 +81,7 @@ def model_card(
         DataError: `evaluation` is something else.
     """
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False)
-    template = environment.from_string((files("rxrl.models") / "templates" / "model_card.md.j2").read_text(encoding="utf-8"))
+    template = environment.from_string((files("rxrl.models.interop") / "templates" / "model_card.md.j2").read_text(encoding="utf-8"))
     config = model.config
     return template.render(
         config=config,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rxrl.errors import ModelError
 from rxrl.models import Critic, ReactiveTransformer
-from rxrl.models.backends import attend
+from rxrl.models.attention import attend
 from tests.models.small import config, interactions, memory_of, model_of, padded, prompts
 
 

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from rxrl.errors import CheckpointError, ModelError
 from rxrl.memory import drift
-from rxrl.models.generation import generate_steps
+from rxrl.models.generation.batch import generate_steps
+from rxrl.models.generation.sampling import chosen_sampling
 from rxrl.models.model import ReactiveTransformer
-from rxrl.models.sampling import chosen_sampling
 from rxrl.types import EOS, TextCodec, TokenBatch, interaction_ids, prompt_ids
 
 _MEMORY_NAME = "stm"

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from rxrl.errors import CheckpointError, ConfigError, unknown_name
 from rxrl.models.config import ModelConfig
+from rxrl.models.interop.rxlm_config import LATER_KEYS, TOKEN_IDS, check_supported, read_model_config, write_part_config
+from rxrl.models.interop.rxlm_files import PARTS, PREFIX, WHOLE, PartFile, listed, read_folder, write_folder
+from rxrl.models.interop.rxlm_pieces import Piece, RopeOrder, pieces_of, rope_order_named
 from rxrl.models.layers import ROPE_BASE
 from rxrl.models.model import ReactiveTransformer
-from rxrl.models.rxlm_config import LATER_KEYS, TOKEN_IDS, check_supported, read_model_config, write_part_config
-from rxrl.models.rxlm_files import PARTS, PREFIX, WHOLE, PartFile, listed, read_folder, write_folder
-from rxrl.models.rxlm_pieces import Piece, RopeOrder, pieces_of, rope_order_named
 
 Sources = str | Path | Mapping[str, str | Path]
 _MARK_ROPE, _MARK_NAME, _MARK_MEMORY = "rxrl.rope_order", "rxrl.name", "rxrl.initial_memory"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from rxrl.errors import ModelError
-from rxrl.models.generation import generate_steps
+from rxrl.models.generation.batch import generate_steps
+from rxrl.models.generation.sampling import Sampling
+from rxrl.models.generation.session import AnswerEnd, Token, stream_tokens
 from rxrl.models.layers import wide
 from rxrl.models.model import ReactiveTransformer
-from rxrl.models.sampling import Sampling
-from rxrl.models.session import AnswerEnd, Token, stream_tokens
 from rxrl.types import BOS, EOS, MASK, SPECIAL_TOKENS, TextCodec, TokenBatch
 
 MASK_TEXT = SPECIAL_TOKENS[MASK]

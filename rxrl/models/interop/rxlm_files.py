@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rxrl.errors import CheckpointError
-from rxrl.models.hub import local_folder
+from rxrl.models.interop.hub import local_folder
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PARTS = ("encoder", "decoder", "memory_attention", "mlm_head")

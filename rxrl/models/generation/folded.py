@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rxrl.models.columns import Columns
 from rxrl.models.experts import MixtureOfExperts
+from rxrl.models.generation.columns import Columns
 from rxrl.models.layers import NORM_EPS, rope_angles, swiglu
 from rxrl.models.transformer import Decoder, DecoderLayer, LayerCache, MemoryKV
 

@@ -9,7 +9,7 @@ from torch import nn
 from rxrl.errors import ModelError
 
 
-class Absent(nn.Module):
+class MissingPart(nn.Module):
     """A part without weights, whose every use is refused with the reason."""
 
     def __init__(self, part: str) -> None:

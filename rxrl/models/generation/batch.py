@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rxrl.errors import ModelError
-from rxrl.models.decoding import Decoding, begin
+from rxrl.models.generation.decoding import Decoding, begin
+from rxrl.models.generation.sampling import Sampling, answer_logits, draw
 from rxrl.models.layers import wide
-from rxrl.models.sampling import Sampling, answer_logits, draw
 from rxrl.types import EOS, PAD, Action, TokenBatch
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rxrl.models import ReactiveTransformer
 from rxrl.models.config import GateConfig
-from rxrl.models.replay import answer_hidden, memory_trajectory
+from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.types import PAD, TokenBatch
 from tests.models.small import GATES, VARIANTS, VOCAB, config, interactions, memory_of, model_of, writing
 

@@ -1,0 +1,1 @@
+"""Answers token by token: sampling, decoding with a cache, sessions and completion."""

@@ -1,0 +1,1 @@
+"""Exchange with others: the Hugging Face Hub and the published checkpoint layout."""
