@@ -31,6 +31,10 @@ class CheckpointError(RxrlError):
     """A checkpoint is missing, incomplete or does not fit."""
 
 
+class WriteError(RxrlError):
+    """A file or folder cannot be written; the message names it, the reason and what to do."""
+
+
 class ModelError(RxrlError):
     """A model configuration or an input to the model makes no sense."""
 

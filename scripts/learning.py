@@ -14,7 +14,6 @@ import torch
 
 from rxrl.curricula import Curriculum
 from rxrl.evaluation import TurnRecord
-from rxrl.evaluation.files import write_json
 from rxrl.models import ReactiveTransformer
 from rxrl.runs.optim import OptimizerConfig
 from rxrl.seeding import derive_seed
@@ -22,6 +21,7 @@ from rxrl.training.callbacks import Callback, Progress
 from rxrl.training.config import MRLConfig
 from rxrl.training.trainer import MRLTrainer
 from rxrl.types import SPECIAL_TOKENS, Conversation, Interaction, Turn
+from rxrl.writing import write_json
 
 PEOPLE = ("ann", "bob", "cid")
 PETS = ("cat", "dog", "fox", "owl")

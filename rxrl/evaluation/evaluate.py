@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rxrl.envs import ConversationVectorEnv
-from rxrl.evaluation.files import write_json
 from rxrl.evaluation.metrics import RESAMPLES, cost_by_turn, summarise, summarise_controls
 from rxrl.evaluation.play import TRUE, Playthrough, play_conditions
 from rxrl.evaluation.records import write_records
 from rxrl.types import Conversation, Policy
+from rxrl.writing import write_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from rxrl.errors import DataError, RewardError, sentence
-from rxrl.evaluation.files import json_text, write_text
 from rxrl.rewards.retention import held
 from rxrl.scoring import score_turns
 from rxrl.types import RewardFunction, SavedInteraction, Score, Turn
+from rxrl.writing import json_text, write_text
 
 EXACT = 1.0 - 1e-9
 """An F1 from here on counts as exactly right."""

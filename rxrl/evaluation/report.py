@@ -17,7 +17,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
 from rxrl.errors import DataError
 from rxrl.evaluation.charts import number
 from rxrl.evaluation.curves import learning_curves
-from rxrl.evaluation.files import write_json, write_text
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.evaluation.transcripts import choose_episodes
 from rxrl.evaluation.views import (
@@ -28,6 +27,7 @@ from rxrl.evaluation.views import (
     run_facts,
     stages_view,
 )
+from rxrl.writing import write_json, write_text
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"

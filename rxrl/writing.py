@@ -1,0 +1,279 @@
+"""The one way in which rxrl writes files: whole or absent, on the disk, UTF-8, and a failure is one sentence.
+
+A file or folder is written under a temporary name beside its place (`.NAME.new`), flushed to the disk and renamed. What a killed
+process leaves under that name is unlocked, so the next writer of the same name takes it over, and `sweep` removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from rxrl.errors import WriteError
+from rxrl.locks import try_lock
+
+NEW, OLD = "new", "old"
+PATIENCE = 10.0
+"""Seconds to wait for another writer of the same file."""
+_ADVICE = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EACCES: "choose a place that you may write to",
+    errno.EPERM: "choose a place that you may write to",
+    errno.EROFS: "choose a place that you may write to",
+    errno.EISDIR: "give the name of a file",
+    errno.ENOTDIR: "a part of the path is a file; choose another path",
+    errno.EEXIST: "a part of the path is a file; choose another path",
+}
+
+
+def write_bytes(path: str | Path, content: bytes, **words: str) -> Path:
+    """Writes `content` to `path`, whole or not at all; folders are made.
+
+    Args:
+        path: The file; one that exists is replaced and keeps its permissions, a link stays a link.
+        content: What it holds.
+        words: For the message of a failure, see `failures_told`.
+
+    Raises:
+        WriteError: It could not be written; what stood there is untouched.
+    """
+    with replacing(path, **words) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
+
+
+def write_text(path: str | Path, text: str, **words: str) -> Path:
+    """As `write_bytes`, in UTF-8; half of a surrogate pair, for which UTF-8 has no form, is escaped."""
+    return write_bytes(path, text.encode(errors="backslashreplace"), **words)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any], exact: bool = False, **words: str) -> Path:
+    """As `write_text`, as indented JSON; see `json_text`."""
+    return write_text(path, json_text(content, indent=2, exact=exact) + "\n", **words)
+
+
+def json_text(content: Any, indent: int | None = None, exact: bool = False) -> str:
+    """`content` as JSON; what JSON does not know at all (dates, say) becomes text.
+
+    Args:
+        content: Plain values.
+        indent: Spaces of each level; None writes one line.
+        exact: Numbers that are not finite become the texts `NaN`, `Infinity` and `-Infinity`, which `float` reads back; otherwise null.
+    """
+    return json.dumps(_finite(content, exact), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+
+
+def append_line(path: str | Path, line: str, **words: str) -> None:
+    """Appends one line to a file; where it does not fit, the file keeps its length.
+
+    Raises:
+        WriteError: It could not be written.
+    """
+    with failures_told(Path(path), **words), Path(path).open("ab", buffering=0) as file:
+        size, rest = os.fstat(file.fileno()).st_size, (line + "\n").encode(errors="backslashreplace")
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            with suppress(OSError):
+                file.truncate(size)
+            raise
+
+
+def cut(path: str | Path, size: int, **words: str) -> None:
+    """Shortens a file to `size` bytes; a shorter one stays as it is.
+
+    Raises:
+        WriteError: It could not be done.
+    """
+    with failures_told(Path(path), **words), Path(path).open("rb+") as file:
+        if size < os.fstat(file.fileno()).st_size:
+            file.truncate(size)
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: str | Path, **words: str) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; the file written there takes its place at the end, or is removed.
+
+    Raises:
+        WriteError: It could not be written; what stood at `path` is untouched.
+    """
+    target = Path(os.path.realpath(path))
+    with failures_told(Path(path), **words):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if target.exists() and not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _held(beside(target, NEW)) as (temporary, mode):
+            yield temporary
+            # Some writers replace the file by one that nobody else may read.
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else mode)
+            _flush(temporary)
+            os.replace(temporary, target)
+        _flush(target.parent)
+
+
+@contextmanager
+def replacing_folder(path: str | Path, **words: str) -> Iterator[Path]:
+    """Yields an empty temporary folder beside `path`, which takes its place at the end, or is removed.
+
+    A process that is killed while one folder makes room for the other leaves the old one under another name: see `bring_back`.
+
+    Raises:
+        WriteError: It could not be written; what stood at `path` is untouched.
+    """
+    target = Path(os.path.realpath(path))
+    with failures_told(Path(path), **words):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        bring_back(target)
+        with _held(beside(target, NEW), folder=True) as (temporary, _):
+            yield temporary
+            for file in temporary.rglob("*"):
+                _flush(file)
+            _flush(temporary)
+            if target.exists():
+                shutil.copymode(target, temporary)
+                target.rename(beside(target, OLD))
+            try:
+                temporary.rename(target)
+            except OSError:
+                bring_back(target)
+                raise
+        _flush(target.parent)
+    shutil.rmtree(beside(target, OLD), ignore_errors=True)
+
+
+@contextmanager
+def failures_told(path: Path, kept: str = "what stood there is untouched", then: str = "") -> Iterator[None]:
+    """Turns what the system says about a write into one sentence.
+
+    Args:
+        path: What was to be written.
+        kept: What the failure has left as it was.
+        then: What to do after the reason is removed, such as `, then go on with --resume`.
+
+    Raises:
+        WriteError: Something was refused inside.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors report a full disk as an error of their own.
+        number, words = getattr(error, "errno", None), getattr(error, "strerror", None)
+        reason = words or next(iter(str(error).splitlines()), type(error).__name__)
+        advice = _ADVICE.get(number or 0, "check the path and the room there, or choose another one")
+        raise WriteError(f"{path} could not be written ({reason}); {kept}: {advice}{then}.") from error
+
+
+def beside(path: Path, kind: str) -> Path:
+    """The hidden name beside `path` that a replacement has while it is written (`new`), or the replaced one until it is removed (`old`)."""
+    return path.with_name(f".{path.name}.{kind}")
+
+
+def bring_back(path: Path) -> None:
+    """Restores a folder that was set aside for a replacement that never came, because the process was killed in between."""
+    old = beside(path, OLD)
+    if old.exists() and not path.exists():
+        old.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(folder: str | Path) -> None:
+    """Removes what killed writes have left in a folder, and brings back what they had set aside; running ones are left alone."""
+    for old in Path(folder).glob(f".*.{OLD}"):
+        bring_back(old.with_name(old.name[1 : -len(OLD) - 1]))
+    for new in Path(folder).glob(f".*.{NEW}"):
+        descriptor = _opened(new)
+        if descriptor is not None:
+            _remove(new)
+            os.close(descriptor)
+
+
+@contextmanager
+def _held(temporary: Path, folder: bool = False) -> Iterator[tuple[Path, int]]:
+    """A new file or empty folder that is locked while it is written, and its permissions; removed where it is not renamed."""
+    until = time.monotonic() + PATIENCE
+    while (descriptor := _opened(temporary, folder)) is None:
+        if time.monotonic() > until:
+            raise BlockingIOError(errno.EAGAIN, "another process is writing it")
+        time.sleep(0.02)
+    try:
+        if folder:
+            for left in temporary.iterdir():
+                _remove(left)
+        else:
+            os.ftruncate(descriptor, 0)
+        yield temporary, stat.S_IMODE(os.fstat(descriptor).st_mode)
+    except BaseException:
+        _remove(temporary)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: Path, folder: bool | None = None) -> int | None:
+    """A descriptor of a temporary file or folder with the lock on it; None where another process writes it.
+
+    Args:
+        path: The temporary path.
+        folder: Make a folder, or a file, where there is none; None makes nothing.
+    """
+    if folder and path.is_file():
+        path.unlink()
+    if folder:
+        path.mkdir(exist_ok=True)
+    elif folder is False and path.is_dir():
+        shutil.rmtree(path)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT if folder is False else os.O_RDONLY, 0o666)
+    except FileNotFoundError:
+        return None
+    # Whoever held the lock before may have renamed or removed the path meanwhile.
+    if try_lock(descriptor) and path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Makes sure that a file, or the names in a folder, are on the disk; a file system that has no such call is left to itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _finite(value: Any, exact: bool) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item, exact) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item, exact) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return ("NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity") if exact else None
+    return value
