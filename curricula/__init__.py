@@ -6,18 +6,19 @@ Example:
 """
 
 from rxrl.curricula.curriculum import (
+    CURRICULA,
     GROUPS,
     Curriculum,
     RegressRule,
     Rule,
     Stage,
     StageSettings,
-    builtin_curricula,
     load_curriculum,
 )
 from rxrl.curricula.scheduler import Decision, FinishedStage, StepScheduler
 
 __all__ = [
+    "CURRICULA",
     "GROUPS",
     "Curriculum",
     "Decision",
@@ -27,6 +28,5 @@ __all__ = [
     "Stage",
     "StageSettings",
     "StepScheduler",
-    "builtin_curricula",
     "load_curriculum",
 ]

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from rxrl.config import BaseConfig, WrongValueError, load_config, parse_config
-from rxrl.errors import ConfigError, unknown_name
+from rxrl.errors import ConfigError
+from rxrl.registry import Registry, called, first_paragraph
 
 Strategy = Literal["single-step", "multi-step", "long-range"]
 Group = Literal["embedding", "encoder", "memory_attention", "decoder_memory", "decoder", "critic"]
@@ -215,28 +216,44 @@ class Curriculum(BaseConfig):
         return [(stage, 1 - stage.earlier_share), *((other, stage.earlier_share / len(earlier)) for other in earlier)]
 
 
-def builtin_curricula() -> dict[str, Path]:
-    """The curricula that come with rxrl: name and YAML file."""
-    return {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
-
-
 def load_curriculum(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Curriculum:
     """Reads a curriculum.
 
     Args:
-        name_or_path: Name of a built-in one (`rxrl.curricula.builtin_curricula()` has them), or a YAML file.
+        name_or_path: Name of a built-in one (`rxrl list curricula`) or of one that a package registers, a YAML file,
+            `package.module:name` or `path/file.py:name` of a `Curriculum` or of a function that makes one.
         overrides: Dotted overrides, such as `stages.0.iterations=10`.
 
     Raises:
         ConfigError: There is no such curriculum, or it is wrong; the message names file, line and reason.
     """
-    builtin = builtin_curricula()
     text = str(name_or_path)
-    if text in builtin:
-        return load_config(builtin[text], Curriculum, overrides)
-    if not (Path(text).suffix in {".yaml", ".yml"} or Path(text).is_file()):
-        raise ConfigError(f"{unknown_name('curriculum', text, builtin)} A file of your own ends in .yaml.")
-    return load_config(text, Curriculum, overrides)
+    if text not in CURRICULA and (Path(text).suffix in {".yaml", ".yml"} or Path(text).is_file()):
+        return load_config(text, Curriculum, overrides)
+    found = CURRICULA.find(text)
+    if isinstance(found, Path):
+        return load_config(found, Curriculum, overrides)
+    made = found if isinstance(found, Curriculum) else called("curriculum", text, "no arguments", found)
+    if not isinstance(made, Curriculum):
+        raise ConfigError(f"The curriculum {text!r} must be or make an rxrl.curricula.Curriculum, but gave a {type(made).__name__}.")
+    return parse_config(made.model_dump(), Curriculum, overrides, source=f"curriculum {text!r}") if overrides else made
+
+
+def _described(found: Any) -> str:
+    """What a curriculum says about itself."""
+    if isinstance(found, Path):
+        found = load_config(found, Curriculum)
+    return found.description if isinstance(found, Curriculum) else first_paragraph(found)
+
+
+CURRICULA = Registry(
+    "curriculum",
+    "curricula",
+    {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))},
+    describe=_described,
+    others="A file of your own ends in .yaml.",
+)
+"""Curricula by name: YAML files, and what packages register: `Curriculum` objects, or functions that make one."""
 
 
 def _filled_in(stage: Any, defaults: Any) -> Any:

@@ -7,10 +7,13 @@ from rxrl.envs.backends import NoMemory, SwappedMemory, TranscriptMemory, Transc
 from rxrl.envs.batch import token_batch
 from rxrl.envs.conversation import ConversationEnv, ConversationTokensEnv
 from rxrl.envs.live import Live, unwrap
+from rxrl.envs.registry import ENVIRONMENTS, MEMORIES
 from rxrl.envs.spaces import UnicodeText
 from rxrl.envs.vector import ConversationVectorEnv
 
 __all__ = [
+    "ENVIRONMENTS",
+    "MEMORIES",
     "ConversationEnv",
     "ConversationTokensEnv",
     "ConversationVectorEnv",

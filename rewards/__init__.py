@@ -6,7 +6,7 @@ from rxrl.rewards.classic import Classic
 from rxrl.rewards.embedding import HashedEmbedding, mean_embeddings, word_ids
 from rxrl.rewards.judge import Judge
 from rxrl.rewards.limits import TimeLimited
-from rxrl.rewards.loading import BUILT_IN, ENTRY_POINT_GROUP, find_reward, load_reward, read_spec, reward_names
+from rxrl.rewards.loading import BUILT_IN, REWARDS, load_reward, read_spec
 from rxrl.rewards.retention import Retention, exact, held
 from rxrl.rewards.samples import Sample, sample_turn, samples
 from rxrl.rewards.shape import form
@@ -17,7 +17,7 @@ from rxrl.rewards.weighted import Weighted
 
 __all__ = [
     "BUILT_IN",
-    "ENTRY_POINT_GROUP",
+    "REWARDS",
     "Bleu",
     "Check",
     "Classic",
@@ -39,14 +39,12 @@ __all__ = [
     "bleu",
     "check_reward",
     "exact",
-    "find_reward",
     "form",
     "from_trl",
     "held",
     "load_reward",
     "mean_embeddings",
     "read_spec",
-    "reward_names",
     "sample_turn",
     "samples",
     "to_trl",

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from rxrl.config import parse_yaml
 from rxrl.errors import ConfigError, RewardError, unknown_name
-from rxrl.registry import absolute, called, installed, resolve
+from rxrl.registry import Registry, absolute, called
 from rxrl.rewards.classic import Classic
 from rxrl.rewards.embedding import HashedEmbedding
 from rxrl.rewards.judge import Judge
@@ -35,26 +35,13 @@ from rxrl.types import RewardFunction
 
 _logger = logging.getLogger(__name__)
 
-ENTRY_POINT_GROUP = "rxrl.rewards"
 BUILT_IN: Mapping[str, Callable[..., RewardFunction]] = {
     reward.name: reward
     for reward in (Retention, Classic, Bleu, Cosine, Semantic, Exact, TokenF1, Length, Repetition, Format, Judge, FromTRL)
 }
+REWARDS = Registry("reward", "rewards", BUILT_IN)
+"""Rewards by name: classes, functions or objects, before options are bound to them."""
 RewardSpec = str | Mapping[str, Any] | Callable[..., Any]
-
-
-def reward_names() -> list[str]:
-    """Names that `load_reward` knows: the built-in ones and those of installed packages."""
-    return sorted({*BUILT_IN, *installed(ENTRY_POINT_GROUP)})
-
-
-def find_reward(name: str) -> Any:
-    """The class, function or object behind a name, before options are bound to it.
-
-    Raises:
-        ConfigError: The name is unknown, or what has it cannot be imported.
-    """
-    return resolve("reward", name, group=ENTRY_POINT_GROUP, built_in=BUILT_IN)
 
 
 def read_spec(text: str) -> RewardSpec:
@@ -104,7 +91,7 @@ def _notify(sentence: str) -> None:
 
 def _loaded(spec: RewardSpec, handed_in: Mapping[str, Any]) -> RewardFunction:
     if isinstance(spec, str):
-        return _made(spec, find_reward(spec), {}, handed_in)
+        return _made(spec, REWARDS.find(spec), {}, handed_in)
     if isinstance(spec, Mapping):
         return _from_mapping(spec, handed_in)
     if isinstance(spec, type):
@@ -112,12 +99,12 @@ def _loaded(spec: RewardSpec, handed_in: Mapping[str, Any]) -> RewardFunction:
     if callable(spec):
         usable = any(key == "embed" or key in handed_in for key in parameters(spec))
         return _made(getattr(spec, "__qualname__", repr(spec)), spec, {}, handed_in) if usable else spec
-    raise ConfigError(f"A reward is a name, a mapping or a function, got {type(spec).__name__}; names: {', '.join(reward_names())}.")
+    raise ConfigError(f"A reward is a name, a mapping or a function, got {type(spec).__name__}; names: {', '.join(REWARDS.names())}.")
 
 
 def _from_mapping(spec: Mapping[str, Any], handed_in: Mapping[str, Any]) -> RewardFunction:
     if not spec:
-        raise ConfigError(f"A mapping of rewards must not be empty; names: {', '.join(reward_names())}.")
+        raise ConfigError(f"A mapping of rewards must not be empty; names: {', '.join(REWARDS.names())}.")
     if "use" in spec:
         return _with_options(spec, handed_in)
     terms: dict[str, tuple[float, RewardFunction]] = {}
@@ -135,13 +122,13 @@ def _with_options(spec: Mapping[str, Any], handed_in: Mapping[str, Any]) -> Rewa
     options = dict(spec)
     use, time_limit = options.pop("use"), options.pop("time_limit", None)
     if isinstance(use, str):
-        reward = _made(use, find_reward(use), options, handed_in)
+        reward = _made(use, REWARDS.find(use), options, handed_in)
     elif isinstance(use, Mapping) and not options:
         reward = load_reward(use, **handed_in)
     elif callable(use):
         reward = _made(getattr(use, "__qualname__", repr(use)), use, options, handed_in)
     else:
-        raise ConfigError(f"`use` is the name of a reward, got {use!r}; names: {', '.join(reward_names())}.")
+        raise ConfigError(f"`use` is the name of a reward, got {use!r}; names: {', '.join(REWARDS.names())}.")
     return reward if time_limit is None else TimeLimited(reward, time_limit)
 
 
@@ -223,7 +210,7 @@ class _Named:
         return self.reward(turns)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if ":" not in self.name and self.name not in installed(ENTRY_POINT_GROUP):
+        if ":" not in self.name and self.name not in REWARDS:
             return _Named, (self.name, self.reward, self._options, self._handed_in)
         return _again, (self.name, absolute(self.name), self._options, self._handed_in)
 
@@ -232,4 +219,4 @@ class _Named:
 
 
 def _again(name: str, found: str, options: Mapping[str, Any], handed_in: Mapping[str, Any]) -> RewardFunction:
-    return _made(name, find_reward(found), options, handed_in)
+    return _made(name, REWARDS.find(found), options, handed_in)

@@ -17,21 +17,19 @@ from torch import Tensor
 from rxrl.data.rows import read_conversations, to_conversation
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.endpoint import ChatEndpoint
-from rxrl.envs import ConversationEnv, ConversationTokensEnv, ConversationVectorEnv, TranscriptMemory, unwrap
+from rxrl.envs import MEMORIES, ConversationEnv, ConversationTokensEnv, ConversationVectorEnv, TranscriptMemory, unwrap
 from rxrl.envs.conversation import OneRowEnv
 from rxrl.errors import CheckpointError, ConfigError, DataError, unknown_name
 from rxrl.models import ReactiveTransformer
 from rxrl.models.interop.hub import local_folder
 from rxrl.models.model import CONFIG_FILE
-from rxrl.policies import EndpointPolicy, HuggingFacePolicy, ModelPolicy, Oracle, Parrot, Person, StmBackend
-from rxrl.registry import called, load_object, resolve
+from rxrl.policies import POLICIES, EndpointPolicy, HuggingFacePolicy, ModelPolicy, Oracle, Parrot, StmBackend
+from rxrl.registry import called
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.types import Conversation, MemoryBackend, Policy, TextCodec
 
 DEFAULT_VOCABULARY = 512
 """Tokens of a tokenizer that is trained here because nobody gave one."""
-ENVIRONMENT_GROUP = "rxrl.envs"
-"""Entry-point group in which packages register environments."""
 KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable with the key of chat endpoints."""
 _LONGEST = 128
@@ -117,25 +115,6 @@ def make_vector_env(num_envs: int = 1, *, conversations: Any = None, **options: 
     return _made(ConversationVectorEnv, conversations, num_envs=num_envs, **options)
 
 
-def load_environment(name: str) -> Callable[..., ConversationVectorEnv]:
-    """The batched environment that a name stands for.
-
-    Args:
-        name: "conversation", a name that an installed package registers in `rxrl.envs`, or `package.module:name` or
-            `path/file.py:name` of a subclass of `ConversationVectorEnv`, or of a factory that takes its arguments.
-
-    Raises:
-        ConfigError: Nothing has that name, or it cannot be imported, or it is no class or function.
-    """
-    found = resolve("environment", name, group=ENVIRONMENT_GROUP, built_in={"conversation": ConversationVectorEnv})
-    if not callable(found):
-        raise ConfigError(f"The environment {name!r} must be a class or a function, but is {type(found).__name__}.")
-    if isinstance(found, type) and not issubclass(found, ConversationVectorEnv):
-        raise ConfigError(f"The environment {name!r} must be a subclass of ConversationVectorEnv, but is the class {found.__name__}.")
-    made: Callable[..., ConversationVectorEnv] = found
-    return made
-
-
 def make_play(
     policy: str, conversations: Any, *, memory: Any = None, num_envs: int = 1, device: torch.device | str = "cpu", **options: Any
 ) -> Play:
@@ -143,7 +122,8 @@ def make_play(
 
     Args:
         policy: "oracle", "parrot", "person", the path of a checkpoint, the folder of a Hugging Face causal model (or "hf:NAME"),
-            the address of a chat endpoint, or "package.module:name" or "path/file.py:name", called with the codec of the environment.
+            the address of a chat endpoint, or a name that a package registers, "package.module:name" or "path/file.py:name", called
+            with the codec of the environment.
         conversations: As in `make_env`.
         memory: As in `make_env`; None is what the player needs: its own STM for a checkpoint, a transcript for a language
             model or an endpoint, nothing for the others.
@@ -157,11 +137,11 @@ def make_play(
     """
     given = {name: options.pop(name, None) for name in ("temperature", "system", "model")}
     own = {name: value for name, value in given.items() if value is not None}
-    if policy in _SIMPLE_PLAYERS:
+    if policy in POLICIES.built_in:
         _check_player_options(policy, own, ())
         envs = make_vector_env(num_envs, conversations=conversations, memory=memory, **options)
-        return Play(envs, _SIMPLE_PLAYERS[policy](envs))
-    if _is_reactive(policy):
+        return Play(envs, _named_player(policy, envs))
+    if policy not in POLICIES and _is_reactive(policy):
         return _reactive_play(policy, conversations, memory, num_envs, device, own, options)
     make = _text_player(policy, device, own)
     envs = make_vector_env(num_envs, conversations=conversations, memory="transcript" if memory is None else memory, **options)
@@ -250,14 +230,12 @@ def _named_memory(name: str | Path) -> tuple[Any, Tokenizer | None]:
     """What a name stands for: a backend, a model with its tokenizer, or None."""
     text = str(name)
     kind, _, last = text.partition(":")
-    if text == "none":
-        return None, None
-    if kind == "transcript":
-        if last and not last.isdigit():
+    if kind == "transcript" and last:
+        if not last.isdigit():
             raise ConfigError(f"A transcript of the last interactions is named like 'transcript:4', got {text!r}.")
-        return TranscriptMemory(int(last) if last else None), None
-    if last and not Path(text).exists():
-        found = load_object(text, "memory")
+        return TranscriptMemory(int(last)), None
+    if text in MEMORIES or (":" in text and not Path(text).exists()):
+        found = MEMORIES.find(text)
         return called("memory", text, "no arguments", found) if isinstance(found, type) else found, None
     return load_checkpoint(text)
 
@@ -301,12 +279,6 @@ def _limits(max_length: int) -> dict[str, int]:
 
 # Players
 
-_SIMPLE_PLAYERS: dict[str, Callable[[ConversationVectorEnv], Policy]] = {
-    "oracle": Oracle,
-    "parrot": lambda envs: Parrot(),
-    "person": lambda envs: Person(envs.codec),
-}
-
 
 def _is_reactive(name: str) -> bool:
     """Whether a player's name is that of a Reactive Transformer; folders of Hugging Face models name their type."""
@@ -342,15 +314,16 @@ def _text_player(name: str, device: torch.device | str, own: dict[str, Any]) -> 
     if name.startswith("hf:") or _is_hugging_face(Path(name)):
         source = name.removeprefix("hf:")
         return lambda envs: HuggingFacePolicy.load(source, envs.codec, device=device, max_new_tokens=envs.limits.answer, **own)
-    if ":" not in name:
-        kinds = "a checkpoint, the folder of a Hugging Face model, hf:NAME, http://..., package.module:name or path/file.py:name"
-        raise ConfigError(f"{unknown_name('policy', name, _SIMPLE_PLAYERS)} Others are {kinds}.")
+    POLICIES.find(name)  # refuses an unknown name before anything is made
     _check_player_options(name, own, ())
-    made = load_object(name, "policy")
-    return lambda envs: _checked_policy(name, called("policy", name, "the codec", made, envs.codec))
+    return lambda envs: _named_player(name, envs)
 
 
-def _checked_policy(name: str, policy: Any) -> Policy:
+def _named_player(name: str, envs: ConversationVectorEnv) -> Policy:
+    """A player of the registry, called with the codec; the oracle looks at the environment itself, and the parrot needs nothing."""
+    make = POLICIES.find(name)
+    arguments = (envs,) if make is Oracle else () if make is Parrot else (envs.codec,)
+    policy = called("policy", name, "the codec", make, *arguments)
     if not callable(getattr(policy, "act", None)):
         raise ConfigError(f"{name} must give a policy (it has `act(observation, memory, generators)`), but gave a {type(policy).__name__}.")
     found: Policy = policy

@@ -1,22 +1,139 @@
-"""Objects of other packages and files by name: an entry point, `package.module:name` or `path/to/file.py:name`."""
+"""The one place that turns a name into an object: built in, of an installed package, `package.module:name` or `path/file.py:name`."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rxrl.errors import ConfigError, RxrlError, reason, unknown_name
 
-_stamps: dict[str, tuple[int, int]] = {}
-"""Time of change and size of the files behind the modules that were made of them, by the module's name."""
+_STAMP = "__rxrl_stamp__"
+"""Attribute of a module that was made of a file: when the file was last changed, and its size."""
+_OWN = "One of your own is named 'package.module:name' or 'path/file.py:name'."
+
+
+class Listed(NamedTuple):
+    """A line of `rxrl list KIND`.
+
+    Attributes:
+        name: What it is called in commands and YAML.
+        origin: "built in", or the packages that register it.
+        summary: What it does, or why it cannot be used.
+    """
+
+    name: str
+    origin: str
+    summary: str
+
+
+def first_paragraph(found: Any) -> str:
+    """The first paragraph of an object's docstring, on one line."""
+    return " ".join((inspect.getdoc(found) or "").split("\n\n")[0].split())
+
+
+class Registry:
+    """The names of one kind of thing.
+
+    Args:
+        kind: One word for messages, such as "reward".
+        plural: What `rxrl list` calls them; packages register theirs in the entry-point group `rxrl.PLURAL`.
+        built_in: Objects by name; a package cannot take one of these names over.
+        check: Called with a name and what was found under it; returns what is handed out, raises `ConfigError` where it will not do.
+        describe: One line about what was found, for `rxrl list`.
+        others: Sentence on other forms that a name may take, for the message about an unknown name.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        plural: str,
+        built_in: Mapping[str, Any],
+        *,
+        check: Callable[[str, Any], Any] = lambda name, found: found,
+        describe: Callable[[Any], str] = first_paragraph,
+        others: str = "",
+    ) -> None:
+        self.kind, self.plural, self.built_in = kind, plural, built_in
+        self._check, self._describe, self._others = check, describe, others
+
+    def packages(self) -> dict[str, list[EntryPoint]]:
+        """Entry points by name; several where packages register the same name."""
+        found: dict[str, list[EntryPoint]] = {}
+        for entry in entry_points(group=f"rxrl.{self.plural}"):
+            found.setdefault(entry.name, []).append(entry)
+        return found
+
+    def names(self) -> list[str]:
+        """All names, those that packages register included."""
+        return sorted({*self.built_in, *self.packages()})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.built_in or name in self.packages()
+
+    def find(self, name: str) -> Any:
+        """What a name stands for.
+
+        Args:
+            name: A built-in name, one that an installed package registers, `package.module:name` or `path/file.py:name`.
+
+        Raises:
+            ConfigError: Nothing has that name, several packages have it, or what has it cannot be loaded or is of another kind.
+        """
+        return self._check(name, self._load(name))
+
+    def listing(self) -> list[Listed]:
+        """Every name with its origin and one line; a thing that cannot be loaded says why and hides no other."""
+        packages = self.packages()
+        lines = [Listed(name, "built in", self._describe(found)) for name, found in self.built_in.items()]
+        for name, entries in sorted(packages.items()):
+            origin = ", ".join(sorted(map(_package, entries)))
+            if name in self.built_in:
+                lines.append(Listed(name, origin, f"Not used: {name!r} is the name of a built-in {self.kind}."))
+            else:
+                lines.append(Listed(name, origin, self._summary(name)))
+        return lines
+
+    def _summary(self, name: str) -> str:
+        try:
+            return self._describe(self.find(name))
+        except ConfigError as error:
+            return str(error)
+
+    def _load(self, name: str) -> Any:
+        if name in self.built_in:
+            return self.built_in[name]
+        if entries := self.packages().get(name):
+            return self._registered(name, entries)
+        if ":" in name:
+            return load_object(name, self.kind)
+        raise ConfigError(" ".join(part for part in (unknown_name(self.kind, name, self.names()), self._others, _OWN) if part))
+
+    def _registered(self, name: str, entries: list[EntryPoint]) -> Any:
+        """What the one package that registers a name has under it; with two, the order of installation would decide."""
+        if len(entries) > 1:
+            packages, places = (" and ".join(sorted(map(part, entries))) for part in (_package, lambda entry: entry.value))
+            raise ConfigError(
+                f"The {self.kind} {name!r} is registered by several installed packages, {packages}: "
+                f"uninstall all but one, or name the object itself, {places}."
+            )
+        try:
+            return entries[0].load()
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"The {self.kind} {name!r} of an installed package cannot be loaded: {reason(error)}") from error
+
+
+def _package(entry: EntryPoint) -> str:
+    """Name of the distribution that registers an entry point; the object's place where that is not known."""
+    return entry.dist.name if entry.dist else entry.value
 
 
 def load_object(place: str, kind: str) -> Any:
@@ -62,16 +179,17 @@ def load_file(place: str) -> ModuleType:
         raise ImportError(f"{place} is no Python file")
     status, before = path.stat(), sys.modules.get(name)
     stamp = (status.st_mtime_ns, status.st_size)
-    if before is not None and _stamps.get(name) == stamp:
+    if before is not None and getattr(before, _STAMP, None) == stamp:
         return before
     module = importlib.util.module_from_spec(found)
+    setattr(module, _STAMP, stamp)
     # Registered under its name so that its functions can be pickled and dataclasses in it work.
-    sys.modules[name], _stamps[name] = module, stamp
+    sys.modules[name] = module
     try:
         with _importable(path.parent):
             found.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name], _stamps[name]
+        del sys.modules[name]
         raise
     return module
 
@@ -99,56 +217,6 @@ def _importable(folder: Path) -> Iterator[None]:
         # What was imported may have taken it out of the path already.
         with suppress(ValueError):
             sys.path.remove(place)
-
-
-def installed(group: str) -> dict[str, list[EntryPoint]]:
-    """Entry points that installed packages register in `group`, by name; several where packages register the same name."""
-    found: dict[str, list[EntryPoint]] = {}
-    for entry in entry_points(group=group):
-        found.setdefault(entry.name, []).append(entry)
-    return found
-
-
-def package_of(entry: EntryPoint) -> str:
-    """Name of the distribution that registers an entry point; the object's place where that is not known."""
-    return entry.dist.name if entry.dist else entry.value
-
-
-def resolve(kind: str, name: str, *, group: str | None = None, built_in: Mapping[str, Any] | None = None) -> Any:
-    """The object behind a name: a built-in one, one that an installed package registers, or one of your own.
-
-    Args:
-        kind: What it is meant to be ("reward", "environment"), for messages.
-        name: A built-in name, a name of the group, `package.module:name` or `path/file.py:name`.
-        group: Entry-point group; None where packages register none of this kind.
-        built_in: Objects by name; they win over those of packages.
-
-    Raises:
-        ConfigError: Nothing has that name, several packages have it, or what has it cannot be imported.
-    """
-    known, packages = built_in or {}, installed(group) if group else {}
-    if name in known:
-        return known[name]
-    if name in packages:
-        return _registered(kind, name, packages[name])
-    if ":" not in name:
-        own = "One of your own is named 'package.module:name' or 'path/file.py:name'."
-        raise ConfigError(f"{unknown_name(kind, name, {*known, *packages})} {own}")
-    return load_object(name, kind)
-
-
-def _registered(kind: str, name: str, entries: Sequence[EntryPoint]) -> Any:
-    """What the one package that registers a name has under it; with two, the order of installation would decide."""
-    if len(entries) > 1:
-        packages, places = (" and ".join(sorted(map(part, entries))) for part in (package_of, lambda entry: entry.value))
-        raise ConfigError(
-            f"The {kind} {name!r} is registered by several installed packages, {packages}: "
-            f"uninstall all but one, or name the object itself, {places}."
-        )
-    try:
-        return entries[0].load()
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"The {kind} {name!r} of an installed package cannot be loaded: {reason(error)}") from error
 
 
 def called(kind: str, name: str, takes: str, target: Any, /, *arguments: Any, **options: Any) -> Any:

@@ -127,8 +127,8 @@ def test_installed_wheel_is_imported_from_where_it_is(wheel: Path, tmp_path: Pat
     program = (
         "import importlib, importlib.util, sys, rxrl\n"
         f"assert rxrl.__file__.startswith({str(target)!r}), rxrl.__file__\n"
-        "from rxrl.curricula import builtin_curricula, load_curriculum\n"
-        "assert [load_curriculum(name) for name in builtin_curricula()]\n"
+        "from rxrl.curricula import CURRICULA, load_curriculum\n"
+        "assert [load_curriculum(name) for name in CURRICULA.built_in]\n"
         f"for package in {PACKAGES!r}: importlib.import_module(package)\n"
         "assert not [name for name in ('envs', 'rewards', 'curricula') if importlib.util.find_spec(name)]\n"
     )

@@ -20,9 +20,9 @@ import rxrl
 from rxrl.cli import main as cli
 from rxrl.data import GeneratedSource, Tokenizer
 from rxrl.data.rows import write_conversations
-from rxrl.factory import load_environment
+from rxrl.envs import ENVIRONMENTS
 from rxrl.models import ReactiveTransformer
-from rxrl.rewards import load_reward, reward_names, samples
+from rxrl.rewards import REWARDS, load_reward, samples
 from rxrl.scoring import score_turns
 
 PYPROJECT = """
@@ -140,7 +140,7 @@ def run(*arguments: str, code: int = 0) -> str:
 
 def test_its_reward_is_listed_shown_and_tried(folder: Path) -> None:
     assert distribution("polite-rewards").version == "1.0"
-    assert "polite" in reward_names()
+    assert "polite" in REWARDS.names()
     line = next(line for line in run("rewards", "list").splitlines() if " polite " in line)
     assert "polite-rewards" in line
     assert "10 for an answer with a polite word." in line
@@ -185,8 +185,8 @@ def test_its_environment_and_rewards_train_from_yaml(folder: Path) -> None:
 def test_its_environment_is_found_by_name(folder: Path) -> None:
     import polite_rewards
 
-    assert load_environment("only-questions") is polite_rewards.OnlyQuestions
-    assert load_environment("polite_rewards:OnlyQuestions") is polite_rewards.OnlyQuestions
+    assert ENVIRONMENTS.find("only-questions") is polite_rewards.OnlyQuestions
+    assert ENVIRONMENTS.find("polite_rewards:OnlyQuestions") is polite_rewards.OnlyQuestions
 
 
 def test_its_memory_is_played_with(folder: Path) -> None:

@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 
 from rxrl.algorithms import BUILT_IN
 from rxrl.cli import main as cli
-from rxrl.curricula import builtin_curricula, load_curriculum
+from rxrl.curricula import CURRICULA, load_curriculum
 from rxrl.data.rows import to_conversation
 from rxrl.models import PRESETS, ReactiveTransformer, count_parameters
 from rxrl.pipeline import BUDGETS
-from rxrl.rewards import reward_names
+from rxrl.rewards import REWARDS
 from rxrl.stages.config import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -156,7 +156,7 @@ def test_commands_take_these_options(line: str) -> None:
     if name == "quickstart":
         assert given["budget"] in BUDGETS
     if "curriculum" in given:
-        assert given["curriculum"] in builtin_curricula() or given["curriculum"].endswith(".yaml")
+        assert given["curriculum"] in CURRICULA or given["curriculum"].endswith(".yaml")
 
 
 def test_dry_runs_and_data_commands_run_as_written(chain: dict[str, str], folder: Path) -> None:
@@ -214,10 +214,10 @@ def test_the_example_row_is_valid() -> None:
 
 
 def test_tables_match_the_code() -> None:
-    assert set(table("## Rewards")) == set(reward_names())
+    assert set(table("## Rewards")) == set(REWARDS.names())
     assert set(table("## Algorithms")) == set(BUILT_IN)
     curricula = table("## Curricula")
-    assert set(curricula) == set(builtin_curricula())
+    assert set(curricula) == set(CURRICULA.built_in)
     for name in ("quickstart", "short", "general", "exponential", "published"):
         shown = [int(number) for number in re.findall(r"\d+", curricula[name][0].split(";")[0])]
         assert shown == [stage.steps for stage in load_curriculum(name).stages]

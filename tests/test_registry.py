@@ -1,13 +1,20 @@
-"""Objects of files and modules: found, executed once, and refused with one sentence."""
+"""Things by name: of every kind, found in the same ways, executed once, and refused with one sentence."""
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from rxrl.cli.listing import KINDS, registry_of
+from rxrl.cli.main import app
+from rxrl.curricula import load_curriculum
 from rxrl.errors import ConfigError
+from rxrl.factory import make_play, make_vector_env
 from rxrl.registry import load_file, load_object
 
 
@@ -61,3 +68,72 @@ def test_a_module_of_the_working_folder_is_found(tmp_path: Path, monkeypatch: py
 def test_the_reward_of_the_training_script_can_be_named() -> None:
     script = Path(__file__).parents[1] / "examples/train_mrl.py"
     assert callable(load_object(f"{script}:short_and_right", "reward"))
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Name of an installed package that registers things of every kind: one that works, one broken, and one under a built-in name."""
+    lines = ["import sys", "from rxrl.algorithms import BUILT_IN", "from rxrl.curricula import Curriculum"]
+    lines += ["from rxrl.envs import ConversationVectorEnv, TranscriptMemory", "algorithms = BUILT_IN['ppo']"]
+    lines += ["def rewards(turns):", "    '''Ten for everybody.'''", "    return [10.0] * len(turns)"]
+    lines += ["class envs(ConversationVectorEnv): pass", "class memories(TranscriptMemory): pass"]
+    lines += ["def policies(codec): return None", "curricula = Curriculum.custom([1], name='mine')"]
+    (tmp_path / "everything.py").write_text("\n".join(lines))
+    information = tmp_path / "everything-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: everything\nVersion: 1.0\n")
+    groups = []
+    for kind in KINDS:
+        taken = next(iter(registry_of(kind).built_in))
+        groups.append(f"[rxrl.{kind}]\nmine = everything:{kind}\nbroken = not_there:{kind}\n{taken} = everything:{kind}")
+    (information / "entry_points.txt").write_text("\n".join(groups))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield "everything"
+    sys.modules.pop("everything", None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_named_in_the_same_ways(kind: str, package: str) -> None:
+    registry = registry_of(kind)
+    module = importlib.import_module(package)
+    thing = getattr(module, kind)
+    first = next(iter(registry.built_in))
+    assert registry.find(first) is registry.built_in[first]
+    assert registry.find("mine") is registry.find(f"{package}:{kind}") is thing
+    assert type(registry.find(f"{package}.py:{kind}")) is type(thing)
+    with pytest.raises(ConfigError, match="'broken' of an installed package cannot be loaded: ModuleNotFoundError"):
+        registry.find("broken")
+    with pytest.raises(ConfigError, match=f"Unknown {registry.kind} '{first[:-1]}'.*Did you mean '{first}'.*path/file.py:name"):
+        registry.find(first[:-1])
+    with pytest.raises(ConfigError, match=r"cannot be loaded: FileNotFoundError: there is no file nowhere\.py"):
+        registry.find("nowhere.py:thing")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_broken_hides_nothing(kind: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    registry = registry_of(kind)
+    result = CliRunner().invoke(app, ["list", kind])
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines() if line.strip()]
+    assert {*registry.built_in, "mine", "broken"} <= {row[0] for row in rows}
+    assert ["mine", package] in [row[:2] for row in rows]
+    assert "ModuleNotFoundError:" in next(row for row in rows if row[0] == "broken")
+    taken = [row for row in rows if row[0] == next(iter(registry.built_in))]
+    assert [row[1] for row in taken] == ["built", package]
+
+
+def test_the_kinds_are_listed_and_a_wrong_one_is_refused() -> None:
+    assert all(f" {kind} " in CliRunner().invoke(app, ["list"]).stdout for kind in KINDS)
+    refused = CliRunner().invoke(app, ["list", "reward"])
+    assert (refused.exit_code, "Did you mean 'rewards'" in refused.stderr) == (2, True)
+
+
+def test_a_registered_curriculum_memory_and_policy_are_used_by_name(package: str) -> None:
+    assert load_curriculum("mine").name == "mine"
+    assert load_curriculum("mine", ["stages.0.iterations=3"]).stages[0].iterations == 3
+    rows = [{"id": "a", "query": "q", "answer": "a", "interactions": [{"query": "q", "answer": "a"}]}]
+    assert type(make_vector_env(1, conversations=rows, memory="mine").backend).__name__ == "memories"
+    with pytest.raises(ConfigError, match="must give a policy"):
+        make_play("mine", rows)

@@ -3,16 +3,15 @@
 from rxrl.algorithms.algorithm import Algorithm
 from rxrl.algorithms.config import AlgorithmConfig
 from rxrl.algorithms.losses import LossResult, PolicyInputs, Totals, sum_results
-from rxrl.algorithms.registry import BUILT_IN, algorithm_names, find_algorithm
+from rxrl.algorithms.registry import ALGORITHMS, BUILT_IN
 
 __all__ = [
+    "ALGORITHMS",
     "BUILT_IN",
     "Algorithm",
     "AlgorithmConfig",
     "LossResult",
     "PolicyInputs",
     "Totals",
-    "algorithm_names",
-    "find_algorithm",
     "sum_results",
 ]

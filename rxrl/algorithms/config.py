@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from rxrl.algorithms.algorithm import NEED_CRITIC, NEED_GROUPS, Algorithm
-from rxrl.algorithms.registry import BUILT_IN, find_algorithm
+from rxrl.algorithms.registry import ALGORITHMS, BUILT_IN
 from rxrl.config import BaseConfig, WrongValueError
 from rxrl.errors import ConfigError
 
@@ -104,7 +104,8 @@ class AlgorithmConfig(BaseConfig):
     @property
     def algorithm(self) -> Algorithm:
         """What the name stands for."""
-        return find_algorithm(self.name)
+        found: Algorithm = ALGORITHMS.find(self.name)
+        return found
 
     @property
     def advantage_form(self) -> str:
@@ -140,9 +141,10 @@ class AlgorithmConfig(BaseConfig):
     @classmethod
     def _known(cls, name: str) -> str:
         try:
-            return find_algorithm(name).name
+            found: Algorithm = ALGORITHMS.find(name)
         except ConfigError as error:
             raise ValueError(str(error)) from error
+        return found.name
 
     @model_validator(mode="after")
     def _fits_together(self) -> AlgorithmConfig:

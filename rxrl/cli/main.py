@@ -50,6 +50,7 @@ COMMANDS = {
     "play": LazyCommand("rxrl.cli.play", "play", "Play conversations and see every term of the reward."),
     "rewards": LazyCommand("rxrl.cli.rewards", "app", "List, show and try reward functions."),
     "rescore": LazyCommand("rxrl.cli.rescore", "rescore_transcripts", "Compute other rewards for stored transcripts, without a model."),
+    "list": LazyCommand("rxrl.cli.listing", "list_names", "List rewards, algorithms, curricula and other names."),
     "presets": LazyCommand("rxrl.cli.presets", "presets", "List the model presets and their parameter counts."),
 }
 

@@ -11,14 +11,12 @@ import typer
 import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from rxrl.cli.console import plain_console
-from rxrl.errors import ConfigError
-from rxrl.registry import installed, package_of
-from rxrl.rewards import BUILT_IN, ENTRY_POINT_GROUP, Report, check_reward, find_reward, load_reward, read_spec, sample_turn
+from rxrl.cli.listing import names_table, print_names
+from rxrl.rewards import BUILT_IN, REWARDS, Report, check_reward, load_reward, read_spec, sample_turn
 from rxrl.rewards.loading import parameters
 from rxrl.scoring import score_turns
 from rxrl.types import Score
@@ -39,26 +37,20 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=T
 @app.command("list")
 def list_rewards() -> None:
     """List the built-in rewards and those of installed packages."""
-    table = _table("Rewards, each from 0 to 10", "name", "from", "what it gives")
-    for name in BUILT_IN:
-        table.add_row(name, "built in", Text(_summary(BUILT_IN[name])))
-    for name, entries in sorted(installed(ENTRY_POINT_GROUP).items()):
-        if name not in BUILT_IN:
-            table.add_row(name, ", ".join(sorted(map(package_of, entries))), Text(_summary_or_reason(name)))
-    plain_console().print(table)
-    typer.echo("More of one: rxrl rewards show NAME. One of your own is named package.module:function or path/file.py:function.")
+    print_names(REWARDS)
+    typer.echo("rxrl rewards show NAME describes one of them.")
 
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A name, pkg.mod:function or path/file.py:function.", show_default=False)]) -> None:
     """Show what a reward does, its options, and how it is used."""
-    target = find_reward(name)
+    target = REWARDS.find(name)
     console = plain_console()
     console.print(Text(name, style="bold") + Text(_signature(target)), soft_wrap=True)
     console.print(Text("\n" + (inspect.getdoc(target) or "No description.") + "\n"), soft_wrap=True)
     options = _options(target)
     if options:
-        table = _table("Options", "option", "default", "meaning")
+        table = names_table("Options", "option", "default", "meaning")
         for option, (default, meaning) in options.items():
             table.add_row(option, Text(default), Text(meaning))
         console.print(table)
@@ -90,14 +82,14 @@ def check(
 
 
 def _checks(spec: str, report: Report) -> Table:
-    table = _table(f"Reward {spec}", "check", "", "found")
+    table = names_table(f"Reward {spec}", "check", "", "found")
     for each in report.checks:
         table.add_row(each.name, Text(each.status, style=_MARKS[each.status]), Text(each.detail))
     return table
 
 
 def _kinds(report: Report) -> Table:
-    table = _table("Scores by kind of answer", "kind", "is")
+    table = names_table("Scores by kind of answer", "kind", "is")
     for heading in ("answers", "lowest", "mean", "highest"):
         table.add_column(heading, justify="right")
     verdict = report.kinds[0].verdict
@@ -114,30 +106,10 @@ def _fooled(report: Report) -> Table:
     title = "Earn at least as much as a right answer to the same question"
     more = len(report.fooled) - _SHOWN_FOOLED
     shown = title if more <= 0 else f"{title} (the first {_SHOWN_FOOLED} of {len(report.fooled)})"
-    table = _table(shown, "score", "kind", "query", "answer")
+    table = names_table(shown, "score", "kind", "query", "answer")
     for sample, score in report.fooled[:_SHOWN_FOOLED]:
         table.add_row(f"{score:.2f}", sample.kind, Text(_quoted(sample.turn.query)), Text(_quoted(sample.turn.answer)))
     return table
-
-
-def _table(title: str, *headings: str) -> Table:
-    table = Table(*headings, title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    if headings:
-        table.columns[0].no_wrap = True
-    return table
-
-
-def _summary_or_reason(name: str) -> str:
-    """What a reward of a package says about itself, or why it cannot be used: one broken package must not hide the others."""
-    try:
-        return _summary(find_reward(name))
-    except ConfigError as error:
-        return str(error)
-
-
-def _summary(target: Any) -> str:
-    """The first paragraph of what a reward says about itself."""
-    return " ".join((inspect.getdoc(target) or "").split("\n\n")[0].split())
 
 
 def _signature(target: Any) -> str:
@@ -197,7 +169,7 @@ def _is_number(text: str) -> bool:
 
 def _sample_score(name: str) -> Score | None:
     """What a right answer earns, where the reward needs nothing that the user must supply to score it."""
-    needed = {option for option, (default, _) in _options(find_reward(name)).items() if default == "needed"}
+    needed = {option for option, (default, _) in _options(REWARDS.find(name)).items() if default == "needed"}
     if name in _EXAMPLES or name == "semantic" or needed:
         return None
     return score_turns(load_reward(name), [sample_turn("Mia has a cat.")])[0]

@@ -31,8 +31,9 @@ from rxrl.config import dump_config, load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
 from rxrl.data.splits import Sources, open_data
+from rxrl.envs import ENVIRONMENTS
 from rxrl.evaluation import write_report
-from rxrl.factory import load_checkpoint, load_environment
+from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.job import CHECKPOINT, check_supply, save_result
 from rxrl.rewards import load_reward, mean_embeddings
@@ -118,7 +119,7 @@ def train(  # noqa: PLR0913, PLR0917
 
 def check_run(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransformer, sources: Sources, processes: int = 1) -> None:
     """Looks at everything that a stage will need, so that a mistake in the last one shows before the first."""
-    load_environment(config.env)
+    ENVIRONMENTS.find(config.env)
     check_rules(curriculum, sources.validation, config.evaluation.conversations)
     check_stages(curriculum, config, processes)
     check_groups(config.optimizer, model.group_parameters())

@@ -3,10 +3,12 @@
 from rxrl.policies.endpoint import EndpointPolicy
 from rxrl.policies.huggingface import HuggingFacePolicy
 from rxrl.policies.reactive import ModelPolicy, StmBackend
+from rxrl.policies.registry import POLICIES
 from rxrl.policies.scripted import Oracle, Parrot, Person
 from rxrl.policies.text import Dialogue, TextPolicy
 
 __all__ = [
+    "POLICIES",
     "Dialogue",
     "EndpointPolicy",
     "HuggingFacePolicy",

@@ -18,12 +18,12 @@ from rxrl.algorithms.kl import adapted_coefficient
 from rxrl.curricula import Curriculum, Stage, StepScheduler
 from rxrl.data.sources import ConversationSource
 from rxrl.data.tokenizer import Tokenizer
+from rxrl.envs import ENVIRONMENTS
 from rxrl.errors import Interrupted, TrainingError
 from rxrl.evaluation import Evaluation
 from rxrl.evaluation.metrics import summarise_stage
 from rxrl.evaluation.play import Playthrough, play_conditions
 from rxrl.evaluation.records import keeping_transcripts
-from rxrl.factory import load_environment
 from rxrl.models import ReactiveTransformer
 from rxrl.policies import ModelPolicy
 from rxrl.runs.processes import Processes, Share
@@ -114,7 +114,7 @@ class MRLTrainer:
             source=source,
             held_out=held_out,
             config=config,
-            env=env or load_environment(config.env),
+            env=env or ENVIRONMENTS.find(config.env),
             reward=reward,
         )
         self.scheduler, self.state, self.alarms = StepScheduler(curriculum), TrainerState(), Alarms(config.alarms)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rxrl.algorithms import BUILT_IN, Algorithm, AlgorithmConfig, algorithm_names, find_algorithm, registry
+from rxrl import registry
+from rxrl.algorithms import ALGORITHMS, BUILT_IN, Algorithm, AlgorithmConfig
 from rxrl.config import parse_config
 from rxrl.errors import ConfigError
 
@@ -33,8 +34,8 @@ def installed(monkeypatch):
 def test_an_installed_algorithm_is_found_by_name(installed):
     mine = Algorithm("mine", BUILT_IN["a2c"].loss, advantage="return", reuses_rollouts=False)
     installed(mine=mine)
-    assert find_algorithm("mine") is mine
-    assert "mine" in algorithm_names()
+    assert ALGORITHMS.find("mine") is mine
+    assert "mine" in ALGORITHMS.names()
     config = AlgorithmConfig(name="mine", options={"anything": 3})
     assert config.algorithm is mine
     assert config.advantage_form == "return"
@@ -45,8 +46,8 @@ def test_an_installed_algorithm_is_found_by_name(installed):
 
 def test_built_in_names_cannot_be_taken_over(installed):
     installed(ppo=Algorithm("ppo", BUILT_IN["a2c"].loss))
-    assert find_algorithm("ppo") is BUILT_IN["ppo"]
-    assert algorithm_names().count("ppo") == 1
+    assert ALGORITHMS.find("ppo") is BUILT_IN["ppo"]
+    assert ALGORITHMS.names().count("ppo") == 1
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_built_in_names_cannot_be_taken_over(installed):
 def test_a_broken_plug_in_says_what_is_wrong(installed, target, reason):
     installed(broken=target)
     with pytest.raises(ConfigError, match=reason):
-        find_algorithm("broken")
+        ALGORITHMS.find("broken")
 
 
 def test_a_misspelt_algorithm_is_refused_with_a_guess():

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rxrl.algorithms import BUILT_IN, AlgorithmConfig, registry
+from rxrl import registry
+from rxrl.algorithms import BUILT_IN, AlgorithmConfig
 from rxrl.cli import main as cli
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rxrl.config import dump_config, load_config
-from rxrl.curricula import GROUPS, Curriculum, Stage, builtin_curricula, load_curriculum
+from rxrl.curricula import CURRICULA, GROUPS, Curriculum, Stage, load_curriculum
 from rxrl.errors import ConfigError
 from rxrl.types import STRATEGIES
 
@@ -31,7 +31,7 @@ def test_builtin_schedules(name: str, expected: list[int]) -> None:
     assert steps(load_curriculum(name)) == expected
 
 
-@pytest.mark.parametrize("name", builtin_curricula())
+@pytest.mark.parametrize("name", CURRICULA.built_in)
 def test_every_builtin_is_named_described_and_reaches_16_steps(name: str) -> None:
     curriculum = load_curriculum(name)
     assert curriculum.name == name
@@ -132,7 +132,7 @@ def test_overrides_reach_single_stages() -> None:
     assert {stage.reset_ratio for stage in curriculum.stages} == {0.5}
 
 
-@pytest.mark.parametrize("name", builtin_curricula())
+@pytest.mark.parametrize("name", CURRICULA.built_in)
 def test_dump_is_read_back_equal(tmp_path: Path, name: str) -> None:
     curriculum = load_curriculum(name)
     dump_config(curriculum, tmp_path / "again.yaml")

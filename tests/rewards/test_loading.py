@@ -15,7 +15,7 @@ import pytest
 
 from rxrl import registry
 from rxrl.errors import ConfigError, RewardError, RxrlError
-from rxrl.rewards import ENTRY_POINT_GROUP, Weighted, load_reward, read_spec, reward_names
+from rxrl.rewards import REWARDS, Weighted, load_reward, read_spec
 from rxrl.scoring import score_turns
 from rxrl.types import Turn
 from tests.rewards.turns import make_turn
@@ -160,10 +160,10 @@ def test_a_function_of_a_file_of_a_module_and_one_handed_over(plug_in: str) -> N
 
 def test_installed_packages_register_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [
-        EntryPoint(name, f"rxrl.rewards.{place}", ENTRY_POINT_GROUP) for name, place in (("strict", "simple:Exact"), ("gone", "no:One"))
+        EntryPoint(name, f"rxrl.rewards.{place}", "rxrl.rewards") for name, place in (("strict", "simple:Exact"), ("gone", "no:One"))
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry for entry in entries if group == entry.group])
-    assert {"strict", "gone"} < set(reward_names())
+    assert {"strict", "gone"} < set(REWARDS.names())
     reward = load_reward("strict")
     assert values(reward) == [10.0, 0.0]
     assert values(pickle.loads(pickle.dumps(reward))) == [10.0, 0.0]
@@ -172,7 +172,7 @@ def test_installed_packages_register_rewards(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_name_that_two_packages_register_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = [EntryPoint("polite", place, ENTRY_POINT_GROUP) for place in ("two.rewards:fn", "one:fn")]
+    entries = [EntryPoint("polite", place, "rxrl.rewards") for place in ("two.rewards:fn", "one:fn")]
     monkeypatch.setattr(registry, "entry_points", lambda group: entries)
     with pytest.raises(ConfigError, match=r"'polite' is registered by several.* uninstall all but one.* one:fn and two"):
         load_reward("polite")

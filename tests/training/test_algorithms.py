@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from rxrl.algorithms import BUILT_IN, Algorithm, registry
+from rxrl import registry
+from rxrl.algorithms import BUILT_IN, Algorithm
 from rxrl.algorithms.losses import LossResult, policy_gradient_loss
 from rxrl.curricula import Curriculum
 from rxrl.errors import ConfigError
