@@ -6,14 +6,16 @@ import asyncio
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 from typing import Any
 
 from rxrl.errors import RewardError, RxrlError, reason
+from rxrl.eventloop import wait_for
 from rxrl.types import RewardFunction, Score, Turn
 
 HIGHEST = 10.0
+ROUNDING = 1e-3
+"""How far a score may lie outside [0, 10]: what float32 and sums in half precision round to. It is clipped; more is an error."""
 
 
 def reward_name(reward: object) -> str:
@@ -53,13 +55,14 @@ def _scored(reward: RewardFunction, turns: Sequence[Turn]) -> list[Score]:
     name = reward_name(reward)
     try:
         # A list of its own: a reward that takes turns out of it must not lose them for the others.
-        results = _awaited(reward(list(turns)))
+        results = reward(list(turns))
+        results = wait_for(results) if inspect.isawaitable(results) else results
         # The body of a generator runs only now: what it raises is an error of the reward as well.
         results = list(results) if isinstance(results, Iterator) else results
     except RxrlError:
         raise
-    # A reward that calls sys.exit must not end a training without a word about its turns.
-    except (Exception, SystemExit) as error:
+    # A reward that calls sys.exit, or cancels itself, must not end a training without a word about its turns.
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
         raise RewardError(f"Reward {name!r} failed on a batch of {len(turns)} turns: {reason(error)}") from error
     scores = _listed(name, results)
     if len(scores) != len(turns):
@@ -77,23 +80,6 @@ def _listed(name: str, results: Any) -> list[Any]:
         raise RewardError(f"Reward {name!r} must return a list with one score for each turn, but returned {_short(results)}.") from None
 
 
-def _awaited(results: Any) -> Any:
-    """What an asynchronous reward function returns; of any other its result as it is."""
-    if not inspect.isawaitable(results):
-        return results
-
-    async def wait() -> Any:
-        return await results
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(wait())
-    # A loop runs already (a notebook): it must not be entered twice, so a thread has one of its own.
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, wait()).result()
-
-
 def _checked(name: str, score: Score | float | None, turn: Turn) -> Score:
     if not isinstance(score, Score):
         return Score(_number(name, score, turn))
@@ -107,14 +93,35 @@ def _number(name: str, value: object, turn: Turn) -> float | None:
     if value is None:
         return None
     where = f"for turn {turn.index} of conversation {turn.conversation_id!r}"
-    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
+    number = as_number(value)
+    if number is None or isinstance(plain(value), bool):
         raise RewardError(f"Reward {name!r} must return numbers from 0 to 10, Score or None, but returned {_short(value)} {where}.")
-    number = float(value)
-    if math.isnan(number) or not 0.0 <= number <= HIGHEST:
+    if not -ROUNDING <= number <= HIGHEST + ROUNDING:
         raise RewardError(f"Reward {name!r} must lie in [0, 10], but returned {number} {where}; scale or clip it in the function.")
-    return number
+    return min(HIGHEST, max(0.0, number))
+
+
+def as_number(value: object) -> float | None:
+    """A number of Python, NumPy or torch (an array without axes included) as a float; None where it is no real number."""
+    held = plain(value)
+    if not isinstance(held, Real):
+        return None
+    number: Any = held
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
+def plain(value: Any) -> Any:
+    """What a NumPy scalar, or an array or tensor without axes, holds; anything else as it is."""
+    if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    # A tensor without data (on the device "meta") holds nothing.
+    except (RuntimeError, TypeError, ValueError):
+        return value
 
 
 def _short(value: object) -> str:
