@@ -1,17 +1,17 @@
 """Algorithms: advantages and losses as pure tensor functions, composed to PPO, IMPO, A2C, GRPO, RLOO and REINFORCE."""
 
-from rxrl.algorithms.algorithm import Algorithm
-from rxrl.algorithms.config import AlgorithmConfig
+from rxrl.algorithms.algorithm import ALGORITHMS, BUILT_IN, Algorithm, AlgorithmConfig, ExperimentalConfig, with_shared_terms
 from rxrl.algorithms.losses import LossResult, PolicyInputs, Totals, sum_results
-from rxrl.algorithms.registry import ALGORITHMS, BUILT_IN
 
 __all__ = [
     "ALGORITHMS",
     "BUILT_IN",
     "Algorithm",
     "AlgorithmConfig",
+    "ExperimentalConfig",
     "LossResult",
     "PolicyInputs",
     "Totals",
     "sum_results",
+    "with_shared_terms",
 ]

@@ -52,7 +52,7 @@ class PolicyInputs:
         advantages: Of each token, `[tokens]`; 0 and weight 0 where the turn is not trained on.
         weights: Share of each token in a mean, `[tokens]`: 1 where every token counts the same, 0 for turns that are not trained on.
         entropy: Of the current policy over the vocabulary, `[tokens]`.
-        reference_kl: KL(policy || frozen reference) by `AlgorithmConfig.kl_estimator`, `[tokens]`, or None.
+        reference_kl: KL(policy || frozen reference) by the configured estimator, `[tokens]`, or None.
         previous_kl: KL(policy || the policy that reads the memory of the turn before, which is held constant), `[tokens]`, or None.
         has_previous: 1 for tokens that `previous_kl` is defined for (from the second turn on), `[tokens]`.
         memory: Memory that each turn reads, `[layers, turns, batch, slots, dim]`.
@@ -173,3 +173,33 @@ def memory_change(memory: Tensor, real: Tensor, form: str, first_turn: int = 1, 
     # Vectors of unit root mean square differ by 2 (1 - cosine), so memory as it is read needs no second pass.
     squared = 2 * distance if form == "normalised" else (after - before).pow(2).mean(dim=(0, 3, 4))
     return weighted_mean((turn + 1).sqrt()[:, None] * squared, weights, total), weighted_mean(distance, weights, total)
+
+
+def estimated_kl(log_probs: Tensor, reference_log_probs: Tensor, estimator: str) -> Tensor:
+    """Estimate of KL(policy || reference) on each sampled token.
+
+    Args:
+        log_probs: Of the sampled tokens under the policy that sampled them, `[...]`.
+        reference_log_probs: Of the same under the reference, `[...]`.
+        estimator: `k1` (unbiased, noisy), `k2` (biased; its gradient is on average that of the KL) or `k3` (unbiased, never negative;
+            its gradient is on average that of KL(reference || policy)). The gradient of `k1` is 0 on average: of use in the reward only.
+
+    Source: Schulman 2020, "Approximating KL divergence".
+    """
+    difference = log_probs - reference_log_probs
+    if estimator == "k1":
+        return difference
+    if estimator == "k2":
+        return 0.5 * difference.pow(2)
+    return (-difference).exp() - 1 + difference
+
+
+def adapted_coefficient(coefficient: float, kl: float, target: float, rate: float) -> float:
+    """The coefficient after an update whose KL to the reference was `kl`: larger where that is above `target`.
+
+    One update changes it by a factor of at most 1 +- 0.2 * `rate`.
+
+    Source: Ziegler et al. 2019, section 2.2.
+    """
+    error = max(-0.2, min(0.2, kl / target - 1))
+    return coefficient * (1 + rate * error)

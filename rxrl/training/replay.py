@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rxrl.algorithms import AlgorithmConfig
-from rxrl.algorithms.kl import estimated_kl
+from rxrl.algorithms.losses import estimated_kl
 from rxrl.models import ReactiveTransformer
 from rxrl.models.experts import RouterStatistics
 from rxrl.models.trajectory import answer_hidden, memory_trajectory
@@ -34,13 +34,13 @@ def statistics_of(
         reference: The frozen reference at the same tokens, or None.
         previous: The policy with the memory of the turn before, or None.
     """
-    ids = rollout.turns.ids[rollout.answer]
-    if reference is None or config.kl_estimator == "exact":
+    ids, estimator = rollout.turns.ids[rollout.answer], config.experimental.kl_estimator
+    if reference is None or estimator == "exact":
         return token_statistics(policy, ids, config.temperature, reference, previous)
     found = token_statistics(policy, ids, config.temperature, None, previous)
     with torch.no_grad():
         others = token_log_probs(reference, ids, config.temperature)
-    return replace(found, reference_kl=estimated_kl(found.log_probs, others, config.kl_estimator), reference_log_probs=others)
+    return replace(found, reference_kl=estimated_kl(found.log_probs, others, estimator), reference_log_probs=others)
 
 
 def hidden_states(model: ReactiveTransformer, stms: Tensor, rollout: Rollout, statistics: RouterStatistics | None = None) -> Tensor:
@@ -74,8 +74,9 @@ def trajectory(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmCo
 def chains(rollout: Rollout, config: AlgorithmConfig | None) -> Iterator[tuple[int, int, bool]]:
     """Ranges of writes (first, behind the last) that gradients do not cross, and whether they are trained."""
     writes, lead = len(rollout.writes.ids), warm_ups(rollout)
-    burnt = lead + config.burn_in + 1 if config is not None and config.burn_in else 0
-    every = writes if config is None or config.detach_every is None else config.detach_every
+    burn_in, detach_every = (0, None) if config is None else (config.experimental.burn_in, config.experimental.detach_every)
+    burnt = lead + burn_in + 1 if burn_in else 0
+    every = detach_every or writes
     edges = sorted({0, min(burnt, writes), *range(lead + every, writes, every), writes})
     for first, last in pairwise(edges):
         yield first, last, first >= burnt

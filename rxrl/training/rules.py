@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rxrl.algorithms import AlgorithmConfig
@@ -48,8 +49,11 @@ def _asks(held_out: ConversationSource, steps: int, strategy: str, count: int) -
 
 def stage_algorithm(stage: Stage, config: MRLConfig) -> AlgorithmConfig:
     """The options of the algorithm in a stage: those of the run, and over them the stage's own."""
-    given: dict[str, Any] = config.algorithm.model_dump() | stage.algorithm
-    return parse_config(given, AlgorithmConfig, source=f"algorithm options of stage {stage.name!r}")
+    given: dict[str, Any] = config.algorithm.model_dump()
+    own = dict(stage.algorithm)
+    if isinstance(block := own.get("experimental"), Mapping):
+        own["experimental"] = {**given["experimental"], **block}
+    return parse_config(given | own, AlgorithmConfig, source=f"algorithm options of stage {stage.name!r}")
 
 
 def check_stages(curriculum: Curriculum, config: MRLConfig, processes: int) -> None:
@@ -61,10 +65,10 @@ def check_stages(curriculum: Curriculum, config: MRLConfig, processes: int) -> N
     for stage in curriculum.stages:
         algorithm = stage_algorithm(stage, config)
         count = number_of_groups(stage.episodes or config.episodes, algorithm.samples)
-        if algorithm.burn_in >= stage.steps:
+        if (burn_in := algorithm.experimental.burn_in) >= stage.steps:
             raise ConfigError(
-                f"Stage {stage.name!r} has {stage.steps} steps, and algorithm.burn_in leaves the first {algorithm.burn_in} untrained: "
-                "nothing would be learned. Lower it."
+                f"Stage {stage.name!r} has {stage.steps} steps, and algorithm.experimental.burn_in leaves the first {burn_in} "
+                "untrained: nothing would be learned. Lower it."
             )
         for number, what in ((count, "conversations an iteration"), (config.evaluation.conversations, "conversations of an evaluation")):
             if number < processes:

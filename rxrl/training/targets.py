@@ -73,7 +73,8 @@ class Targets:
 
 def trained_turns(rollout: Rollout, config: AlgorithmConfig) -> Tensor:
     """Turns that are trained on: scored, and not of the burn-in; bool `[turns, batch]`."""
-    return rollout.scored & (rollout.turn > config.burn_in) if config.burn_in else rollout.scored
+    burn_in = config.experimental.burn_in
+    return rollout.scored & (rollout.turn > burn_in) if burn_in else rollout.scored
 
 
 def advantages_of(
@@ -101,10 +102,10 @@ def advantages_of(
     rewards = rollout.rewards if spent is None else rollout.rewards - spent
     advantages, scale, returns = _turn_advantages(rollout, rewards, values, config, bootstrap)
     trained = trained_turns(rollout, config)
-    if config.advantage_per == "token":
+    if config.experimental.advantage_per == "token":
         costs = torch.zeros_like(rollout.sampled_log_probs) if penalties is None else -penalties
         before = advantages if spent is None else advantages + spent
-        advantages = token_advantages(before, costs, rollout.answer, config.token_lambda)
+        advantages = token_advantages(before, costs, rollout.answer, config.experimental.token_lambda)
         scale, trained = scale if scale is None else scale.unsqueeze(-1), rollout.answer & trained.unsqueeze(-1)
     if scale is not None:
         advantages = advantages * scale

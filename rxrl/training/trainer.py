@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from rxrl.algorithms import AlgorithmConfig
-from rxrl.algorithms.kl import adapted_coefficient
+from rxrl.algorithms.losses import adapted_coefficient
 from rxrl.curricula import Curriculum, Stage, StepScheduler
 from rxrl.data.sources import ConversationSource
 from rxrl.data.tokenizer import Tokenizer
@@ -173,7 +173,8 @@ class MRLTrainer:
         algorithm, steered = stage_algorithm(stage, self.config), self.state.kl_coefficient
         # The coefficient goes on where it was steered to; a stage with one of its own begins with that.
         begins = "kl" in stage.algorithm and not self.state.stage_rewards
-        return algorithm if algorithm.adaptive_kl is None or steered is None or begins else algorithm.model_copy(update={"kl": steered})
+        fixed = algorithm.experimental.adaptive_kl is None or steered is None or begins
+        return algorithm if fixed else algorithm.model_copy(update={"kl": steered})
 
     def collect(self, stage: Stage, algorithm: AlgorithmConfig) -> Rollout:
         """Plays this process's share of the conversations of one iteration with the current policy."""
@@ -208,9 +209,12 @@ class MRLTrainer:
         """Epochs over minibatches of conversations; stops between epochs where the KL to the old policy grows too large."""
         with self.clock("update"):
             metrics = self.learner.update(rollout, targets, algorithm, self.share, self.state.iteration)
-        if algorithm.adaptive_kl is not None:
+        steering = algorithm.experimental
+        if steering.adaptive_kl is not None:
             metrics["kl_coefficient"] = algorithm.kl
-            self.state.kl_coefficient = adapted_coefficient(algorithm.kl, float(metrics["kl"]), algorithm)
+            self.state.kl_coefficient = adapted_coefficient(
+                algorithm.kl, float(metrics["kl"]), steering.adaptive_kl, steering.adaptive_rate
+            )
         if self.callbacks:
             told = {name: plain(value) for name, value in metrics.items()}
             self._tell(lambda each: each.on_update(told))

@@ -60,12 +60,12 @@ def shares_of(rollout: Rollout, config: AlgorithmConfig) -> Shares:
     elif config.loss_per == "episode":
         weights = weights / weights.sum((0, 2), keepdim=True).clamp(min=1)
     previous = (rollout.turn > 1).unsqueeze(-1).expand_as(counted)
-    if config.consistency_form == "positions":
+    if config.experimental.consistency_form == "positions":
         lengths = rollout.answer.sum(-1)
         before = torch.cat([torch.zeros_like(lengths[:1]), lengths[:-1]])
         previous = previous & (rollout.answer.cumsum(-1) <= before.unsqueeze(-1))
     mean = rollout.rewards.sum(0) / rollout.scored.sum(0).clamp(min=1)
-    best = (mean >= config.self_imitation_above) & rollout.scored.any(0)
+    best = (mean >= config.experimental.self_imitation_above) & rollout.scored.any(0)
     return Shares(weights, previous.to(dtype), (counted & best[:, None]).to(dtype))
 
 
@@ -114,7 +114,7 @@ def has_advantage(rollout: Rollout, targets: Targets, config: AlgorithmConfig) -
     teaching = targets.advantages.abs() > NO_ADVANTAGE
     if teaching.ndim > rollout.scored.ndim:
         teaching = teaching.any(-1)
-    imitates = bool(config.self_imitation) and bool(shares_of(rollout, config).imitate.any())
+    imitates = bool(config.experimental.self_imitation) and bool(shares_of(rollout, config).imitate.any())
     return imitates or bool((teaching & trained_turns(rollout, config)).any())
 
 
@@ -194,7 +194,7 @@ class _Replay:
             memory=memories.path,
             real=memories.real,
             reference_log_probs=said.reference_log_probs,
-            imitate=shares.imitate[answer] if self.config.self_imitation else None,
+            imitate=shares.imitate[answer] if self.config.experimental.self_imitation else None,
             first_turn=memories.first_turn,
             totals=self.totals,
         )
@@ -214,7 +214,7 @@ class _Replay:
         """What the policy is compared with from turn to turn (IMPO's consistency)."""
         if not self.config.looks_back or memories.path.shape[1] < 2:
             return None
-        if self.config.consistency_form == "same-tokens":
+        if self.config.experimental.consistency_form == "same-tokens":
             return self._policy(hidden_states(self.model, memories.before, rollout))
         if earlier is None:
             answer = torch.cat([torch.zeros_like(rollout.answer[:1]), rollout.answer[:-1]])

@@ -67,15 +67,15 @@ def test_a_misspelt_algorithm_is_refused_with_a_guess():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"kl_estimator": "k1"}, "k1 in the loss has no gradient"),
+        ({"experimental": {"kl_estimator": "k1"}}, "k1 in the loss has no gradient"),
         ({"name": "a2c", "epochs": 2}, "epochs must be 1"),
         ({"name": "rloo", "group_size": 1}, "group_size must be at least 2"),
         ({"advantage": "group"}, "group_size must be at least 2"),
-        ({"adaptive_kl": 0.1, "kl": 0}, "kl must be above 0"),
-        ({"bptt_turns": 2, "detach_every": 2}, "give one of them"),
+        ({"experimental": {"adaptive_kl": 0.1}, "kl": 0}, "kl must be above 0"),
+        ({"bptt_turns": 2, "experimental": {"detach_every": 2}}, "give one of them"),
         ({"options": {"c": 1}}, "no options of its own"),
         ({"clip_low": 1.5}, "less than or equal to 1"),
-        ({"dual_clip": 0.5}, "greater than 1"),
+        ({"experimental": {"dual_clip": 0.5}}, "greater than 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_with_the_reason(settings, reason):
@@ -84,5 +84,5 @@ def test_settings_that_make_no_sense_are_refused_with_the_reason(settings, reaso
 
 
 def test_k1_is_allowed_where_it_has_an_effect():
-    assert AlgorithmConfig(kl_estimator="k1", kl_in="reward").kl_in == "reward"
-    assert AlgorithmConfig(kl_estimator="k1", kl=0).kl == 0
+    assert AlgorithmConfig(experimental={"kl_estimator": "k1"}, kl_in="reward").kl_in == "reward"
+    assert AlgorithmConfig(experimental={"kl_estimator": "k1"}, kl=0).kl == 0

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rxrl import registry
-from rxrl.algorithms import BUILT_IN, AlgorithmConfig
+from rxrl.algorithms import BUILT_IN, AlgorithmConfig, ExperimentalConfig
 from rxrl.cli import main as cli
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
@@ -19,7 +19,8 @@ from tests.algorithms.test_config import EntryPoint
 FOLDER = Path(__file__).parents[2] / "docs/guides/algorithms"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
 OVERVIEW = PAGES["index.md"]
-OPTIONS = set(AlgorithmConfig.model_fields)
+FIELDS = {**AlgorithmConfig.model_fields, **ExperimentalConfig.model_fields}
+OPTIONS = set(FIELDS)
 SMALL = (
     "--curriculum short --set episodes=8 --set max_iterations=1 --set evaluation.every=1 --set evaluation.conversations=2 "
     "--set max_answer_tokens=3"
@@ -67,7 +68,7 @@ def test_tables_and_defaults_match_the_code():
                 found = re.findall(r"`(\w+)`", names)
                 assert set(found) <= OPTIONS, names
                 for name, shown in zip(found, re.findall(r"[\w.-]+", default.replace("`", "")), strict=False):
-                    actual = AlgorithmConfig.model_fields[name].default
+                    actual = FIELDS[name].default
                     if isinstance(actual, bool):
                         assert shown == str(actual).lower(), name
                     elif isinstance(actual, int | float):

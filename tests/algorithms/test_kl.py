@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rxrl.algorithms import AlgorithmConfig
-from rxrl.algorithms.kl import adapted_coefficient, estimated_kl
+from rxrl.algorithms.losses import adapted_coefficient, estimated_kl
 from tests.algorithms.minibatch import VOCAB, log_probs
 from tests.distributions import exact_kl
 
@@ -63,9 +62,7 @@ def test_k1_in_the_reward_has_the_gradient_of_the_kl(seed):
 
 
 def test_the_coefficient_follows_the_kl():
-    config = AlgorithmConfig(adaptive_kl=0.1, adaptive_rate=0.5)
-    assert adapted_coefficient(0.2, 0.1, config) == pytest.approx(0.2)
-    assert adapted_coefficient(0.2, 0.11, config) == pytest.approx(0.2 * 1.05)
-    assert adapted_coefficient(0.2, 9.0, config) == pytest.approx(0.2 * 1.1)
-    assert adapted_coefficient(0.2, 0.0, config) == pytest.approx(0.2 * 0.9)
-    assert adapted_coefficient(0.2, 9.0, AlgorithmConfig()) == 0.2
+    assert adapted_coefficient(0.2, 0.1, target=0.1, rate=0.5) == pytest.approx(0.2)
+    assert adapted_coefficient(0.2, 0.11, target=0.1, rate=0.5) == pytest.approx(0.2 * 1.05)
+    assert adapted_coefficient(0.2, 9.0, target=0.1, rate=0.5) == pytest.approx(0.2 * 1.1)
+    assert adapted_coefficient(0.2, 0.0, target=0.1, rate=0.5) == pytest.approx(0.2 * 0.9)

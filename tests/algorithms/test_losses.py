@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rxrl.algorithms import BUILT_IN, AlgorithmConfig, Totals, sum_results
 from rxrl.algorithms.losses import clipped_policy_loss, memory_change, policy_gradient_loss, value_loss
 from tests.algorithms.minibatch import VOCAB, inputs, log_probs
+from tests.algorithms.options import configured
 from tests.distributions import entropy
 
 
@@ -76,7 +77,7 @@ def test_policy_gradient_by_hand():
 @pytest.mark.parametrize("name", list(BUILT_IN))
 def test_losses_of_parts_add_up_to_that_of_the_whole(name):
     """With the totals of the whole, which is what micro-batches, single turns and processes rest on."""
-    base, config = inputs(6), AlgorithmConfig(name=name, consistency=0.1, entropy=0.1, kl=0.1, memory_difference=0.0, self_imitation=0.5)
+    base, config = inputs(6), configured(name=name, consistency=0.1, entropy=0.1, kl=0.1, memory_difference=0.0, self_imitation=0.5)
     base = replace(base, imitate=torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0], dtype=torch.float64))
     weights, with_previous = base.weights.sum(), (base.weights * base.has_previous).sum()
     totals = Totals(weights, with_previous, torch.tensor(2.0), base.imitate.sum(), torch.tensor(2.0))

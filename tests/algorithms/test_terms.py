@@ -6,6 +6,7 @@ import torch
 from rxrl.algorithms import BUILT_IN, AlgorithmConfig
 from rxrl.algorithms.losses import memory_change, weighted_mean
 from tests.algorithms.minibatch import inputs
+from tests.algorithms.options import configured
 
 TERMS = [
     ("ppo", {"entropy": 0.0}, None),
@@ -80,7 +81,7 @@ def test_self_imitation_raises_the_likelihood_of_the_chosen_tokens_alone():
     leaf = base.log_probs.clone().requires_grad_()
     chosen = torch.tensor([0.0, 1.0, 1.0, 0.0], dtype=torch.float64)
     quiet = {"log_probs": leaf, "advantages": torch.zeros(4, dtype=torch.float64), "reference_kl": None, "imitate": chosen}
-    result = BUILT_IN["ppo"].loss(inputs(**quiet), AlgorithmConfig(self_imitation=0.4, entropy=0.0))
+    result = BUILT_IN["ppo"].loss(inputs(**quiet), configured(self_imitation=0.4, entropy=0.0))
     result.loss.backward()
     assert torch.allclose(leaf.grad, -0.4 * chosen / 2)
     assert torch.allclose(result.metrics["self_imitation"], -base.log_probs[1:3].mean())

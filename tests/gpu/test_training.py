@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from rxrl.algorithms.registry import BUILT_IN
+from rxrl.algorithms import BUILT_IN
 from rxrl.curricula import Curriculum
 from rxrl.models import ReactiveTransformer
 from rxrl.training.callbacks import Callback
@@ -112,11 +112,11 @@ def test_every_term_at_once(name: str, changes: dict[str, Any], precision: str, 
         {"critic": "memory"},
         {"critic": "shared"},
         {"micro_batch": 1},
-        {"algorithm": {"kl_in": "reward", "advantage_per": "token"}},
-        {"algorithm": {"kl_estimator": "k3", "burn_in": 1, "detach_every": 1}},
-        {"algorithm": {"name": "impo", "consistency_form": "positions", "memory_form": "raw"}},
-        {"algorithm": {"self_imitation": 0.1, "self_imitation_above": 0.0, "loss_per": "episode"}},
-        {"algorithm": {"target_kl": 1e-9, "epochs": 3, "adaptive_kl": 0.01}},
+        {"algorithm": {"kl_in": "reward", "experimental": {"advantage_per": "token"}}},
+        {"algorithm": {"experimental": {"kl_estimator": "k3", "burn_in": 1, "detach_every": 1}}},
+        {"algorithm": {"name": "impo", "experimental": {"consistency_form": "positions", "memory_form": "raw"}}},
+        {"algorithm": {"experimental": {"self_imitation": 0.1, "self_imitation_above": 0.0}, "loss_per": "episode"}},
+        {"algorithm": {"target_kl": 1e-9, "epochs": 3, "experimental": {"adaptive_kl": 0.01}}},
         {"reward": "classic"},
         {"optimizer": {"name": "adamw", "learning_rate": 1e-3}},
     ],

@@ -21,8 +21,7 @@ EVERYTHING = {
     "memory_cosine": 0.1,
     "consistency": 0.1,
     "value_clip": 1.0,
-    "self_imitation": 0.1,
-    "self_imitation_above": 5.0,
+    "experimental": {"self_imitation": 0.1, "self_imitation_above": 5.0},
 }
 MEMORY = ["memory_attention", "decoder_memory", "critic"]
 STAGES = [

@@ -24,17 +24,19 @@ EVERYTHING = {
     "memory_difference": 0.1,
     "memory_cosine": 0.1,
     "consistency": 0.1,
-    "self_imitation": 0.1,
-    "self_imitation_above": 1.0,
-    "dual_clip": 3.0,
     "clip_high": 0.3,
-    "advantage_per": "token",
-    "token_lambda": 0.9,
     "loss_per": "turn",
-    "adaptive_kl": 0.1,
-    "burn_in": 1,
-    "detach_every": 2,
     "checkpoint_turns": True,
+    "experimental": {
+        "self_imitation": 0.1,
+        "self_imitation_above": 1.0,
+        "dual_clip": 3.0,
+        "advantage_per": "token",
+        "token_lambda": 0.9,
+        "adaptive_kl": 0.1,
+        "burn_in": 1,
+        "detach_every": 2,
+    },
 }
 
 
@@ -146,7 +148,7 @@ def test_a_shared_trunk_learns_from_the_value_loss(tmp_path):
 
 
 def test_an_adapted_coefficient_survives_a_resume(tmp_path):
-    options = {"adaptive_kl": 1e-6, "adaptive_rate": 1.0, "minibatches": 2}
+    options = {"experimental": {"adaptive_kl": 1e-6, "adaptive_rate": 1.0}, "minibatches": 2}
     whole = trainer_in(tmp_path / "whole", options, iterations=4, checkpoint_every=2)
     whole.train()
     coefficients = [line["kl_coefficient"] for line in lines(whole)]

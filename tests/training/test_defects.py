@@ -264,7 +264,7 @@ def test_self_imitation_adds_to_fresh_data_and_replaces_none(tmp_path):
     """The same conversations and answers are collected and the policy loss is the same; only a term comes on top."""
     lines = {}
     for coefficient in (0.0, 0.5):
-        options = {"self_imitation": coefficient, "self_imitation_above": 0.1, "kl": 0.0, "entropy": 0.0, "balance": 0.0}
+        options = {"experimental": {"self_imitation": coefficient, "self_imitation_above": 0.1}, "kl": 0.0, "entropy": 0.0, "balance": 0.0}
         trainer = trainer_in(tmp_path / str(coefficient), options, optimizer=STILL)
         stage = trainer.scheduler.stage
         algorithm = trainer.begin(stage)

@@ -24,6 +24,7 @@ from rxrl.training.targets import Targets, advantages_of
 from rxrl.training.trainer import MRLTrainer
 from rxrl.training.update import has_advantage
 from rxrl.types import TokenBatch, interaction_ids
+from tests.algorithms.options import configured
 from tests.training.test_alarms import FINE, names
 from tests.training.toy import CODEC, ToySource, conversation, conversations, make_env, play, recall, tiny_model, toy_critic
 
@@ -53,7 +54,7 @@ def test_a_group_that_earned_the_same_teaches_nothing_whatever_its_tokens_cost(p
     rollout = play(model, conversations(2, 2), group_size=2)
     # The second sample of each group is the first one once more.
     rollout = replace(rollout.rows(torch.tensor([0, 0, 2, 2])), group=torch.tensor([0, 0, 1, 1]))
-    config = AlgorithmConfig(name="grpo", group_size=2, kl_in="reward", advantage_per=per)
+    config = configured(name="grpo", group_size=2, kl_in="reward", advantage_per=per)
     costs = 0.01 * rollout.answer
     values = torch.zeros_like(rollout.rewards)
     advantages, returns = advantages_of(rollout, values, config, penalties=costs)
@@ -132,7 +133,12 @@ def test_minibatches_without_a_score_do_not_thin_out_metrics(tmp_path):
 @pytest.mark.parametrize(
     ("stages", "changes", "processes", "message"),
     [
-        ([{"steps": 4}, {"steps": 2}], {"algorithm": {"burn_in": 2}}, 1, "'steps-2' has 2 steps.*burn_in leaves the first 2 untrained"),
+        (
+            [{"steps": 4}, {"steps": 2}],
+            {"algorithm": {"experimental": {"burn_in": 2}}},
+            1,
+            "'steps-2' has 2 steps.*burn_in leaves the first 2 untrained",
+        ),
         ([{"steps": 2}, {"steps": 4, "episodes": 2}], {}, 3, "'steps-4': 2 conversations an iteration cannot be shared by 3 processes"),
         ([{"steps": 2}], {"evaluation": {"conversations": 2}}, 3, "2 conversations of an evaluation cannot be shared by 3 processes"),
         ([{"steps": 2}], {"algorithm": {"name": "grpo", "group_size": 5}}, 1, "cannot be played as groups of 5"),
@@ -164,7 +170,7 @@ def test_precisions_that_need_scaled_losses_are_refused(monkeypatch):
 
 def test_a_stage_begins_with_its_own_coefficient_of_the_kl(tmp_path):
     stages = [{"steps": 1, "iterations": 2}, {"steps": 2, "iterations": 2, "algorithm": {"kl": 5.0}}, {"steps": 3, "iterations": 1}]
-    trainer = trainer_in(tmp_path, stages, algorithm={"adaptive_kl": 1e-6, "adaptive_rate": 1.0, "kl": 0.1})
+    trainer = trainer_in(tmp_path, stages, algorithm={"experimental": {"adaptive_kl": 1e-6, "adaptive_rate": 1.0}, "kl": 0.1})
     trainer.train()
     first, second, third, fourth, fifth = (line["kl_coefficient"] for line in lines(trainer))
     assert (first, third) == (0.1, 5.0)

@@ -13,6 +13,7 @@ from rxrl.training import update
 from rxrl.training.replay import policy_log_probs, trajectory
 from rxrl.training.token_statistics import LazyLogits
 from rxrl.training.update import actor_loss
+from tests.algorithms.options import configured
 from tests.training.steps import ALL_ON, assert_same, full_update, loss_and_gradients, moved
 from tests.training.toy import conversations, play, targets_for, tiny_model, toy_critic, unscored_tells
 
@@ -55,7 +56,7 @@ def test_gradients_reach_the_write_of_turn_1_from_the_answer_of_turn_8():
     cuts = [({}, 0), *(({"bptt_turns": k}, 8 - k) for k in (8, 7, 3, 1))]
     cuts += [({"detach_every": 8}, 0), ({"detach_every": 3}, 6), ({"detach_every": 7}, 7), ({"burn_in": 2}, 3)]
     for options, first in cuts:
-        gradients = gradient_at_writes(model, rollout, AlgorithmConfig(**options))
+        gradients = gradient_at_writes(model, rollout, configured(**options))
         assert gradients[first:].gt(1e-9).all(), options
         assert gradients[:first].eq(0).all(), options
 
@@ -64,7 +65,7 @@ def test_cuts_change_gradients_and_not_values():
     model = tiny_model(double=True)
     rollout = play(model, conversations(3, 5), warm_up=True)
     options = [{}, *({"bptt_turns": k} for k in (1, 3, 5, 9)), {"detach_every": 2}, {"burn_in": 2}, {"burn_in": 9}]
-    configs = [AlgorithmConfig(**given, checkpoint_turns=again) for given in options for again in (False, True)]
+    configs = [configured(**given, checkpoint_turns=again) for given in options for again in (False, True)]
     values = [policy_log_probs(model, rollout, config).detach() for config in configs]
     assert all((value - values[0]).abs().max() < 1e-12 for value in values)
 
@@ -86,7 +87,7 @@ def test_gradients_equal_finite_differences_through_four_turns_of_memory(name, f
     """What is detached is held constant: memory before a cut, and the policy of the turn before."""
     options, firsts = CUTS[cut]
     model, reference = (tiny_model(seed=seed, double=True, layers=1, dim=8) for seed in (0, 3))
-    config = AlgorithmConfig(name=name, consistency_form=form, **ALL_ON, clip=10.0, **options)
+    config = configured(name=name, consistency_form=form, **ALL_ON, clip=10.0, **options)
     rollout = play(model, conversations(2, 4))
     targets = targets_for(model, rollout, config, toy_critic(model), reference)
     actor, held = moved(model), []
@@ -136,7 +137,7 @@ def test_recomputing_each_turn_changes_neither_losses_nor_gradients(cut, form):
     actor, critic = moved(model), toy_critic(model)
     options = {"loss_per": "turn", "self_imitation": 0.3, "self_imitation_above": 4.0, **ALL_ON, **CUTS[cut][0]}
     rollout = play(model, conversations(5, (4, 1, 3)), reward=unscored_tells, warm_up=form == "positions")
-    base, again = (AlgorithmConfig(name="impo", consistency_form=form, **options, checkpoint_turns=flag) for flag in (False, True))
+    base, again = (configured(name="impo", consistency_form=form, **options, checkpoint_turns=flag) for flag in (False, True))
     targets = targets_for(model, rollout, base, critic, reference)
     one, two = (full_update(actor, rollout, targets, config, reference, critic) for config in (base, again))
     assert_same(one, two)
@@ -147,7 +148,7 @@ def test_the_ratio_is_exactly_1_where_turns_are_recomputed():
     model = tiny_model()
     rollout = play(model, conversations(5, (4, 2)))
     for options in ({}, {"bptt_turns": 2}, {"detach_every": 2}):
-        config = AlgorithmConfig(name="impo", checkpoint_turns=True, **options)
+        config = configured(name="impo", checkpoint_turns=True, **options)
         targets = targets_for(model, rollout, config, toy_critic(model))
         result, _, log_probs = loss_and_gradients(model, rollout, targets, config, model)
         assert result.metrics["ratio_deviation"] == 0
@@ -188,7 +189,7 @@ def first_turns(rollout, count):
         return replace(batch, ids=batch.ids[:count], mask=batch.mask[:count])
 
     names = ("answer", "sampled_log_probs", "rewards", "scored", "asking", "real", "turn", "steps")
-    batches = {name: cut(getattr(rollout, name)) for name in ("writes", "turns", "critic")}
+    batches = {name: cut(getattr(rollout, name)) for name in ("writes", "turns", "critic_tokens")}
     return replace(rollout, **batches, **{name: getattr(rollout, name)[:count] for name in names}, terms={})
 
 

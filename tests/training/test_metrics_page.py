@@ -18,7 +18,8 @@ EXPLAINED = set(re.findall(r"`([\w./-]+)`", PAGE))
 @pytest.mark.parametrize("name", BUILT_IN)
 @pytest.mark.parametrize("critic", ["text", "shared"])
 def test_every_key_is_explained(name, critic, tmp_path):
-    algorithm = {"name": name, **EVERYTHING, "adaptive_kl": 0.1, "group_size": 2}
+    algorithm = {"name": name, **EVERYTHING, "group_size": 2}
+    algorithm["experimental"] = {**EVERYTHING["experimental"], "adaptive_kl": 0.1}
     trainer_in(tmp_path, algorithm=algorithm, critic=critic, alarms={"gate": 0.49}, episodes=4, max_iterations=2).train()
     for file in ("metrics.jsonl", "timings.jsonl"):
         lines = [json.loads(line) for line in (tmp_path / file).read_text().splitlines()]

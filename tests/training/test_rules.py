@@ -11,7 +11,8 @@ from rxrl.curricula import Curriculum
 from rxrl.data.sources import RowsSource
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError
-from rxrl.training.rules import RULE_METRICS, check_rules
+from rxrl.training.config import MRLConfig
+from rxrl.training.rules import RULE_METRICS, check_rules, stage_algorithm
 from rxrl.training.trainer import held_out_metrics
 from rxrl.types import Conversation, Interaction
 
@@ -57,3 +58,13 @@ def test_the_known_metrics_are_those_that_evaluations_give() -> None:
     assert set(held_out_metrics(played)) == set(RULE_METRICS)
     # Nothing scored is no reward, not one of 0, for which a rule would go back.
     assert held_out_metrics(SimpleNamespace(records=[SimpleNamespace(retention=0.5, reward=None)])) == {"retention": 0.5}
+
+
+def test_a_stage_changes_one_experimental_option_and_keeps_the_others():
+    config = MRLConfig(algorithm={"kl": 0.3, "experimental": {"memory_form": "raw", "burn_in": 1}})
+    stage = Curriculum.custom([{"steps": 4, "algorithm": {"experimental": {"burn_in": 2}}}]).stages[0]
+    found = stage_algorithm(stage, config)
+    assert (found.kl, found.experimental.memory_form, found.experimental.burn_in) == (0.3, "raw", 2)
+    wrong = Curriculum.custom([{"steps": 4, "algorithm": {"experimental": {"burn": 2}}}]).stages[0]
+    with pytest.raises(ConfigError, match="burn_in"):
+        stage_algorithm(wrong, config)

@@ -10,6 +10,7 @@ from rxrl.training.critics import critic_values
 from rxrl.training.replay import hidden_states, policy_log_probs, reference_pass, scatter, trajectory
 from rxrl.training.targets import Targets, advantages_of, old_policy, rollout_metrics, start_critic
 from rxrl.training.update import critic_loss
+from tests.algorithms.options import configured
 from tests.distributions import exact_kl, sampled, tempered
 from tests.lockstep import in_lockstep
 from tests.training.toy import conversations, play, tiny_model, toy_critic, unscored_tells
@@ -93,9 +94,9 @@ def test_advantages_per_token_are_those_of_the_turn_where_nothing_happens_within
     rollout = play(model, conversations(4, (3, 2)), reward=unscored_tells)
     values = 3 * torch.randn(rollout.rewards.shape, generator=torch.Generator().manual_seed(0))
     turn, _ = advantages_of(rollout, values, AlgorithmConfig(whiten=False))
-    token, _ = advantages_of(rollout, values, AlgorithmConfig(whiten=False, advantage_per="token"))
+    token, _ = advantages_of(rollout, values, configured(whiten=False, advantage_per="token"))
     assert torch.allclose(token, turn.unsqueeze(-1) * rollout.answer)
-    white, _ = advantages_of(rollout, values, AlgorithmConfig(advantage_per="token"))
+    white, _ = advantages_of(rollout, values, configured(advantage_per="token"))
     counted = white[rollout.answer & rollout.scored.unsqueeze(-1)]
     assert abs(float(counted.mean())) < 1e-5
     assert abs(float(counted.std(unbiased=False)) - 1) < 1e-3
@@ -109,7 +110,8 @@ def test_kl_in_the_reward_is_what_the_sampled_tokens_cost(estimator, again):
     rollout = play(model, conversations(4, (3, 1)))
     hidden, _ = reference_pass(reference, rollout)
     options = {"kl_in": "reward", "kl_estimator": estimator, "temperature": 0.9, "whiten": False, "checkpoint_turns": again}
-    config = AlgorithmConfig(kl=0.3, advantage="reward-value", **options)
+    options |= {"kl": 0.3, "advantage": "reward-value"}
+    config = configured(**options)
     parts = [torch.tensor([1, 2]), torch.tensor([0, 3])]
     old, penalties = old_policy(model, rollout, config, parts, hidden, reference.decoder.head)
     assert torch.equal(old[:, parts[0]], policy_log_probs(model, rollout.rows(parts[0]), config))
@@ -122,7 +124,7 @@ def test_kl_in_the_reward_is_what_the_sampled_tokens_cost(estimator, again):
     turn, returns = advantages_of(rollout, values, config, None, penalties)
     assert torch.allclose(turn, (rollout.rewards - penalties.sum(-1)).masked_fill(~rollout.real, 0))
     assert torch.allclose(returns, turn)
-    token, _ = advantages_of(rollout, values, config.model_copy(update={"advantage_per": "token"}), None, penalties)
+    token, _ = advantages_of(rollout, values, configured(**options | {"advantage_per": "token"}), None, penalties)
     # A token pays for itself and for what comes after it in its answer, not for what came before.
     first = rollout.answer & (rollout.answer.cumsum(-1) == 1)
     last = rollout.answer & (rollout.answer.flip(-1).cumsum(-1).flip(-1) == 1)
@@ -165,11 +167,11 @@ def test_burn_in_turns_are_rewarded_and_not_trained_on():
     model = tiny_model()
     rollout = play(model, conversations(5, (4, 2)))
     values = torch.randn(rollout.rewards.shape, generator=torch.Generator().manual_seed(0))
-    config, plain = AlgorithmConfig(burn_in=1, whiten=False), AlgorithmConfig(whiten=False)
+    config, plain = configured(burn_in=1, whiten=False), AlgorithmConfig(whiten=False)
     burnt, all_of_it = advantages_of(rollout, values, config)[0], advantages_of(rollout, values, plain)[0]
     assert burnt[0].eq(0).all()
     assert torch.equal(burnt[1:], all_of_it[1:])
-    white = advantages_of(rollout, values, AlgorithmConfig(burn_in=1))[0][1:][rollout.scored[1:]]
+    white = advantages_of(rollout, values, configured(burn_in=1))[0][1:][rollout.scored[1:]]
     assert abs(float(white.mean())) < 1e-5
     critic = toy_critic(model)
     targets = Targets(burnt, rollout.rewards, values, rollout.sampled_log_probs, None)

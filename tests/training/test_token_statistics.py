@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rxrl.algorithms import AlgorithmConfig
-from rxrl.algorithms.kl import estimated_kl
+from rxrl.algorithms.losses import estimated_kl
 from rxrl.models import answer_logits
 from rxrl.training import token_statistics as module
 from rxrl.training.replay import statistics_of
 from rxrl.training.token_statistics import LazyLogits, token_log_probs, token_statistics
 from rxrl.types import EOS
+from tests.algorithms.options import configured
 from tests.distributions import entropy, exact_kl, sampled, tempered
 
 VOCAB, DIM = 12, 5
@@ -233,7 +233,7 @@ def test_under_mixed_precision_the_head_is_narrow_and_the_rest_is_not():
 def test_kl_may_be_estimated_on_the_sampled_tokens(estimator):
     made = case(6)
     rollout = SimpleNamespace(turns=SimpleNamespace(ids=made.ids.view(1, 2, 3)), answer=torch.ones(1, 2, 3, dtype=torch.bool))
-    config = AlgorithmConfig(kl_estimator=estimator, kl_in="reward", temperature=0.7)
+    config = configured(kl_estimator=estimator, kl_in="reward", temperature=0.7)
     policy, reference = LazyLogits.of(made.head, made.hidden), LazyLogits.of(*made.others["reference"])
     found, truth = statistics_of(policy, rollout, config, reference), by_formulas(made, 0.7)
     expected = estimated_kl(truth.log_probs, truth.reference_log_probs, estimator)

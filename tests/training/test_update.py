@@ -10,6 +10,7 @@ from rxrl.algorithms import AlgorithmConfig, sum_results
 from rxrl.training.replay import hidden_states, trajectory
 from rxrl.training.rollout import Rollout
 from rxrl.training.update import actor_loss, critic_loss, has_advantage, minibatches, totals_of
+from tests.algorithms.options import configured
 from tests.distributions import exact_kl, tempered
 from tests.lockstep import in_lockstep
 from tests.training.steps import ALL_ON, assert_same, full_update, loss_and_gradients, moved
@@ -143,7 +144,7 @@ def test_consistency_may_compare_position_by_position_with_the_answer_before():
     """As published: where both answers have a token."""
     model = tiny_model(double=True)
     rollout = play(model, conversations(5, (3, 2)), reward=unscored_tells)
-    config = AlgorithmConfig(name="impo", consistency_form="positions", **ALL_ON)
+    config = configured(name="impo", consistency_form="positions", **ALL_ON)
     result, _, _ = loss_and_gradients(model, rollout, targets_for(model, rollout, config, toy_critic(model)), config, model)
     all_hidden = hidden_states(model, trajectory(model, rollout), rollout)
     policy = torch.zeros(*rollout.answer.shape, model.config.vocab_size, dtype=torch.float64)
@@ -182,7 +183,7 @@ def test_tokens_turns_or_episodes_count_the_same(loss_per):
 
 def imitating(name="impo", **changes):
     options = {"loss_per": "episode", "self_imitation": 0.3, "self_imitation_above": 4.0, "value_clip": 0.5, **ALL_ON}
-    return AlgorithmConfig(name=name, **options | changes)
+    return configured(name=name, **options | changes)
 
 
 def test_losses_of_micro_batches_add_up_to_that_of_the_minibatch():
@@ -236,14 +237,14 @@ def test_self_imitation_looks_at_the_best_episodes_alone():
     rewards = torch.tensor([[9.0, 2.0, 9.0, 10.0], [9.0, 9.0, 8.0, 8.0], [9.0, 0.0, 9.0, 0.0]], dtype=torch.float64)
     rollout = replace(rollout, rewards=rewards)
     quiet = {"name": "ppo", "kl": 0.0, "entropy": 0.0, "balance": 0.0}
-    config = AlgorithmConfig(self_imitation=0.5, self_imitation_above=9.0, **quiet)
+    config = configured(self_imitation=0.5, self_imitation_above=9.0, **quiet)
     targets = replace(targets_for(model, rollout, config, toy_critic(model)), advantages=torch.zeros_like(rewards))
     result, _, _ = loss_and_gradients(model, rollout, targets, config, model)
     best = [0, 3]
     tokens = targets.old_log_probs[:, best][rollout.answer[:, best]]
     assert torch.allclose(result.metrics["self_imitation"], -tokens.mean())
     assert torch.allclose(result.loss, -0.5 * tokens.mean())
-    none, _, _ = loss_and_gradients(model, rollout, targets, config.model_copy(update={"self_imitation_above": 9.9}), model)
+    none, _, _ = loss_and_gradients(model, rollout, targets, configured(self_imitation=0.5, self_imitation_above=9.9, **quiet), model)
     assert none.loss == none.metrics["self_imitation"] == 0
     off, _, _ = loss_and_gradients(model, rollout, targets, AlgorithmConfig(**quiet), model)
     assert "self_imitation" not in off.metrics
@@ -252,7 +253,7 @@ def test_self_imitation_looks_at_the_best_episodes_alone():
 @pytest.mark.parametrize("per_token", [False, True])
 def test_an_advantage_counts_where_its_turn_is_trained(per_token):
     model = tiny_model(double=True)
-    rollout, config = play(model, conversations(6, 4), reward=unscored_tells), AlgorithmConfig(burn_in=1)
+    rollout, config = play(model, conversations(6, 4), reward=unscored_tells), configured(burn_in=1)
     targets = targets_for(model, rollout, config, toy_critic(model))
 
     def found(turn, row, value, part=rollout, config=config):
@@ -268,5 +269,5 @@ def test_an_advantage_counts_where_its_turn_is_trained(per_token):
     assert not any(found(0, row, 1.0) for row in range(6))
     assert not found(*trained[0], 1.0, replace(rollout, scored=torch.zeros_like(rollout.scored)))
     # Without one, the best episodes teach where they are imitated.
-    assert found(0, 0, 0.0, config=AlgorithmConfig(self_imitation=0.1, self_imitation_above=0.0))
-    assert not found(0, 0, 0.0, config=AlgorithmConfig(self_imitation=0.1, self_imitation_above=10.0))
+    assert found(0, 0, 0.0, config=configured(self_imitation=0.1, self_imitation_above=0.0))
+    assert not found(0, 0, 0.0, config=configured(self_imitation=0.1, self_imitation_above=10.0))
