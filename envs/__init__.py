@@ -5,7 +5,9 @@
 
 from rxrl.envs.backends import NoMemory, SwappedMemory, TranscriptMemory, Transcripts
 from rxrl.envs.batch import token_batch
+from rxrl.envs.checks import has_references, scenario_values
 from rxrl.envs.conversation import ConversationEnv, ConversationTokensEnv
+from rxrl.envs.episode import Continuation
 from rxrl.envs.live import Live, unwrap
 from rxrl.envs.registry import ENVIRONMENTS, MEMORIES
 from rxrl.envs.spaces import UnicodeText
@@ -14,6 +16,7 @@ from rxrl.envs.vector import ConversationVectorEnv
 __all__ = [
     "ENVIRONMENTS",
     "MEMORIES",
+    "Continuation",
     "ConversationEnv",
     "ConversationTokensEnv",
     "ConversationVectorEnv",
@@ -23,6 +26,8 @@ __all__ = [
     "TranscriptMemory",
     "Transcripts",
     "UnicodeText",
+    "has_references",
+    "scenario_values",
     "token_batch",
     "unwrap",
 ]

@@ -46,7 +46,7 @@ def info_arrays(
         "distance": np.array([-1 if turn is None or turn.distance is None else turn.distance for turn in turns], dtype=np.int64),
         "asking": np.array([turn is not None and turn.asking for turn in turns], dtype=np.bool_),
         "scored": np.array([score is not None and score.value is not None for score in scores], dtype=np.bool_),
-        "conversation_id": objects([None if episode is None else episode.script.conversation.id for episode in episodes]),
+        "conversation_id": objects([None if episode is None else episode.scenario.id for episode in episodes]),
         "strategy": objects([None if episode is None else episode.strategy for episode in episodes]),
         "turns": objects(turns),
         "written": objects(written),
@@ -107,8 +107,8 @@ def observe(episodes: Sequence[Episode | None], width: int) -> Observation:
     ids = np.zeros((len(episodes), width), dtype=np.int64)
     length = np.zeros(len(episodes), dtype=np.int64)
     for row, episode in enumerate(episodes):
-        if episode is not None and not episode.done:
-            prompt = prompt_ids(episode.next_query_ids)
+        if episode is not None and (spoken := episode.waiting) is not None:
+            prompt = prompt_ids(spoken.query_ids)
             ids[row, : len(prompt)] = prompt
             length[row] = len(prompt)
     return {"ids": ids, "length": length}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -14,21 +14,45 @@ from torch import Tensor
 
 from rxrl.errors import ConfigError, EpisodeError, unknown_name
 from rxrl.facts import attribute_values
-from rxrl.types import STRATEGIES, Conversation, MemoryBackend
+from rxrl.types import STRATEGIES, Conversation, MemoryBackend, RewardFunction, Scenario
 
 _BACKEND = ("init", "write", "reset_rows", "select_rows")
 
 
-def playable(conversations: Sequence[Conversation]) -> Sequence[Conversation]:
-    """Conversations of which there is at least one, each with something to play."""
+def is_scenario(value: object) -> TypeGuard[Scenario]:
+    """Whether it can be played: it has an id, a number of steps, and begins dialogues."""
+    return callable(getattr(value, "begin", None)) and isinstance(getattr(value, "id", None), str) and hasattr(value, "steps")
+
+
+def playable(conversations: Sequence[Scenario]) -> Sequence[Scenario]:
+    """Conversations or other scenarios of which there is at least one, each with something to play."""
     if not len(conversations):
         raise ConfigError("The environment needs at least one conversation, got none.")
-    for index, conversation in enumerate(conversations):
-        if not isinstance(conversation, Conversation):
-            raise ConfigError(f"Conversation {index} must be an rxrl.types.Conversation, got {type(conversation).__name__}.")
-        if not conversation.steps:
-            raise ConfigError(f"Conversation {conversation.id!r} has no follow-up interaction, so there is nothing to play.")
+    for index, each in enumerate(conversations):
+        if not is_scenario(each):
+            raise ConfigError(f"Conversation {index} must be an rxrl.types.Conversation or another Scenario, got {type(each).__name__}.")
+        if isinstance(each.steps, bool) or not isinstance(each.steps, int | np.integer):
+            raise ConfigError(f"The steps of scenario {each.id!r} must be a whole number, got {each.steps!r}.")
+        if each.steps < 1:
+            raise ConfigError(f"Conversation {each.id!r} has no follow-up interaction, so there is nothing to play.")
     return conversations
+
+
+def has_references(scenario: Scenario) -> bool:
+    """Whether every interaction of a scenario carries a reference answer."""
+    return bool(getattr(scenario, "references", False))
+
+
+def check_references(scenarios: Sequence[Scenario], *, forcing: float, reward: RewardFunction) -> None:
+    """Refuses options that need reference answers where there are none."""
+    without = next((each for each in scenarios if not has_references(each)), None)
+    if without is None:
+        return
+    if forcing:
+        raise ConfigError(f"teacher_forcing writes reference answers, and scenario {without.id!r} has none: leave it out.")
+    if needing := getattr(reward, "needs_reference", None):
+        name = needing if isinstance(needing, str) else type(reward).__name__
+        raise ConfigError(f"The reward {name!r} compares with reference answers, and scenario {without.id!r} has none: use 'outcome'.")
 
 
 def memory_backend(given: Any) -> MemoryBackend:
@@ -105,10 +129,10 @@ def flag(name: str, value: bool) -> bool:
     return bool(value)
 
 
-def known_values(given: Mapping[str, Sequence[str]] | None, conversations: Sequence[Conversation]) -> dict[str, tuple[str, ...]]:
-    """Known values by attribute; those of the conversations where none are given."""
+def known_values(given: Mapping[str, Sequence[str]] | None, scenarios: Sequence[Scenario]) -> dict[str, tuple[str, ...]]:
+    """Known values by attribute; those of the scenarios where none are given."""
     if given is None:
-        return attribute_values(conversations)
+        return scenario_values(scenarios)
     if not isinstance(given, Mapping):
         raise ConfigError(f"values must be a mapping from an attribute to its values, or None for those of the data, got {given!r}.")
     for name, each in given.items():
@@ -117,12 +141,21 @@ def known_values(given: Mapping[str, Sequence[str]] | None, conversations: Seque
     return {name: tuple(each) for name, each in given.items()}
 
 
+def scenario_values(scenarios: Sequence[Scenario]) -> dict[str, tuple[str, ...]]:
+    """Known values by attribute: those that conversations tell, and those that other scenarios declare."""
+    found = {name: set(values) for name, values in attribute_values([e for e in scenarios if isinstance(e, Conversation)]).items()}
+    for declared in {id(each): each for each in (getattr(e, "values", None) for e in scenarios) if each}.values():
+        for name, values in declared.items():
+            found.setdefault(name, set()).update(values)
+    return {name: tuple(sorted(values)) for name, values in sorted(found.items())}
+
+
 def _is_number(value: object) -> bool:
     """Whether it is a number, of Python or numpy; True and False count as 1 and 0."""
     return isinstance(value, Real | np.bool_)
 
 
-def per_conversation(name: str, wanted: Any, chosen: Sequence[Conversation]) -> list[Any] | None:
+def per_conversation(name: str, wanted: Any, chosen: Sequence[Scenario]) -> list[Any] | None:
     """An option with one entry for each conversation that begins, as a list; None where it is not given."""
     if wanted is None:
         return None

@@ -18,7 +18,7 @@ from rxrl.envs.render import print_lines, text_of
 from rxrl.envs.spaces import UnicodeText, is_unicode, padded_ids
 from rxrl.envs.vector import ConversationVectorEnv
 from rxrl.errors import EpisodeError, unknown_name
-from rxrl.types import Conversation
+from rxrl.types import Scenario
 
 _OPTIONS = {"conversation": "conversations", "stm_seed": "stm_seeds", "strategy": "strategies", "stm": "stm", "carry": "carry"}
 _ROW = 0
@@ -43,7 +43,7 @@ class OneRowEnv(LiveSpec, gymnasium.Env[Any, Any]):
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012
 
-    def __init__(self, conversations: Sequence[Conversation], *, render_mode: str | None = None, **options: Any) -> None:
+    def __init__(self, conversations: Sequence[Scenario], *, render_mode: str | None = None, **options: Any) -> None:
         self.render_mode = known_render_mode(render_mode, (None, *self.metadata["render_modes"]))
         self.batch = ConversationVectorEnv(conversations, num_envs=1, **options)
         self._lines_printed = 0
@@ -134,7 +134,7 @@ class ConversationEnv(OneRowEnv):
         ConfigError: An argument makes no sense.
     """
 
-    def __init__(self, conversations: Sequence[Conversation], *, max_characters: int = 2**16, **options: Any) -> None:
+    def __init__(self, conversations: Sequence[Scenario], *, max_characters: int = 2**16, **options: Any) -> None:
         super().__init__(conversations, **options)
         self.observation_space = UnicodeText(at_least_one("max_characters", max_characters))
         self.action_space = UnicodeText(max_characters)
@@ -156,7 +156,7 @@ class ConversationTokensEnv(OneRowEnv):
     Both are `{"ids": int64 [time], "length": int}`. `info` and arguments are those of `OneRowEnv`.
     """
 
-    def __init__(self, conversations: Sequence[Conversation], **options: Any) -> None:
+    def __init__(self, conversations: Sequence[Scenario], **options: Any) -> None:
         super().__init__(conversations, **options)
         top = int(self.batch.single_action_space["ids"].high.max())  # type: ignore[index]
         self.observation_space = padded_ids(self.batch.limits.query + PROMPT_MARKERS, top)

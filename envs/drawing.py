@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from gymnasium.utils import seeding
 
-from rxrl.envs.checks import known_strategy, per_conversation
+from rxrl.envs.checks import is_scenario, known_strategy, per_conversation
 from rxrl.envs.episode import SEED_RANGE, keyed_share
 from rxrl.errors import EpisodeError, unknown_name
-from rxrl.types import STRATEGIES, Conversation
+from rxrl.types import STRATEGIES, Scenario
 
 _SHOWN = 20
 
@@ -26,7 +26,7 @@ class Drawing:
         reset_ratio: Probability that an episode starts from fresh memory.
     """
 
-    def __init__(self, conversations: Sequence[Conversation], rows: int, strategies: Mapping[str, float], reset_ratio: float) -> None:
+    def __init__(self, conversations: Sequence[Scenario], rows: int, strategies: Mapping[str, float], reset_ratio: float) -> None:
         self.conversations = conversations
         self.rows = rows
         self.strategies = strategies
@@ -55,7 +55,7 @@ class Drawing:
             self.generators = [np.random.default_rng(seed) for seed in source.integers(SEED_RANGE, size=self.rows)]
         return self.generators
 
-    def pick(self, rows: Sequence[int], wanted: Any, generators: Sequence[np.random.Generator]) -> list[Conversation]:
+    def pick(self, rows: Sequence[int], wanted: Any, generators: Sequence[np.random.Generator]) -> list[Scenario]:
         """The conversations of `rows`, in order: those that are wanted, or one drawn for each row."""
         if wanted is None:
             return [self.conversations[int(generators[row].integers(len(self.conversations)))] for row in rows]
@@ -64,8 +64,8 @@ class Drawing:
             raise EpisodeError(f"`conversations` names {len(chosen)} conversations, but only {len(rows)} rows are reset.")
         return chosen
 
-    def _find(self, wanted: Conversation | int | str) -> Conversation:
-        if isinstance(wanted, Conversation):
+    def _find(self, wanted: Scenario | int | str) -> Scenario:
+        if is_scenario(wanted):
             if not wanted.steps:
                 raise EpisodeError(f"Conversation {wanted.id!r} has no follow-up interaction, so there is nothing to play.")
             return wanted
@@ -80,7 +80,7 @@ class Drawing:
         return self.conversations[int(wanted)]
 
     def stm_seeds(
-        self, rows: Sequence[int], chosen: Sequence[Conversation], wanted: Any, source: Sequence[np.random.Generator]
+        self, rows: Sequence[int], chosen: Sequence[Scenario], wanted: Any, source: Sequence[np.random.Generator]
     ) -> list[int]:
         """One seed for each row of the environment; rows that do not begin an episode get 0."""
         seeds = [0] * self.rows
@@ -93,7 +93,7 @@ class Drawing:
             seeds[row] = int(seed)
         return seeds
 
-    def strategy(self, conversation: Conversation, wanted: str | None, seed: int) -> str:
+    def strategy(self, conversation: Scenario, wanted: str | None, seed: int) -> str:
         """The wanted strategy, or the conversation's own, or one drawn from the mix by the seed of the episode."""
         if wanted:
             return known_strategy(wanted)

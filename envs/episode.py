@@ -1,101 +1,20 @@
-"""One conversation as it is played: tokens once, facts tracked, one `Turn` at a time."""
+"""One scenario as it is played: what was said and written, facts tracked as the conversation grows, one `Turn` at a time."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from rxrl.envs.dialogue import CheckedDialogue
+from rxrl.envs.speech import FRAME, Limits, Speech, Spoken
+from rxrl.errors import ScenarioError
 from rxrl.facts import Asked, FactTracker
 from rxrl.seeding import derive_seed
-from rxrl.types import ANSWER, BOS, EOS, MASK, PAD, QUERY, Conversation, SavedInteraction, Score, TextCodec, Turn
+from rxrl.types import ANSWER, BOS, EOS, MASK, PAD, QUERY, SavedInteraction, Scenario, Score, Turn, interaction_ids
 
 _MARKERS = frozenset((PAD, BOS, EOS, MASK, QUERY, ANSWER))
-_FRAME = 4
-"""Marker tokens of an interaction: `[BOS] [Q] ... [A] ... [EOS]`."""
-SHORTEST_INTERACTION = _FRAME + 2
-"""Tokens of an interaction with one of a query and one of an answer."""
 
 SEED_RANGE = 2**63
-
-_logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Token limits of an episode.
-
-    Attributes:
-        query: Most tokens of a query, without markers.
-        answer: Most tokens of an answer, without `[EOS]`.
-        interaction: Most tokens of a whole interaction as it is written, markers included; None = no limit.
-        episode: Tokens written after which an episode is truncated; None = no limit.
-        turns: Turns after which an episode is truncated; None = no limit.
-    """
-
-    query: int
-    answer: int
-    interaction: int | None = None
-    episode: int | None = None
-    turns: int | None = None
-
-    def fit(self, query: Sequence[int], answer: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Query and answer ids cut so that the interaction fits its limit; the answer is cut first."""
-        if self.interaction is None:
-            return list(query), list(answer)
-        room = self.interaction - _FRAME
-        kept = list(query[:room])
-        return kept, list(answer[: room - len(kept)])
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A conversation with its tokens, made once and used for every episode of it.
-
-    Attributes:
-        conversation: The conversation.
-        query_ids: Ids of each query, first interaction included, cut to the limits.
-        reference_ids: Ids of each reference answer, uncut.
-        extras: Extra columns of each interaction, over those of the conversation.
-    """
-
-    conversation: Conversation
-    query_ids: tuple[tuple[int, ...], ...]
-    reference_ids: tuple[tuple[int, ...], ...]
-    extras: tuple[Mapping[str, Any], ...]
-
-    @classmethod
-    def of(cls, conversation: Conversation, codec: TextCodec, limits: Limits) -> Script:
-        """Tokenises `conversation`; says so once where an interaction has to be cut."""
-        queries, references = [], []
-        for index, interaction in enumerate(conversation.interactions):
-            query, answer = codec.encode(interaction.query), codec.encode(interaction.answer)
-            kept, written = limits.fit(query if index == 0 else query[: limits.query], answer)
-            if len(kept) < len(query) or len(written) < len(answer):
-                _logger.warning(
-                    "Interaction %d of conversation %r has %d + %d tokens and is cut to %d + %d: split it, or raise the token limits.",
-                    index, conversation.id, len(query), len(answer), len(kept), len(written),
-                )  # fmt: skip
-            if index and len(answer) > limits.answer:
-                _say_short(limits.answer, conversation.id, index, len(answer))
-            queries.append(tuple(kept))
-            references.append(tuple(answer))
-        extras = tuple({**conversation.extra, **interaction.extra} for interaction in conversation.interactions)
-        return cls(conversation, tuple(queries), tuple(references), extras)
-
-
-_SAID_SHORT: set[int] = set()
-
-
-def _say_short(limit: int, conversation_id: str, turn: int, tokens: int) -> None:
-    """Says once for each limit that answers end before the references do: nobody can then answer in full, not even the oracle."""
-    if limit not in _SAID_SHORT:
-        _SAID_SHORT.add(limit)
-        _logger.warning(
-            "Answers end after %d tokens, but some references are longer (turn %d of conversation %r has %d): raise max_answer_tokens.",
-            limit, turn, conversation_id, tokens,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,41 +30,61 @@ class Forcing:
     turns: int | None = None
 
     def holds(self, episode: Episode) -> bool:
-        """Whether the turn that `episode` stands at is forced."""
-        return self.holds_at(episode.seed, episode.turn)
-
-    def holds_at(self, seed: int, turn: int) -> bool:
-        """Whether a turn (from 0) of an episode with this seed is forced; depends on the two alone."""
-        if self.turns is not None and turn >= self.turns:
+        """Whether the turn that `episode` stands at is forced; depends on its seed and turn alone."""
+        if not self.probability or (self.turns is not None and episode.turn >= self.turns):
             return False
-        return keyed_share(seed, "teacher forcing", turn) < self.probability
+        return keyed_share(episode.seed, "teacher forcing", episode.turn) < self.probability
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """How an episode that was cut would have gone on.
+
+    Attributes:
+        saved: Interactions that hold what the next query asks for; oldest first.
+        query_ids: Ids of the next query, without markers.
+        last: The last interaction, with the answer that would go into memory.
+    """
+
+    saved: tuple[SavedInteraction, ...]
+    query_ids: tuple[int, ...]
+    last: SavedInteraction
 
 
 class Episode:
-    """One row of the environment: where a conversation stands.
+    """One row of the environment: where a scenario stands.
 
     Args:
-        script: The tokenised conversation.
+        scenario: What is played.
         strategy: One of `rxrl.types.STRATEGIES`; single-step plays the first turn only.
         values: Known values by attribute, for rivals.
-        seed: Seed of the row's initial memory; also keys the row's own draws.
-        limits: Token limits.
+        seed: Seed of the row's initial memory; also keys the row's own draws and what the scenario draws.
+        speech: Makes tokens of what is said, and knows the limits.
+
+    Raises:
+        ScenarioError: The scenario cannot begin.
     """
 
-    def __init__(self, script: Script, strategy: str, values: Mapping[str, tuple[str, ...]], seed: int, limits: Limits) -> None:
-        self.script = script
+    def __init__(self, scenario: Scenario, strategy: str, values: Mapping[str, tuple[str, ...]], seed: int, speech: Speech) -> None:
+        self.scenario = scenario
         self.strategy = strategy
         self.seed = seed
-        self.limits = limits
-        self.steps = 1 if strategy == "single-step" else script.conversation.steps
+        self.limits: Limits = speech.limits
+        self._speech = speech
+        self.steps = 1 if strategy == "single-step" else scenario.steps
         self.turn = 0
         self.tokens = 0
         self.terminated = False
         self.truncated = False
+        self.asked: Asked | None = None
         self.saved: list[SavedInteraction] = []
         self.played: list[tuple[Turn, Score]] = []
-        self.asked: Asked | None = None
-        self._tracker = FactTracker(script.conversation, values)
+        self.heard: tuple[Turn, ...] = ()
+        self._values = values
+        self._tracker = FactTracker(values)
+        self._dialogue = CheckedDialogue(scenario, seed, speech)
+        self._spoken: list[Spoken] = [self._dialogue.first]
+        self._cut: Continuation | None = None
 
     @property
     def done(self) -> bool:
@@ -153,59 +92,52 @@ class Episode:
         return self.terminated or self.truncated
 
     @property
-    def reference(self) -> str:
-        """The data set's answer to the query that waits; empty when the episode is over."""
-        return "" if self.done else self.script.conversation.interactions[self.turn + 1].answer
+    def first(self) -> Spoken:
+        """The first interaction."""
+        return self._spoken[0]
 
     @property
-    def next_query_ids(self) -> tuple[int, ...]:
-        """Ids of the query that is to be answered next; empty when the episode is over."""
-        return () if self.done else self.script.query_ids[self.turn + 1]
+    def waiting(self) -> Spoken | None:
+        """The interaction whose query waits for an answer; None when the episode is over."""
+        return None if self.done else self._spoken[-1]
 
     @property
-    def next_query(self) -> str:
-        """Text of the query that is to be answered next; empty when the episode is over."""
-        return "" if self.done else self.script.conversation.interactions[self.turn + 1].query
+    def continuation(self) -> Continuation | None:
+        """How an episode that was cut would have gone on; None where it was not cut."""
+        return self._cut
 
-    def begin(self, decode: Callable[[Sequence[int]], str]) -> list[int]:
-        """Notes the first interaction as written and returns its ids."""
-        answer = self.script.reference_ids[0]
-        return self.note_written(0, answer, self.script.conversation.first.answer, decode)
+    def begin(self) -> list[int]:
+        """Notes the first interaction as written, lets the user speak, and returns the ids that were written.
 
-    def note_written(self, index: int, answer_ids: Sequence[int], text: str, decode: Callable[[Sequence[int]], str]) -> list[int]:
-        """Notes interaction `index` as written with this answer; returns its ids `[BOS] [Q] query [A] answer [EOS]`.
-
-        Where the answer has to be cut, what is left of it is what was written: `decode` says what that is.
+        Raises:
+            ScenarioError: The scenario has nothing to say, or broke its contract.
         """
-        interaction = self.script.conversation.interactions[index]
-        query, answer = self.limits.fit(self.script.query_ids[index], answer_ids)
-        text = text if len(answer) == len(answer_ids) else decode(answer)
-        self.saved.append(SavedInteraction(interaction.query, text, tuple(query), tuple(answer)))
-        self.tokens += len(query) + len(answer) + _FRAME
-        self._tracker.write(text)
-        if index < self.script.conversation.steps:
-            self.asked = self._tracker.ask()
-        return [BOS, QUERY, *query, ANSWER, *answer, EOS]
+        written = self._note(self.first, self.first.reference_ids, self.first.interaction.answer)
+        if not self._listen():
+            raise ScenarioError(f"Scenario {self.scenario.id!r} says nothing before turn 1, so there is nothing to play.")
+        return written
 
     def scored_turn(self, answer_ids: Sequence[int], text: str) -> Turn:
-        """The turn that `answer_ids` answer, for the reward."""
+        """The turn that `answer_ids` answer, with the outcome that the scenario gives it.
+
+        Raises:
+            ScenarioError: The scenario failed to judge it.
+        """
         if self.asked is None:
             raise AssertionError("an episode asks only after its first interaction was written")
-        index = self.turn + 1
-        asked, script = self.asked, self.script
-        interaction = script.conversation.interactions[index]
-        return Turn(
-            conversation_id=script.conversation.id,
-            index=index,
+        asked, spoken = self.asked, self._spoken[-1]
+        turn = Turn(
+            conversation_id=self.scenario.id,
+            index=self.turn + 1,
             steps=self.steps,
             strategy=self.strategy,
-            query=interaction.query,
+            query=spoken.interaction.query,
             answer=text,
-            reference=interaction.answer,
-            query_ids=script.query_ids[index],
+            reference=spoken.interaction.answer,
+            query_ids=spoken.query_ids,
             answer_ids=tuple(token for token in answer_ids if token not in _MARKERS),
-            reference_ids=script.reference_ids[index],
-            saved=tuple(self.saved[at] for at in self._saved_indices(asked, index)),
+            reference_ids=spoken.reference_ids,
+            saved=tuple(self.saved[at] for at in self._saved_indices(asked)),
             asking=asked.asking,
             expected=asked.expected,
             aliases=asked.aliases,
@@ -213,24 +145,72 @@ class Episode:
             unknown=asked.unknown,
             distance=asked.distance,
             asks_known=asked.asks_known,
-            kind=interaction.kind,
-            extra=script.extras[index],
+            kind=spoken.interaction.kind,
+            extra=spoken.extra,
             history=tuple(self.saved),
         )
+        return self._dialogue.judge(turn, self.heard)
 
-    def _saved_indices(self, asked: Asked, index: int) -> tuple[int, ...]:
-        if self.strategy == "long-range" and index == self.steps and not asked.asks_known and not asked.asking:
+    def answered_with(self, turn: Turn, answer_ids: Sequence[int], text: str) -> Turn:
+        """A turn of this episode as if it had been answered otherwise, for controls."""
+        ids = tuple(token for token in answer_ids if token not in _MARKERS)
+        return self._dialogue.judge(replace(turn, answer=text, answer_ids=ids, outcome=None), self.heard)
+
+    def advance(self, written_ids: Sequence[int], text: str, *, write_last: bool) -> list[int] | None:
+        """Ends the turn that was just scored: writes it, unless it was the last, and lets the user speak.
+
+        Args:
+            written_ids: Ids of the answer that goes into memory (the reference's under teacher forcing).
+            text: The same as text.
+            write_last: Whether the last interaction of an episode is written too.
+
+        Returns:
+            The ids that were written; None where nothing was.
+
+        Raises:
+            ScenarioError: The scenario broke its contract.
+        """
+        answered = self._spoken[-1]
+        self.turn += 1
+        self.heard = (*self.heard, self.played[-1][0])
+        tokens = self.tokens + len(answered.query_ids) + len(written_ids) + FRAME
+        late = self.limits.turns is not None and self.turn >= self.limits.turns
+        over = self.limits.episode is not None and tokens >= self.limits.episode
+        # A reacting user may end the conversation: that is known only once the answer counts as written.
+        written = self._note(answered, written_ids, text)
+        self.terminated = self.turn >= self.steps or not self._listen()
+        self.truncated = not self.terminated and (over or late)
+        if self.truncated and self.asked is not None:
+            holding = tuple(self.saved[at] for at in self.asked.saved)
+            self._cut = Continuation(holding, self._spoken[-1].query_ids, self.saved[-1])
+        if self.done and not write_last:
+            self.saved.pop()
+            return None
+        return written
+
+    def _listen(self) -> bool:
+        """Lets the user speak; false where the conversation is over."""
+        said = self._dialogue.say(self.heard, self._tracker)
+        if said is None:
+            return False
+        self._spoken.append(said)
+        self.asked = self._tracker.ask(said.interaction)
+        return True
+
+    def _note(self, spoken: Spoken, answer_ids: Sequence[int], text: str) -> list[int]:
+        """Notes an interaction as written with this answer; where it has to be cut, what is left of it is what was written."""
+        query, answer = self.limits.fit(spoken.query_ids, answer_ids)
+        text = text if len(answer) == len(answer_ids) else self._speech.decode(answer)
+        self.saved.append(SavedInteraction(spoken.interaction.query, text, tuple(query), tuple(answer)))
+        self.tokens += len(query) + len(answer) + FRAME
+        self._tracker.write(spoken.interaction, text)
+        return interaction_ids(query, answer)
+
+    def _saved_indices(self, asked: Asked) -> tuple[int, ...]:
+        last = self.turn + 1 == self.steps
+        if self.strategy == "long-range" and last and not asked.asks_known and not asked.asking:
             return (0,)
         return asked.saved
-
-    def end(self, answer_tokens: int) -> None:
-        """Notes whether the turn just scored ends the episode: terminated by its script, or truncated by a limit."""
-        turn = self.turn + 1
-        self.terminated = turn >= self.steps
-        tokens = self.tokens + len(self.script.query_ids[turn]) + answer_tokens + _FRAME
-        over = self.limits.episode is not None and tokens >= self.limits.episode
-        late = self.limits.turns is not None and turn >= self.limits.turns
-        self.truncated = not self.terminated and (over or late)
 
 
 def keyed_share(*key: int | str) -> float:

@@ -31,14 +31,14 @@ class Line(NamedTuple):
 
 def transcript_lines(episode: Episode) -> list[Line]:
     """The episode so far; earlier lines never change, so that only the new ones need printing."""
-    script = episode.script.conversation
+    first, waiting = episode.first.interaction, episode.waiting
     turns = "1 turn" if episode.steps == 1 else f"{episode.steps} turns"
-    lines = [Line("", f"{script.id} ({episode.strategy}, {turns})", "bold underline")]
-    lines += [Line("told:", script.first.query, "bold"), Line(ANSWER, script.first.answer)]
+    lines = [Line("", f"{episode.scenario.id} ({episode.strategy}, {turns})", "bold underline")]
+    lines += [Line("told:", first.query, "bold"), Line(ANSWER, first.answer)]
     for turn, score in episode.played:
         lines += [Line(f"{turn.index} Q:", turn.query, "bold"), Line(ANSWER, turn.answer, "cyan"), score_line(turn, score)]
-    if not episode.done:
-        lines.append(Line(f"{episode.turn + 1} Q:", episode.next_query, "bold"))
+    if waiting is not None:
+        lines.append(Line(f"{episode.turn + 1} Q:", waiting.interaction.query, "bold"))
     return lines
 
 
@@ -50,7 +50,7 @@ def score_line(turn: Turn, score: Score) -> Line:
         parts.append("asks for nothing")
     elif turn.distance is not None:
         parts.append(f"distance {turn.distance}")
-    right = "" if turn.answer.strip() == turn.reference.strip() else f"; reference: {turn.reference}"
+    right = "" if turn.answer.strip() == turn.reference.strip() or not turn.reference else f"; reference: {turn.reference}"
     return Line("", f"{', '.join(parts)}{right}", _style(turn, score))
 
 

@@ -19,6 +19,7 @@ from rxrl.envs.backends import NoMemory
 from rxrl.envs.batch import PROMPT_MARKERS, Ids, Observation, answer_rows, info_arrays, observe, restarted_info
 from rxrl.envs.checks import (
     at_least_one,
+    check_references,
     flag,
     known_autoreset,
     known_render_mode,
@@ -32,18 +33,18 @@ from rxrl.envs.checks import (
     strategy_weights,
 )
 from rxrl.envs.drawing import Drawing
-from rxrl.envs.episode import SHORTEST_INTERACTION, Episode, Forcing, Limits, Script
+from rxrl.envs.episode import Continuation, Episode, Forcing
 from rxrl.envs.live import Live, LiveSpec, unwrap
 from rxrl.envs.render import Line, text_of, transcript_lines
 from rxrl.envs.spaces import box_of_ids
+from rxrl.envs.speech import SHORTEST_INTERACTION, Limits, Speech
 from rxrl.errors import EpisodeError, RewardError, unknown_name
 from rxrl.facts import Asked
 from rxrl.scoring import score_turns
-from rxrl.types import Conversation, MemoryBackend, RewardFunction, Score, TextCodec, TokenBatch, Turn
+from rxrl.types import EOS, MemoryBackend, RewardFunction, Scenario, Score, TextCodec, TokenBatch, Turn
 
 _OPTIONS = ("conversations", "stm_seeds", "stm", "stm_rows", "carry", "reset_mask", "strategies")
 _FALLBACK_VOCABULARY = 2**16
-_KEPT_SCRIPTS = 2**14
 
 
 class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]]):
@@ -91,7 +92,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
 
     def __init__(  # noqa: PLR0913
         self,
-        conversations: Sequence[Conversation],
+        conversations: Sequence[Scenario],
         *,
         memory: MemoryBackend | None,
         reward: RewardFunction,
@@ -126,6 +127,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
             limit("max_turns", max_turns),
         )
         self.forcing = Forcing(probability("teacher_forcing", teacher_forcing), limit("forced_turns", forced_turns, 0))
+        check_references(self.conversations, forcing=self.forcing.probability, reward=self.reward)
         self.write_last, self.warm_up = flag("write_last", write_last), flag("warm_up", warm_up)
         self.values = known_values(values, self.conversations)
         self.render_mode = known_render_mode(render_mode, self.render_modes)
@@ -133,7 +135,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self._make_spaces(vocab_size)
         self._drawing = Drawing(self.conversations, self.num_envs, strategy_weights(strategy), probability("reset_ratio", reset_ratio))
-        self._scripts: dict[str, Script] = {}
+        self._speech = Speech(self.codec, self.limits)
         self._episodes: list[Episode | None] = [None] * self.num_envs
         self._memory: Any = None
         self._begun = False
@@ -180,7 +182,8 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
     @property
     def next_queries(self) -> tuple[str, ...]:
         """Text of the query that each row waits with; empty where it waits for no answer."""
-        return tuple("" if episode is None else episode.next_query for episode in self._episodes)
+        waiting = [None if episode is None else episode.waiting for episode in self._episodes]
+        return tuple("" if spoken is None else spoken.interaction.query for spoken in waiting)
 
     @property
     def asked(self) -> tuple[Asked | None, ...]:
@@ -189,13 +192,33 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
 
     @property
     def references(self) -> tuple[str, ...]:
-        """For each row the reference of the query that waits (empty where none does): for controls, never for policies."""
-        return tuple("" if episode is None else episode.reference for episode in self._episodes)
+        """For each row the reference of the query that waits (empty where there is none): for controls, never for policies."""
+        waiting = [None if episode is None else episode.waiting for episode in self._episodes]
+        return tuple("" if spoken is None else spoken.interaction.answer for spoken in waiting)
+
+    @property
+    def continuations(self) -> tuple[Continuation | None, ...]:
+        """For each row whose episode was cut how it would have gone on; None elsewhere. For the value of what was cut."""
+        return tuple(None if episode is None else episode.continuation for episode in self._episodes)
 
     @property
     def transcripts(self) -> tuple[list[Line] | None, ...]:
         """For each row the lines of its episode so far; None where none was begun."""
         return tuple(None if episode is None else transcript_lines(episode) for episode in self._episodes)
+
+    def answered_with(self, row: int, turn: Turn, answer_ids: Sequence[int]) -> Turn:
+        """The turn that a row has just played, as if it had been answered with `answer_ids`: for controls.
+
+        Args:
+            row: The row.
+            turn: What `info["turns"]` holds for it.
+            answer_ids: Up to their first `[EOS]`; cut where the environment would cut them.
+        """
+        episode = self._episodes[row]
+        if episode is None:
+            raise EpisodeError(f"Row {row} has played no turn: it was never begun.")
+        kept = list(answer_ids[: answer_ids.index(EOS)] if EOS in answer_ids else answer_ids)[: self.limits.answer]
+        return episode.answered_with(turn, kept, self.codec.decode(kept))
 
     # What a subclass may change
 
@@ -307,21 +330,15 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         self._begun = True
         return info
 
-    def _episode(self, conversation: Conversation, strategy: str | None, seed: int) -> Episode:
-        script = self._scripts.get(conversation.id)
-        if script is None or script.conversation is not conversation:
-            script = self._scripts[conversation.id] = Script.of(conversation, self.codec, self.limits)
-            # Conversations may come from an endless source: the oldest give way.
-            if len(self._scripts) > _KEPT_SCRIPTS:
-                del self._scripts[next(iter(self._scripts))]
-        return Episode(script, self._drawing.strategy(conversation, strategy, seed), self.values, seed, self.limits)
+    def _episode(self, scenario: Scenario, strategy: str | None, seed: int) -> Episode:
+        return Episode(scenario, self._drawing.strategy(scenario, strategy, seed), self.values, seed, self._speech)
 
     def _carried(self, mask: NDArray[np.bool_], before: Sequence[Episode | None], wanted: Any) -> NDArray[np.bool_]:
         """Rows that start from the memory that another conversation left in them."""
         asked = None if wanted is None else row_mask("carry", wanted, self.num_envs, default=False)
         carried = np.zeros(self.num_envs, dtype=np.bool_)
         for row, (old, new) in enumerate(zip(before, self._episodes, strict=True)):
-            if not mask[row] or old is None or new is None or old.script.conversation.id == new.script.conversation.id:
+            if not mask[row] or old is None or new is None or old.scenario.id == new.scenario.id:
                 continue
             carried[row] = asked[row] if asked is not None else self._drawing.keeps_memory(new.seed)
         return carried
@@ -345,7 +362,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         for row in rows:
             episode = self._episodes[row]
             if episode is not None:
-                written[row] = episode.begin(self.codec.decode)
+                written[row] = episode.begin()
         for _ in range(2 if self.warm_up else 1):
             self._write(written)
         return written
@@ -377,12 +394,8 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
             if episode is None or turn is None:
                 continue
             forced = self.forcing.holds(episode)
-            ids: Sequence[int] = turn.reference_ids if forced else answers[row]
-            episode.end(len(ids))
-            if not episode.done or self.write_last:
-                text = turn.reference if forced else turn.answer
-                written[row] = episode.note_written(turn.index, ids, text, self.codec.decode)
-            episode.turn = turn.index
+            ids, text = (turn.reference_ids, turn.reference) if forced else (answers[row], turn.answer)
+            written[row] = episode.advance(ids, text, write_last=self.write_last)
         self._write(written)
         terminated = np.array([episode is None or episode.terminated for episode in self._episodes])
         truncated = np.array([episode is not None and episode.truncated for episode in self._episodes])

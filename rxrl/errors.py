@@ -43,14 +43,22 @@ class EpisodeError(RxrlError):
     """The environment was used against its contract (for example stepped before it was reset)."""
 
 
-class RewardError(RxrlError):
-    """A reward function failed or returned something that is not a score; the message names the function.
+class PlayError(RxrlError):
+    """Somebody else's code failed while conversations were played.
 
     Attributes:
-        turns: The turns that were to be scored, so that nothing that was said is lost.
+        turns: The turns so far, so that nothing that was said is lost.
     """
 
     turns: Sequence[Any] = ()
+
+
+class RewardError(PlayError):
+    """A reward function failed or returned something that is not a score; the message names the function."""
+
+
+class ScenarioError(PlayError):
+    """A scenario failed, or broke its contract; the message names scenario, turn and reason."""
 
 
 class EndpointError(RxrlError):

@@ -366,20 +366,17 @@ class FactTracker:
     Interactions are written in order, beginning with the first one (index 0), each as it went into memory.
 
     Args:
-        conversation: The conversation that is played.
         values: Known values by attribute, from `attribute_values` over the whole data set.
     """
 
-    def __init__(self, conversation: Conversation, values: Mapping[str, tuple[str, ...]]) -> None:
-        self._conversation = conversation
+    def __init__(self, values: Mapping[str, tuple[str, ...]]) -> None:
         self._values = values
         self._told: dict[str, _Told] = {}
         self._written: list[tuple[str, str]] = []
 
-    def write(self, answer: str) -> None:
-        """Notes that the next interaction was written with `answer` (the reference or a generated answer)."""
+    def write(self, interaction: Interaction, answer: str) -> None:
+        """Notes that `interaction` was written with `answer` (the reference or a generated answer)."""
         index = len(self._written)
-        interaction = self._conversation.interactions[index]
         self._written.append((interaction.query, answer))
         self._note_told(interaction, answer, index)
         self._note_exposed(interaction, answer, index)
@@ -405,10 +402,9 @@ class FactTracker:
                     continue
             told.exposed_at = index
 
-    def ask(self) -> Asked:
-        """What the next follow-up (the one after the interactions written so far) asks for."""
+    def ask(self, interaction: Interaction) -> Asked:
+        """What `interaction`, said after those written so far, asks for."""
         turn = len(self._written)
-        interaction = self._conversation.interactions[turn]
         if interaction.asks is None:
             return self._ask_by_content(interaction, turn)
         if not interaction.asks:
@@ -417,6 +413,10 @@ class FactTracker:
             rivals = {key: self._values.get(attribute_of(key), ()) for key in interaction.asks}
             return Asked(asking=True, saved=(turn - 1,), aliases=interaction.aliases, rivals=rivals, unknown=True)
         return self._ask_by_key(interaction, interaction.asks, turn)
+
+    def told(self, key: str) -> bool:
+        """Whether a fact of this key was told so far."""
+        return key in self._told
 
     def _ask_by_key(self, interaction: Interaction, asks: tuple[str, ...], turn: int) -> Asked:
         told = {key: self._told[key] for key in asks if key in self._told}

@@ -67,7 +67,7 @@ def _scored(reward: RewardFunction, turns: Sequence[Turn]) -> list[Score]:
     scores = _listed(name, results)
     if len(scores) != len(turns):
         raise RewardError(f"Reward {name!r} must return one score for each of the {len(turns)} turns, but returned {len(scores)}.")
-    return [_checked(name, score, turn) for score, turn in zip(scores, turns, strict=True)]
+    return [checked_score(name, score, turn) for score, turn in zip(scores, turns, strict=True)]
 
 
 def _listed(name: str, results: Any) -> list[Any]:
@@ -80,7 +80,17 @@ def _listed(name: str, results: Any) -> list[Any]:
         raise RewardError(f"Reward {name!r} must return a list with one score for each turn, but returned {_short(results)}.") from None
 
 
-def _checked(name: str, score: Score | float | None, turn: Turn) -> Score:
+def checked_score(name: str, score: Score | float | None, turn: Turn) -> Score:
+    """A score for a turn, checked.
+
+    Args:
+        name: What gave it, for messages.
+        score: A `Score`, a number in [0, 10] or None.
+        turn: What was scored.
+
+    Raises:
+        RewardError: It is none of these.
+    """
     if not isinstance(score, Score):
         return Score(_number(name, score, turn))
     if not isinstance(score.terms, Mapping):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class Interaction:
     """One query with its answer.
 
     Attributes:
+        answer: The reference answer; empty where nobody has written one (an interaction that a scenario says).
         facts: What this interaction tells, as (key, value) pairs; a later value of the same key overwrites.
             A key is `entity.attribute`; the part after the last dot is the attribute.
         asks: Keys that the query asks for; `()` asks for nothing, `None` means unknown (published data).
@@ -33,7 +34,7 @@ class Interaction:
     """
 
     query: str
-    answer: str
+    answer: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     asks: tuple[str, ...] | None = None
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -42,14 +43,67 @@ class Interaction:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Dialogue(Protocol):
+    """A scenario while it is played.
+
+    Both methods are functions of what they are given, so that a copy, a resumed run and a second scoring find the same.
+    """
+
+    @property
+    def first(self) -> Interaction:
+        """The interaction that is written into memory before turn 1."""
+        ...
+
+    def say(self, heard: Sequence[Turn]) -> Interaction | None:
+        """What the user says after the turns heard so far (none before turn 1); None ends the conversation."""
+        ...
+
+    def judge(self, turn: Turn) -> Score | None:
+        """Outcome of the answer just given, from 0 to 10; None where there is nothing to judge. Earlier answers are in `turn.history`."""
+        ...
+
+
+class Scenario(Protocol):
+    """One conversation as it can be played: who the user is, what is hidden, how many turns at most.
+
+    An immutable value that can be pickled. A class may also set `references` (True where every interaction carries a reference
+    answer, default False) and `values` (known values by attribute, from which the rivals of a fact are taken).
+    """
+
+    @property
+    def id(self) -> str:
+        """Name of this scenario, unique within its source."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Most turns of an episode."""
+        ...
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """Columns that are passed through to rewards and reports."""
+        ...
+
+    def begin(self, seed: int) -> Dialogue:
+        """The dialogue of this scenario and seed: the same for the same two, whatever runs beside it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A first interaction (what is told, to be saved in memory) and its follow-ups (one a turn)."""
+    """The scenario whose user never reacts: a first interaction (what is told) and its follow-ups (one a turn)."""
+
+    references: ClassVar[bool] = True
 
     id: str
     first: Interaction
     follow_ups: tuple[Interaction, ...]
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def begin(self, seed: int) -> ScriptedDialogue:
+        """The conversation as a dialogue; what is said depends neither on the seed nor on the answers."""
+        return ScriptedDialogue(self)
 
     @property
     def steps(self) -> int:
@@ -60,6 +114,26 @@ class Conversation:
     def interactions(self) -> tuple[Interaction, ...]:
         """All interactions, the first one included."""
         return (self.first, *self.follow_ups)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedDialogue:
+    """Says the follow-ups of a conversation one after the other, whatever it hears."""
+
+    conversation: Conversation
+
+    @property
+    def first(self) -> Interaction:
+        """The first interaction of the conversation."""
+        return self.conversation.first
+
+    def say(self, heard: Sequence[Turn]) -> Interaction | None:
+        """The next follow-up; None after the last."""
+        follow_ups = self.conversation.follow_ups
+        return follow_ups[len(heard)] if len(heard) < len(follow_ups) else None
+
+    def judge(self, turn: Turn) -> None:
+        """Nothing: a conversation has references in place of outcomes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +181,7 @@ class Turn:
         index: Turn number, 1 for the first follow-up.
         steps: Number of turns of the episode.
         strategy: One of `STRATEGIES`.
-        query, answer, reference: Text of the query, of the answer that is scored, and of the data set's answer.
+        query, answer, reference: Text of the query, of the answer that is scored, and of the data set's answer (empty where there is none).
         query_ids, answer_ids, reference_ids: Token ids of the same (without `[BOS] [Q] [A] [EOS]`).
         saved: Earlier interactions that hold what is asked for (the previous one where that is not known),
             as they were written into memory; oldest first.
@@ -121,6 +195,7 @@ class Turn:
         asks_known: False where the row has no `asks`: rewards fall back on content words.
         kind: Free label of the interaction.
         extra: Extra columns of the conversation, overlaid by those of the interaction.
+        outcome: What the scenario itself says about the answer; None where it says nothing.
     """
 
     conversation_id: str
@@ -144,6 +219,7 @@ class Turn:
     kind: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[SavedInteraction, ...] = ()
+    outcome: Score | None = None
 
 
 @dataclass(frozen=True, slots=True)

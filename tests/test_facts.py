@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rxrl.facts import FactTracker, attribute_of, attribute_values, holds, named, normalise, rivals_of, says_unknown, words
+from rxrl.facts import Asked, FactTracker, attribute_of, attribute_values, holds, named, normalise, rivals_of, says_unknown, words
 from rxrl.types import Conversation, Interaction
 
 HELD = [
@@ -174,8 +176,22 @@ IDLE = Interaction("Nice weather.", "Indeed.", asks=())
 VALUES = {"pet": ("bird", "cat", "dog"), "colour": ("blue", "red")}
 
 
-def tracker(*follow_ups: Interaction, first: Interaction | None = None) -> FactTracker:
-    return FactTracker(Conversation("c", first or tells("mia.pet", "cat"), follow_ups), VALUES)
+class Followed:
+    """A conversation whose interactions are written one after the other."""
+
+    def __init__(self, interactions: Sequence[Interaction]) -> None:
+        self.tracker, self.interactions, self.written = FactTracker(VALUES), interactions, 0
+
+    def write(self, answer: str) -> None:
+        self.tracker.write(self.interactions[self.written], answer)
+        self.written += 1
+
+    def ask(self) -> Asked:
+        return self.tracker.ask(self.interactions[self.written])
+
+
+def tracker(*follow_ups: Interaction, first: Interaction | None = None) -> Followed:
+    return Followed((first or tells("mia.pet", "cat"), *follow_ups))
 
 
 def test_distance_counts_turns_since_the_fact_was_told() -> None:

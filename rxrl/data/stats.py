@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from rxrl.facts import Asked, FactTracker, attribute_of, attribute_values, value_words
 from rxrl.types import Conversation
@@ -83,10 +84,10 @@ def data_stats(conversations: Sequence[Conversation], measure: Callable[[str], i
 
 def asked_under_references(conversation: Conversation, known: dict[str, tuple[str, ...]]) -> Iterable[Asked]:
     """Yields what each follow-up asks for when all answers before it were the reference."""
-    tracker = FactTracker(conversation, known)
-    for interaction in conversation.interactions[:-1]:
-        tracker.write(interaction.answer)
-        yield tracker.ask()
+    tracker = FactTracker(known)
+    for interaction, following in pairwise(conversation.interactions):
+        tracker.write(interaction, interaction.answer)
+        yield tracker.ask(following)
 
 
 def _count(stats: DataStats, asked: Asked) -> None:

@@ -26,7 +26,7 @@ from rxrl.evaluation.swapping import Knowledge, arrange, choose_partners
 from rxrl.policies import Oracle
 from rxrl.rewards.retention import held
 from rxrl.seeding import derive_seed, generator
-from rxrl.types import EOS, SPECIAL_TOKENS, Action, Conversation, Policy, Score, TextCodec, TokenBatch, Turn
+from rxrl.types import Action, Conversation, Policy, Score, TokenBatch, Turn
 
 TRUE = "true"
 EMPTY, SWAPPED, ORACLE = "empty_memory", "swapped_memory", "oracle"
@@ -202,7 +202,7 @@ class _Session:
 
     def _rescored(self, control: str, turns: Sequence[Turn], given: Mapping[int, list[int]]) -> list[TurnRecord]:
         """Records of the same turns with other answers."""
-        others = [_with_answer(turns[row], ids, self.env.codec, self.env.limits.answer) for row, ids in given.items()]
+        others = [self.env.answered_with(row, turns[row], ids) for row, ids in given.items()]
         try:
             scores = self.env.score(others)
         except RewardError as error:
@@ -248,12 +248,6 @@ def _check(env: ConversationVectorEnv, conversations: Sequence[Conversation], co
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise DataError(f"Expected every conversation once, got {len(twice)} ids more than once (first: {twice[0]!r}): remove the repeats.")
-
-
-def _with_answer(turn: Turn, ids: Sequence[int], codec: TextCodec, limit: int) -> Turn:
-    """The turn as if it had been answered with `ids`; the answer ends where the environment would end it."""
-    kept = list(ids[: ids.index(EOS)] if EOS in ids else ids)[:limit]
-    return replace(turn, answer=codec.decode(kept), answer_ids=tuple(token for token in kept if token >= len(SPECIAL_TOKENS)))
 
 
 def _record(turn: Turn, score: Score, control: str | None = None) -> TurnRecord:

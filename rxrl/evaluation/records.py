@@ -23,7 +23,7 @@ EXACT = 1.0 - 1e-9
 class TurnRecord:
     """One evaluated turn.
 
-    The fields up to `history` are those of `rxrl.types.Turn`.
+    The fields up to `outcome` are those of `rxrl.types.Turn`.
 
     Attributes:
         turn: Turn number, 1 for the first follow-up.
@@ -54,6 +54,7 @@ class TurnRecord:
     kind: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[SavedInteraction, ...] = ()
+    outcome: Score | None = None
     retention: float | None = None
     reward: float | None = None
     terms: Mapping[str, float | None] = field(default_factory=dict)
@@ -91,6 +92,7 @@ class TurnRecord:
         row = {item.name: getattr(self, item.name) for item in fields(self)}
         for name in ("saved", "history"):
             row[name] = [asdict(interaction) for interaction in row[name]]
+        row["outcome"] = None if self.outcome is None else {"value": self.outcome.value, "terms": dict(self.outcome.terms)}
         row["exact"] = self.exact
         return row
 
@@ -109,6 +111,8 @@ class TurnRecord:
                 values[name] = tuple(values[name])
             for name in ("aliases", "rivals"):
                 values[name] = {key: tuple(items) for key, items in values.get(name, {}).items()}
+            outcome = values.get("outcome")
+            values["outcome"] = None if outcome is None else Score(outcome["value"], dict(outcome["terms"]))
             for name in ("retention", "reward"):
                 values[name] = None if values.get(name) is None else float(values[name])
             return cls(**values)

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from rxrl.data.batches import answer_positions, turns_first
-from rxrl.envs import ConversationVectorEnv, token_batch
+from rxrl.envs import Continuation, ConversationVectorEnv, token_batch
 from rxrl.errors import RewardError
-from rxrl.facts import FactTracker
 from rxrl.seeding import derive_seed, generator
 from rxrl.types import Action, Conversation, Policy, SavedInteraction, TokenBatch, Turn, interaction_ids, prompt_ids
 
@@ -142,7 +141,6 @@ class _Recorder:
     real: list[list[bool]] = field(default_factory=list)
     critic_tokens: list[list[list[int]]] = field(default_factory=list)
     seen: list[Turn] = field(default_factory=list)
-    last: dict[int, Turn] = field(default_factory=dict)
     terms: list[dict[str, list[float]]] = field(default_factory=list)
 
     def note(self, queries: list[list[int]], action: Action, info: dict[str, object], rewards: Sequence[float], scored: list[bool]) -> None:
@@ -159,7 +157,6 @@ class _Recorder:
         self.asking.append([turn is not None and turn.asking for turn in turns])
         self.critic_tokens.append([[] if turn is None else critic_ids(turn) for turn in turns])
         self.seen += [turn for turn in turns if turn is not None]
-        self.last |= {row: turn for row, turn in enumerate(turns) if turn is not None}
         terms = info["reward_terms"]
         self.terms.append({name: np.asarray(values)[: self.batch].tolist() for name, values in terms.items()})  # type: ignore[attr-defined]
 
@@ -173,20 +170,12 @@ Following = tuple[list[int], list[int], list[int]]
 """After a cut: what the critic would read, the next query as a prompt, and the interaction that was not written."""
 
 
-def following(env: ConversationVectorEnv, conversation: Conversation, turn: Turn, stm_seed: int) -> Following:
-    """What would have followed `turn`, had the episode gone on; empty where the script ends there."""
-    if turn.index >= turn.steps:
+def following(continuation: Continuation | None) -> Following:
+    """What would have followed an episode, had it gone on; empty where it was not cut."""
+    if continuation is None:
         return [], [], []
-    forced = env.forcing.holds_at(stm_seed, turn.index - 1)
-    query_ids, answer_ids = env.limits.fit(turn.query_ids, turn.reference_ids if forced else turn.answer_ids)
-    written = SavedInteraction(turn.query, turn.reference if forced else turn.answer, tuple(query_ids), tuple(answer_ids))
-    history = [*turn.history, written]
-    tracker = FactTracker(conversation, env.values)
-    for each in history:
-        tracker.write(each.answer)
-    query, _ = env.limits.fit(env.codec.encode(conversation.interactions[turn.index + 1].query)[: env.limits.query], [])
-    saved = [history[index] for index in tracker.ask().saved]
-    return _saved_and_query(saved, query), prompt_ids(query), interaction_ids(query_ids, answer_ids)
+    query, last = continuation.query_ids, continuation.last
+    return _saved_and_query(continuation.saved, query), prompt_ids(query), interaction_ids(last.query_ids, last.answer_ids)
 
 
 def _saved_and_query(saved: Sequence[SavedInteraction], query: Sequence[int]) -> list[int]:
@@ -234,7 +223,7 @@ def collect(
         carried[:count] = torch.tensor([_carried_from(left, reset_ratio, seed, iteration, each.id) for each in conversations])
     observation, info, stm0 = _begin(env, conversations, seed, iteration, left, carried)
     recorder = _Recorder(count)
-    written, steps, seeds = info["written"], torch.from_numpy(info["steps"][:count]), info["stm_seeds"].tolist()
+    written, steps = info["written"], torch.from_numpy(info["steps"][:count])
     if env.warm_up:
         recorder.writes.append([list(row or ()) for row in written[:count]])
     turn = 0
@@ -253,8 +242,7 @@ def collect(
         written = info["written"]
         cut = truncated
     flags = torch.from_numpy(np.asarray(cut[:count]))
-    nothing: Following = ([], [], [])
-    after = [following(env, c, recorder.last[row], seeds[row]) if flags[row] else nothing for row, c in enumerate(conversations)]
+    after = [following(each) for each in env.continuations[:count]]
     return _rollout(
         recorder,
         stm0=stm0[:, :count].to(device),
