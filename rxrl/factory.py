@@ -20,20 +20,21 @@ from rxrl.endpoint import ChatEndpoint
 from rxrl.envs import MEMORIES, ConversationEnv, ConversationTokensEnv, ConversationVectorEnv, TranscriptMemory, unwrap
 from rxrl.envs.conversation import OneRowEnv
 from rxrl.errors import CheckpointError, ConfigError, DataError, unknown_name
+from rxrl.facts import attribute_values
 from rxrl.models import ReactiveTransformer
 from rxrl.models.interop.hub import local_folder
 from rxrl.models.model import CONFIG_FILE
 from rxrl.policies import POLICIES, EndpointPolicy, HuggingFacePolicy, ModelPolicy, Oracle, Parrot, StmBackend
 from rxrl.registry import called
 from rxrl.rewards import load_reward, mean_embeddings
-from rxrl.types import Conversation, MemoryBackend, Policy, TextCodec
+from rxrl.types import ANSWER_TOKENS, Conversation, MemoryBackend, Policy, RewardFunction, TextCodec, longest_query
 
 DEFAULT_VOCABULARY = 512
 """Tokens of a tokenizer that is trained here because nobody gave one."""
+EVALUATION_ROWS = 100
+"""Most conversations that an evaluation plays at once."""
 KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable with the key of chat endpoints."""
-_LONGEST = 128
-_MARKERS = 4
 
 _logger = logging.getLogger(__name__)
 
@@ -148,6 +149,33 @@ def make_play(
     return Play(envs, make(envs))
 
 
+def model_play(
+    model: ReactiveTransformer,
+    tokenizer: TextCodec,
+    conversations: Sequence[Conversation],
+    *,
+    reward: RewardFunction,
+    known: Sequence[Conversation] = (),
+    **options: Any,
+) -> Play:
+    """A model that is to be evaluated, and its environment: as many rows as there are conversations, up to `EVALUATION_ROWS`.
+
+    Args:
+        model: Plays, and holds the conversation in its memory.
+        tokenizer: Belongs to the model.
+        conversations: Held-out conversations.
+        reward: What scores the answers.
+        known: Other conversations, which show the values that there are of each attribute.
+        options: As in `build_env`.
+    """
+    rows = min(EVALUATION_ROWS, len(conversations))
+    values = attribute_values(known)
+    envs: ConversationVectorEnv = build_env(
+        conversations, memory=model.eval(), reward=reward, codec=tokenizer, known_values=values, num_envs=rows, **options
+    )
+    return Play(envs, ModelPolicy(model, envs.limits.answer + 1))
+
+
 class Play(NamedTuple):
     """An environment, and who plays it."""
 
@@ -156,13 +184,18 @@ class Play(NamedTuple):
 
 
 class TokenEmbeddings:
-    """Mean token embeddings of a model, for rewards: rows of ids -> `[batch, dim]`. Follows the model while it is trained."""
+    """Mean token embeddings of a model, for rewards: rows of ids -> `[batch, dim]`. Follows the model while it is trained.
 
-    def __init__(self, model: ReactiveTransformer) -> None:
+    Attributes:
+        model: The model; may be set later than a reward is made with this, so that a wrong reward shows before a model is read.
+    """
+
+    def __init__(self, model: ReactiveTransformer | None = None) -> None:
         self.model = model
 
     def __call__(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Mean embeddings of the rows' tokens; zeros for an empty row."""
+        assert self.model is not None, "the model is set before anything is scored"
         return mean_embeddings(self.model.embedding.weight, rows)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TokenEmbeddings:
@@ -179,10 +212,56 @@ def _made(
     codec = _codec(unwrap(tokenizer), own_tokenizer, model, rows)
     handed_in: dict[str, Any] = {} if model is None else {"embed": TokenEmbeddings(model)}
     function = load_reward(unwrap(reward), **handed_in)
-    limits = {} if model is None else _limits(model.config.max_length)
-    return kind(rows, memory=backend, reward=function, codec=codec, **(limits | options))
+    return build_env(rows, memory=backend, reward=function, codec=codec, kind=kind, **options)
 
 
+def build_env(
+    conversations: Sequence[Conversation],
+    *,
+    memory: MemoryBackend | ReactiveTransformer | None,
+    reward: RewardFunction,
+    codec: TextCodec,
+    kind: Callable[..., E] = ConversationVectorEnv,  # type: ignore[assignment]
+    known_values: Mapping[str, Sequence[str]] | None = None,
+    **options: Any,
+) -> E:
+    """The one place where environments are made of their parts: for training, evaluation, play and Gymnasium.
+
+    Args:
+        conversations: What is played.
+        memory: What holds the conversation; the token limits follow that of a model.
+        reward: What scores the answers.
+        codec: Text to ids and back.
+        kind: Class of the environment, or a function that takes the arguments of `ConversationVectorEnv`.
+        known_values: Values of each attribute besides those of `conversations`, for questions about unseen values.
+        options: Everything else that the environment takes; these win over what is chosen here.
+
+    Raises:
+        ConfigError: An option makes no sense, or `kind` is somebody else's and gives no environment.
+    """
+    if isinstance(memory, ReactiveTransformer):
+        memory = StmBackend(memory)
+    behind = getattr(memory, "model", None)
+    chosen: dict[str, Any] = token_limits(behind.config.max_length) if isinstance(behind, ReactiveTransformer) else {}
+    if known_values is not None:
+        own = attribute_values(conversations)
+        chosen["values"] = {name: tuple(sorted({*known_values.get(name, ()), *own.get(name, ())})) for name in {*known_values, *own}}
+    given = {"memory": memory, "reward": reward, "codec": codec, **chosen, **options}
+    if kind in _OURS:
+        return kind(conversations, **given)
+    name = getattr(kind, "__qualname__", repr(kind))
+    made: E = called("environment", name, "the arguments of ConversationVectorEnv", kind, conversations, **given)
+    if not isinstance(made, ConversationVectorEnv):
+        raise ConfigError(f"The environment {name!r} must give a ConversationVectorEnv, but gave a {type(made).__name__}.")
+    return made
+
+
+def token_limits(max_length: int) -> dict[str, int]:
+    """Limits of an environment whose memory is that of a model of `max_length` tokens."""
+    return {"max_query_tokens": longest_query(max_length), "max_answer_tokens": ANSWER_TOKENS, "max_interaction_tokens": max_length}
+
+
+_OURS = (ConversationEnv, ConversationTokensEnv, ConversationVectorEnv)
 _HANDED = ("conversations", "memory", "reward", "tokenizer")
 
 
@@ -265,16 +344,6 @@ def _trained(model: ReactiveTransformer | None, conversations: Sequence[Conversa
 def _note_missing_tokenizer() -> None:
     """Says it once: environments are made again and again from their spec."""
     _logger.warning("A live model came without its tokenizer, so one is trained on the conversations: give `tokenizer` if it has one.")
-
-
-def _limits(max_length: int) -> dict[str, int]:
-    """Token limits that let every prompt, answer and written interaction fit the model's length."""
-    answer = max(1, min(_LONGEST, (max_length - _MARKERS) // 2))
-    return {
-        "max_answer_tokens": answer,
-        "max_query_tokens": max(1, min(_LONGEST, max_length - _MARKERS - answer)),
-        "max_interaction_tokens": max_length,
-    }
 
 
 # Players

@@ -321,6 +321,10 @@ def interaction_ids(query_ids: Sequence[int], answer_ids: Sequence[int]) -> list
     return [BOS, QUERY, *query_ids, ANSWER, *answer_ids, EOS]
 
 
+ANSWER_TOKENS = 16
+"""Longest answer in tokens, `[EOS]` aside, where no setting says otherwise: in training, evaluation and play alike."""
+
+
 def longest_query(max_length: int) -> int:
     """Tokens of the longest query that leaves room for an answer of one token: `[BOS] [Q] query [A] answer [EOS]` in `max_length`."""
     return max_length - 5

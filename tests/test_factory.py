@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import logging
 from importlib.util import find_spec
@@ -14,14 +15,22 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 import rxrl
+from rxrl.cli.evaluate import evaluate
+from rxrl.cli.play import play
+from rxrl.curricula import Curriculum, Stage
 from rxrl.data import GeneratedSource, Tokenizer
 from rxrl.data.rows import to_row, write_conversations
 from rxrl.envs import ConversationVectorEnv, Live, TranscriptMemory, token_batch
 from rxrl.errors import CheckpointError, ConfigError, DataError, ModelError, RxrlError
-from rxrl.factory import TokenEmbeddings, load_checkpoint, make_env, make_play, make_vector_env
+from rxrl.factory import TokenEmbeddings, load_checkpoint, make_env, make_play, make_vector_env, model_play
 from rxrl.models import ReactiveTransformer
 from rxrl.policies import ModelPolicy, StmBackend
 from rxrl.rewards import load_reward
+from rxrl.training.config import MRLConfig
+from rxrl.training.trainer import MRLTrainer
+from rxrl.types import ANSWER_TOKENS
+
+COMMANDS = {"evaluate": evaluate, "play": play}
 
 CONVERSATIONS = GeneratedSource(level=1, seed=0, split="train").take(steps=3, strategy="multi-step", start=0, count=6)
 
@@ -247,12 +256,62 @@ def test_token_limits_follow_the_model(model, tokenizer):
     limits = make_env(CONVERSATIONS, memory=model, tokenizer=tokenizer).batch.limits
     length = model.config.max_length
     assert limits.interaction == length
-    assert limits.query + limits.answer + 4 <= length
+    # Markers, [EOS] and an answer of at least one token fit behind the longest query.
+    assert limits.query + 1 + 4 == length
     assert make_env(CONVERSATIONS, memory=model, tokenizer=tokenizer, max_answer_tokens=3).batch.limits.answer == 3
     long = [{"query": "word " * 300, "answer": "ok", "interactions": [{"query": "word " * 300, "answer": "word " * 300}]}]
     env = make_env(long, memory=model, tokenizer=tokenizer, write_last=True)
     env.reset(seed=0)
     assert len(env.step("word " * 300)[4]["written"]) <= length
+
+
+def test_training_evaluation_play_and_gymnasium_have_the_same_limits(model, tokenizer, checkpoint, tmp_path: Path):
+    """Whoever plays a checkpoint, from wherever, plays the environment that it was trained in."""
+    source = GeneratedSource(level=1, seed=0, split="train")
+    curriculum = Curriculum.custom([2], iterations=1)
+    trainer = MRLTrainer(
+        model, tokenizer, curriculum=curriculum, source=source, held_out=source, config=MRLConfig(), folder=tmp_path / "run"
+    )
+    trained = trainer.episodes.environment(0, 3).limits
+    evaluated = model_play(model, tokenizer, CONVERSATIONS, reward=load_reward("retention"))
+    played = make_play(str(checkpoint), CONVERSATIONS)
+    made = make_vector_env(2, conversations=CONVERSATIONS, memory=checkpoint)
+    assert trained == evaluated.envs.limits == played.envs.limits == made.limits
+    assert trained.answer == ANSWER_TOKENS
+    assert {
+        name: inspect.signature(command).parameters["max_answer_tokens"].default for name, command in COMMANDS.items()
+    } == dict.fromkeys(COMMANDS, ANSWER_TOKENS)
+
+
+def test_each_reward_is_made_once(model, tokenizer, tmp_path: Path):
+    made: list[int] = []
+
+    class Counted:
+        def __init__(self) -> None:
+            made.append(1)
+
+        def __call__(self, turns):
+            return [5.0 for _ in turns]
+
+    stages = [Stage(name="a", steps=1, iterations=1), Stage(name="b", steps=2, iterations=1), Stage(name="c", steps=2, reward="exact")]
+    source = GeneratedSource(level=1, seed=0, split="train")
+    config = MRLConfig(episodes=2, evaluation={"every": 1, "conversations": 2}, optimizer={"learning_rate": 1e-3})
+    trainer = MRLTrainer(
+        model,
+        tokenizer,
+        curriculum=Curriculum.custom(stages),
+        source=source,
+        held_out=source,
+        config=config,
+        folder=tmp_path / "run",
+        reward=Counted,
+    )
+    for index, stage in enumerate(trainer.curriculum.stages):
+        for _ in range(2):
+            trainer.episodes.environment(index, 2)
+            trainer.episodes.evaluation_environment(stage, CONVERSATIONS[:2])
+    assert made == [1]
+    assert set(trainer.episodes.rewards) == {"a", "b", "c"}
 
 
 def test_a_checkpoint_comes_back_with_its_tokenizer(model, tokenizer, checkpoint):

@@ -21,11 +21,9 @@ from rxrl.errors import ConfigError
 from rxrl.evaluation import CONTROLS, Evaluation
 from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
-from rxrl.factory import TokenEmbeddings
-from rxrl.pipeline.job import evaluation_env
-from rxrl.policies import ModelPolicy
+from rxrl.factory import TokenEmbeddings, model_play
 from rxrl.rewards import load_reward, read_spec
-from rxrl.types import Conversation
+from rxrl.types import ANSWER_TOKENS, Conversation
 
 KNOWN_SAMPLE = 500
 _HEADLINE = {
@@ -49,25 +47,23 @@ def evaluate(  # noqa: PLR0913, PLR0917
     controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also with empty and swapped memory, and the oracle.")] = True,
     greedy: Annotated[bool, typer.Option("--greedy/--sampled", help="Likeliest tokens, or sampled ones.")] = True,
     reward: Annotated[str, typer.Option(help="Reward: a name, pkg.mod:function or path/file.py:function.")] = "retention",
-    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 16,
+    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = ANSWER_TOKENS,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and the transcripts.")] = None,
     seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
     device: Device = None,
 ) -> None:
     """Measure retention by distance, with its controls."""
     # What is wrong with the reward is said before the checkpoint is read.
-    load_reward(read_spec(reward))
+    embed = TokenEmbeddings()
+    function = load_reward(read_spec(reward), embed=embed)
     model, tokenizer = load_on(device, checkpoint)
+    embed.model = model
     chosen, known = held_out_conversations(data, level, steps, strategy.value, conversations, seed)
-    function = load_reward(read_spec(reward), embed=TokenEmbeddings(model))
-    env = evaluation_env(
-        model, tokenizer, chosen, known=known, reward=function, max_answer_tokens=max_answer_tokens, strategy=strategy.value
-    )
-    policy = ModelPolicy(model, max_answer_tokens + 1)
+    game = model_play(model, tokenizer, chosen, reward=function, known=known, max_answer_tokens=max_answer_tokens, strategy=strategy.value)
     console = plain_console()
     console.print(f"Playing {len(chosen)} conversations.")
     with nullcontext() if out is None else keeping_transcripts(out / "transcripts.unscored.jsonl"):
-        found = evaluate_policy(env, policy, chosen, seed=seed, greedy=greedy, controls=CONTROLS if controls else ())
+        found = evaluate_policy(*game, chosen, seed=seed, greedy=greedy, controls=CONTROLS if controls else ())
     console.print(*tables(found), sep="\n")
     if out is not None:
         console.print(f"Wrote {found.save(out)} and the transcripts.")

@@ -26,7 +26,7 @@ from rxrl.memory import drift
 from rxrl.policies import Person
 from rxrl.rewards.loading import read_spec
 from rxrl.seeding import derive_seed, generator
-from rxrl.types import Conversation, Turn
+from rxrl.types import ANSWER_TOKENS, Conversation, Turn
 
 DEFAULT_STEPS = 6
 
@@ -44,7 +44,7 @@ def play(  # noqa: PLR0913, PLR0917
     level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the embedded world; 1 without it.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=64, help="Turns; without it 6, or as many as there are in DATA.")] = None,
     strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = Strategy.multi_step,
-    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 48,
+    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = ANSWER_TOKENS,
     teacher_forcing: Annotated[bool, typer.Option("--teacher-forcing", help="Write the right answers into memory.")] = False,
     sampled: Annotated[bool, typer.Option("--sampled", help="Sampled answers, in place of the likeliest ones.")] = False,
     temperature: Annotated[float | None, typer.Option(help="Of sampled answers; 1 without it.")] = None,

@@ -33,14 +33,14 @@ from rxrl.curricula.curriculum import GROUPS
 from rxrl.data.splits import Sources, open_data
 from rxrl.envs import ENVIRONMENTS
 from rxrl.evaluation import write_report
-from rxrl.factory import load_checkpoint
+from rxrl.factory import TokenEmbeddings, load_checkpoint
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.job import CHECKPOINT, check_supply, save_result
-from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.runs.optim import check_groups
 from rxrl.runs.processes import Processes
 from rxrl.runs.tracking import read_metrics
 from rxrl.training.config import MRLConfig
+from rxrl.training.episodes import stage_rewards
 from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.trainer import MRLTrainer
 
@@ -90,6 +90,7 @@ def train(  # noqa: PLR0913, PLR0917
     sources = open_data(data, held_out, level, settings.seed)
     check_run(stages, settings, model, sources, processes.count)
     if dry_run:
+        stage_rewards(stages, settings, TokenEmbeddings(model))
         terminal.console.print(plan(stages, settings))
         return
     trainer = MRLTrainer(
@@ -125,8 +126,6 @@ def check_run(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransfor
     check_groups(config.optimizer, model.group_parameters())
     check_groups(config.critic_optimizer, ["critic"])
     check_supply(curriculum, sources)
-    for stage in curriculum.stages:
-        load_reward(stage.reward or config.reward, embed=lambda rows: mean_embeddings(model.embedding.weight, rows))
 
 
 def plan(curriculum: Curriculum, config: MRLConfig) -> Table:

@@ -15,13 +15,11 @@ from rxrl.curricula import Curriculum, load_curriculum
 from rxrl.data.sources import RowsSource
 from rxrl.data.splits import Sources, open_sources
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import DataError
 from rxrl.evaluation import CONTROLS, Evaluation, evaluate, summarise_comparisons, write_report
-from rxrl.facts import attribute_values
+from rxrl.factory import model_play
 from rxrl.models import ReactiveTransformer, preset
 from rxrl.pipeline.config import PipelineConfig, StagesConfig
-from rxrl.policies import ModelPolicy, StmBackend
 from rxrl.rewards import load_reward
 from rxrl.runs.checkpoints import STATE_FILE, Saved, numbered, recover, save_checkpoint
 from rxrl.runs.tracking import read_metrics
@@ -31,7 +29,6 @@ from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatT
 from rxrl.training.callbacks import Callback
 from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.trainer import MRLTrainer
-from rxrl.types import Conversation, RewardFunction, longest_query
 
 TOKENIZER_CONVERSATIONS = 1000
 CHECKPOINT = "checkpoint"
@@ -57,6 +54,7 @@ class Pipeline:
         self.config, self.folder, self.say = config, Path(folder), say
         self.observers, self.callbacks, self.label = observers, callbacks, label
         self.curriculum: Curriculum = load_curriculum(config.curriculum)
+        self.reward = load_reward("retention")
         self.started = time.perf_counter()
         self.resumes = False
 
@@ -172,10 +170,9 @@ class Pipeline:
     def measure(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources, name: str, controls: Sequence[str]) -> Evaluation:
         """Greedy answers on the test conversations, always from fresh memory."""
         sample = sources.train.take(steps=1, strategy="multi-step", start=0, count=500)
-        longest = self.config.mrl.max_answer_tokens
-        env = evaluation_env(model, tokenizer, sources.test, known=sample, reward=load_reward("retention"), max_answer_tokens=longest)
-        policy = ModelPolicy(model, longest + 1)
-        evaluation = evaluate(env, policy, sources.test, seed=self.config.seed, controls=tuple(controls))
+        limit = self.config.mrl.max_answer_tokens
+        game = model_play(model, tokenizer, sources.test, reward=self.reward, known=sample, max_answer_tokens=limit)
+        evaluation = evaluate(*game, sources.test, seed=self.config.seed, controls=tuple(controls))
         evaluation.save(self.folder / "evaluation" / name)
         return evaluation
 
@@ -245,32 +242,6 @@ def train_tokenizer(config: PipelineConfig, sources: Sources) -> Tokenizer:
     texts = [text for c in [*told, *longer] for i in c.interactions for text in (i.query, i.answer)]
     size = int(config.model.get("vocab_size", preset(config.preset).vocab_size))
     return Tokenizer.train([*stories, *texts], size)
-
-
-def evaluation_env(
-    model: ReactiveTransformer,
-    tokenizer: Tokenizer,
-    conversations: Sequence[Conversation],
-    *,
-    known: Sequence[Conversation],
-    reward: RewardFunction,
-    max_answer_tokens: int,
-    strategy: str = "multi-step",
-) -> ConversationVectorEnv:
-    """Environment for held-out conversations; the values of each attribute are those of `known` and of themselves."""
-    limit = model.config.max_length
-    return ConversationVectorEnv(
-        conversations,
-        memory=StmBackend(model.eval()),
-        reward=reward,
-        codec=tokenizer,
-        num_envs=min(100, len(conversations)),
-        strategy=strategy,
-        max_query_tokens=longest_query(limit),
-        max_answer_tokens=max_answer_tokens,
-        max_interaction_tokens=limit,
-        values=attribute_values([*known, *conversations]),
-    )
 
 
 def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Tokenizer, max_length: int) -> StageTask:

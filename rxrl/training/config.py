@@ -12,6 +12,7 @@ from rxrl.models.config import AttentionBackend
 from rxrl.runs.optim import OptimizerConfig
 from rxrl.runs.tracking import TrackingConfig
 from rxrl.training.alarms import AlarmConfig
+from rxrl.types import ANSWER_TOKENS
 
 
 class EvaluationConfig(BaseConfig):
@@ -28,7 +29,7 @@ class MRLConfig(BaseConfig):
     episodes: int = Field(48, ge=1, description="Conversations an iteration, over all processes.")
     reward: str | dict[str, Any] = Field("retention", description="Reward: a name, `pkg.mod:fn`, `path/file.py:fn`, or a mapping.")
     env: str = Field("conversation", description="Environment: a name that a package registers, `pkg.mod:Class` or `path/file.py:Class`.")
-    max_answer_tokens: int = Field(16, ge=1, description="Longest answer in tokens, without [EOS].")
+    max_answer_tokens: int = Field(ANSWER_TOKENS, ge=1, description="Longest answer in tokens, without [EOS].")
     algorithm: AlgorithmConfig = AlgorithmConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup=0.02, final=0.1)
     critic: Literal["text", "memory", "shared"] = Field(

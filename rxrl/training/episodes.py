@@ -9,19 +9,19 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
+from torch import Tensor
+
 from rxrl.curricula import Curriculum, Stage
 from rxrl.data.sources import ConversationSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ConversationVectorEnv
-from rxrl.errors import ConfigError
+from rxrl.factory import build_env
 from rxrl.facts import attribute_values
 from rxrl.models import ReactiveTransformer
-from rxrl.policies import StmBackend
-from rxrl.registry import called
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.seeding import derive_seed
 from rxrl.training.config import MRLConfig
-from rxrl.types import Conversation, RewardFunction, longest_query
+from rxrl.types import Conversation, RewardFunction
 
 EnvFactory = Callable[..., ConversationVectorEnv]
 VALUE_SAMPLE = 512
@@ -58,7 +58,8 @@ class Episodes:
     ) -> None:
         self.model, self.reference, self.tokenizer = model, reference, tokenizer
         self.curriculum, self.source, self.held_out, self.config = curriculum, source, held_out, config
-        self.make_env, self.own_reward = env, reward
+        self.make_env = env
+        self.rewards = stage_rewards(curriculum, config, partial(mean_embeddings, reference.embedding.weight), reward)
         self._values: dict[tuple[int, str], dict[str, tuple[str, ...]]] = {}
         self._env: tuple[tuple[int, int], ConversationVectorEnv] | None = None
 
@@ -114,44 +115,58 @@ class Episodes:
         """A fresh environment for held-out conversations, without teacher forcing."""
         return self._new_env(stage.model_copy(update={"teacher_forcing": False}), len(conversations), conversations)
 
-    def reward(self, stage: Stage) -> RewardFunction:
-        """The reward of a stage: its own, the run's object, or the configured one."""
-        configured = stage.reward or self.config.reward
-        spec = configured if stage.reward is not None or self.own_reward is None else self.own_reward
-        return load_reward(spec, embed=partial(mean_embeddings, self.reference.embedding.weight))
+    def _values_of(self, stage: Stage) -> dict[str, tuple[str, ...]]:
+        """Values of each attribute in the conversations that a stage trains on."""
+        key = (stage.steps, next(iter(stage.strategies)))
+        if key not in self._values:
+            self._values[key] = attribute_values(self._sample(stage))
+        return self._values[key]
 
     def _sample(self, stage: Stage) -> list[Conversation]:
         strategy = next(iter(stage.strategies))
         return self.source.take(steps=stage.steps, strategy=strategy, start=0, count=VALUE_SAMPLE)
 
     def _new_env(self, stage: Stage, rows: int, conversations: Sequence[Conversation]) -> ConversationVectorEnv:
-        key = (stage.steps, next(iter(stage.strategies)))
-        if key not in self._values:
-            self._values[key] = attribute_values(self._sample(stage))
-        own = attribute_values(conversations)
-        values = {name: tuple(sorted({*self._values[key].get(name, ()), *own.get(name, ())})) for name in {*self._values[key], *own}}
-        limit = self.model.config.max_length
-        return self._made_env(
+        return build_env(
             conversations,
-            memory=StmBackend(self.model),
-            reward=self.reward(stage),
+            memory=self.model,
+            reward=self.rewards[stage.name],
             codec=self.tokenizer,
+            kind=self.make_env,
+            known_values=self._values_of(stage),
             num_envs=rows,
             strategy=main_strategy(stage),
-            max_query_tokens=longest_query(limit),
             max_answer_tokens=self.config.max_answer_tokens,
-            max_interaction_tokens=limit,
             teacher_forcing=stage.teacher_forcing,
-            values=values,
         )
 
-    def _made_env(self, conversations: Sequence[Conversation], **options: Any) -> ConversationVectorEnv:
-        """What the class or factory, which may be somebody else's, makes."""
-        name = getattr(self.make_env, "__qualname__", repr(self.make_env))
-        env = called("environment", name, "the arguments of ConversationVectorEnv", self.make_env, conversations, **options)
-        if not isinstance(env, ConversationVectorEnv):
-            raise ConfigError(f"The environment {name!r} must give a ConversationVectorEnv, but gave a {type(env).__name__}.")
-        return env
+
+def stage_rewards(
+    curriculum: Curriculum, config: MRLConfig, embed: Callable[..., Tensor], own: RewardFunction | None = None
+) -> dict[str, RewardFunction]:
+    """The reward of each stage by its name: the stage's, `own`, or that of the configuration; stages that name the same one share it.
+
+    Args:
+        curriculum: Stages.
+        config: The run.
+        embed: Mean token embeddings, for rewards that compare with them.
+        own: Used in place of that of the configuration.
+
+    Raises:
+        ConfigError: A reward is unknown or wrong.
+        RewardError: What is named as a reward is none.
+    """
+    default: Any = config.reward if own is None else own
+    made: list[tuple[Any, RewardFunction]] = []
+    rewards: dict[str, RewardFunction] = {}
+    for stage in curriculum.stages:
+        spec = default if stage.reward is None else stage.reward
+        found = next((reward for known, reward in made if known == spec), None)
+        if found is None:
+            found = load_reward(spec, embed=embed)
+            made.append((spec, found))
+        rewards[stage.name] = found
+    return rewards
 
 
 def main_strategy(stage: Stage) -> str:
