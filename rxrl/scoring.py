@@ -64,20 +64,25 @@ def _scored(reward: RewardFunction, turns: Sequence[Turn]) -> list[Score]:
     # A reward that calls sys.exit, or cancels itself, must not end a training without a word about its turns.
     except (Exception, SystemExit, asyncio.CancelledError) as error:
         raise RewardError(f"Reward {name!r} failed on a batch of {len(turns)} turns: {reason(error)}") from error
-    scores = _listed(name, results)
-    if len(scores) != len(turns):
-        raise RewardError(f"Reward {name!r} must return one score for each of the {len(turns)} turns, but returned {len(scores)}.")
+    scores = listed(name, results, len(turns))
     return [checked_score(name, score, turn) for score, turn in zip(scores, turns, strict=True)]
 
 
-def _listed(name: str, results: Any) -> list[Any]:
-    """The scores in the order of the turns; a mapping would give its keys, and a set has no order."""
+def listed(name: str, results: Any, count: int) -> list[Any]:
+    """What the reward `name` returned, as a list of `count` entries in the order of the turns.
+
+    Raises:
+        RewardError: There are more or fewer, or there is no order (a mapping would give its keys).
+    """
     try:
         if isinstance(results, Mapping | Set):
             raise TypeError
-        return list(results)
+        scores = list(results)
     except TypeError:
         raise RewardError(f"Reward {name!r} must return a list with one score for each turn, but returned {_short(results)}.") from None
+    if len(scores) != count:
+        raise RewardError(f"Reward {name!r} must return one score for each of the {count} turns, but returned {len(scores)}.")
+    return scores
 
 
 def checked_score(name: str, score: Score | float | None, turn: Turn) -> Score:
