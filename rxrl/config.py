@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from rxrl.errors import ConfigError, sentence, unknown_name
+from rxrl.writing import write_text
 
 Location = tuple[str | int, ...]
 _SHOWN = 80  # characters of a wrong value in a message
@@ -93,7 +94,7 @@ def dump_config(config: BaseModel, path: str | Path | None = None) -> str:
     """
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        write_text(path, text)
     return text
 
 

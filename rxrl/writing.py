@@ -1,7 +1,7 @@
 """The one way in which rxrl writes files: whole or absent, on the disk, UTF-8, and a failure is one sentence.
 
-A file or folder is written under a temporary name beside its place (`.NAME.new`), flushed to the disk and renamed. What a killed
-process leaves under that name is unlocked, so the next writer of the same name takes it over, and `sweep` removes it.
+A file or folder is written in or as a temporary folder beside its place (`.NAME.new`), flushed to the disk and renamed. The one that a
+killed process leaves is unlocked, so the next writer of the same name takes it over, and `sweep` removes it.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def cut(path: str | Path, size: int, **words: str) -> None:
 
 @contextmanager
 def replacing(path: str | Path, **words: str) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; the file written there takes its place at the end, or is removed.
+    """Yields a temporary path; the file that is written there takes its place at `path` at the end, or is removed.
 
     Raises:
         WriteError: It could not be written; what stood at `path` is untouched.
@@ -118,13 +118,16 @@ def replacing(path: str | Path, **words: str) -> Iterator[Path]:
         if target.exists() and not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _held(beside(target, NEW)) as (temporary, mode):
+        with _held(beside(target, NEW)) as folder:
+            # In a folder of its own, because some writers put temporary files of theirs beside it.
+            temporary = folder / target.name
             yield temporary
-            # Some writers replace the file by one that nobody else may read.
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else mode)
-            _flush(temporary)
+            # They may also have made a file that nobody else may read.
+            temporary.chmod(stat.S_IMODE((target if target.exists() else folder).stat().st_mode) & (0o7777 if target.exists() else 0o666))
+            flush(temporary)
             os.replace(temporary, target)
-        _flush(target.parent)
+            _remove(folder)
+        flush(target.parent)
 
 
 @contextmanager
@@ -140,11 +143,11 @@ def replacing_folder(path: str | Path, **words: str) -> Iterator[Path]:
     with failures_told(Path(path), **words):
         target.parent.mkdir(parents=True, exist_ok=True)
         bring_back(target)
-        with _held(beside(target, NEW), folder=True) as (temporary, _):
+        with _held(beside(target, NEW)) as temporary:
             yield temporary
             for file in temporary.rglob("*"):
-                _flush(file)
-            _flush(temporary)
+                flush(file)
+            flush(temporary)
             if target.exists():
                 shutil.copymode(target, temporary)
                 target.rename(beside(target, OLD))
@@ -153,7 +156,7 @@ def replacing_folder(path: str | Path, **words: str) -> Iterator[Path]:
             except OSError:
                 bring_back(target)
                 raise
-        _flush(target.parent)
+        flush(target.parent)
     shutil.rmtree(beside(target, OLD), ignore_errors=True)
 
 
@@ -179,6 +182,18 @@ def failures_told(path: Path, kept: str = "what stood there is untouched", then:
         raise WriteError(f"{path} could not be written ({reason}); {kept}: {advice}{then}.") from error
 
 
+def move(path: Path, target: Path, **words: str) -> Path:
+    """Gives a file or folder another name in the same file system.
+
+    Raises:
+        WriteError: It could not be done.
+    """
+    with failures_told(path, **words):
+        path.rename(target)
+        flush(target.parent)
+    return target
+
+
 def beside(path: Path, kind: str) -> Path:
     """The hidden name beside `path` that a replacement has while it is written (`new`), or the replaced one until it is removed (`old`)."""
     return path.with_name(f".{path.name}.{kind}")
@@ -194,9 +209,9 @@ def bring_back(path: Path) -> None:
 
 def sweep(folder: str | Path) -> None:
     """Removes what killed writes have left in a folder, and brings back what they had set aside; running ones are left alone."""
-    for old in Path(folder).glob(f".*.{OLD}"):
+    for old in Path(folder).glob(f".*.{OLD}/"):
         bring_back(old.with_name(old.name[1 : -len(OLD) - 1]))
-    for new in Path(folder).glob(f".*.{NEW}"):
+    for new in Path(folder).glob(f".*.{NEW}/"):
         descriptor = _opened(new)
         if descriptor is not None:
             _remove(new)
@@ -204,20 +219,17 @@ def sweep(folder: str | Path) -> None:
 
 
 @contextmanager
-def _held(temporary: Path, folder: bool = False) -> Iterator[tuple[Path, int]]:
-    """A new file or empty folder that is locked while it is written, and its permissions; removed where it is not renamed."""
+def _held(temporary: Path) -> Iterator[Path]:
+    """An empty folder that is locked while something is written in it; removed where it is not renamed."""
     until = time.monotonic() + PATIENCE
-    while (descriptor := _opened(temporary, folder)) is None:
+    while (descriptor := _opened(temporary, make=True)) is None:
         if time.monotonic() > until:
             raise BlockingIOError(errno.EAGAIN, "another process is writing it")
         time.sleep(0.02)
     try:
-        if folder:
-            for left in temporary.iterdir():
-                _remove(left)
-        else:
-            os.ftruncate(descriptor, 0)
-        yield temporary, stat.S_IMODE(os.fstat(descriptor).st_mode)
+        for left in temporary.iterdir():
+            _remove(left)
+        yield temporary
     except BaseException:
         _remove(temporary)
         raise
@@ -225,26 +237,18 @@ def _held(temporary: Path, folder: bool = False) -> Iterator[tuple[Path, int]]:
         os.close(descriptor)
 
 
-def _opened(path: Path, folder: bool | None = None) -> int | None:
-    """A descriptor of a temporary file or folder with the lock on it; None where another process writes it.
-
-    Args:
-        path: The temporary path.
-        folder: Make a folder, or a file, where there is none; None makes nothing.
-    """
-    if folder and path.is_file():
-        path.unlink()
-    if folder:
+def _opened(path: Path, make: bool = False) -> int | None:
+    """A descriptor of a temporary folder with the lock on it; None where there is none, or another process writes in it."""
+    if make:
         path.mkdir(exist_ok=True)
-    elif folder is False and path.is_dir():
-        shutil.rmtree(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT if folder is False else os.O_RDONLY, 0o666)
-    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
         return None
     # Whoever held the lock before may have renamed or removed the path meanwhile.
-    if try_lock(descriptor) and path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-        return descriptor
+    with suppress(FileNotFoundError):
+        if try_lock(descriptor) and os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
     os.close(descriptor)
     return None
 
@@ -257,8 +261,8 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _flush(path: Path) -> None:
-    """Makes sure that a file, or the names in a folder, are on the disk; a file system that has no such call is left to itself."""
+def flush(path: Path) -> int:
+    """Makes sure that a file, or the names in a folder, are on the disk, where the file system has such a call; returns its bytes."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -266,7 +270,9 @@ def _flush(path: Path) -> None:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
+        size = os.fstat(descriptor).st_size
         os.close(descriptor)
+    return size
 
 
 def _finite(value: Any, exact: bool) -> Any:

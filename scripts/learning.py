@@ -21,7 +21,7 @@ from rxrl.training.callbacks import Callback, Progress
 from rxrl.training.config import MRLConfig
 from rxrl.training.trainer import MRLTrainer
 from rxrl.types import SPECIAL_TOKENS, Conversation, Interaction, Turn
-from rxrl.writing import write_json
+from rxrl.writing import write_json, write_text
 
 PEOPLE = ("ann", "bob", "cid")
 PETS = ("cat", "dog", "fox", "owl")
@@ -47,7 +47,7 @@ class WordCodec:
 
     def save(self, directory: str | Path) -> None:
         """Writes the words, in order."""
-        (Path(directory) / "words.txt").write_text(" ".join(WORDS))
+        write_text(Path(directory) / "words.txt", " ".join(WORDS))
 
 
 CODEC = WordCodec()
@@ -214,7 +214,7 @@ def train(task: str, name: str, credit: str, seed: int, folder: Path) -> Run:
 def read_runs(out: Path, seeds: Sequence[int]) -> list[Run]:
     """What is finished."""
     paths = [path_of(out, *key) for key in wanted(seeds)]
-    return [Run(**json.loads(path.read_text())) for path in paths if path.exists()]
+    return [Run(**json.loads(path.read_text(encoding="utf-8"))) for path in paths if path.exists()]
 
 
 def learning_table(runs: Sequence[Run], seeds: Sequence[int]) -> list[str]:

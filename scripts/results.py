@@ -31,6 +31,7 @@ from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
 from rxrl.pipeline.job import train_tokenizer
+from rxrl.writing import write_text
 
 CURRICULUM = Curriculum.model_validate({"stages": [{"steps": steps, "iterations": count} for steps, count in ((8, 8), (12, 8), (16, 16))]})
 START = [{"steps": 1, "iterations": 400, "accuracy": 0.95}, {"steps": 4, "iterations": 500, "accuracy": 0.93}]
@@ -81,7 +82,7 @@ def run_ablation(out: Path, seeds: Sequence[int], only: Sequence[str]) -> None:
         if spent.exists() and not (folder / "evaluation").exists():
             pipeline = Pipeline(config, folder, say=print)
             pipeline.curriculum = CURRICULUM
-            pipeline.continue_smat(copy.deepcopy(model), tokenizer, sources, int(spent.read_text()))
+            pipeline.continue_smat(copy.deepcopy(model), tokenizer, sources, int(spent.read_text(encoding="utf-8")))
 
 
 def folder_of(out: Path, seed: int, name: str) -> Path:
@@ -110,7 +111,7 @@ def reinforced(config: PipelineConfig, folder: Path, model: ReactiveTransformer,
     pipeline.curriculum = CURRICULUM
     trainer = pipeline.reinforce(model, tokenizer, sources)
     pipeline.measure(model, tokenizer, sources, "mrl", ())
-    (folder / "tokens").write_text(str(trainer.state.tokens))
+    write_text(folder / "tokens", str(trainer.state.tokens))
 
 
 def ablation_table(out: Path, seeds: Sequence[int]) -> list[str]:

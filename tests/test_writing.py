@@ -1,5 +1,6 @@
 """Writing: whole or absent, on the disk, links and permissions kept, a failure in one sentence, nothing left lying about."""
 
+import ast
 import errno
 import json
 import math
@@ -14,6 +15,22 @@ import pytest
 
 from rxrl.errors import WriteError
 from rxrl.writing import append_line, cut, json_text, replacing, replacing_folder, sweep, write_json, write_text
+
+SOURCES = [Path("rxrl") / ".." / folder for folder in ("rxrl", "envs", "rewards", "curricula", "scripts", "examples")]
+MEANS = {
+    "write_text",
+    "write_bytes",
+    "mkstemp",
+    "mkdtemp",
+    "NamedTemporaryFile",
+    "copyfile",
+    "copy2",
+    "copytree",
+    "truncate",
+    "sqlite3.connect",
+}
+WRITERS = {"save_file", "torch.save", "write_table", "to_parquet", "savez", "save_model"}
+"""What writes to a path of its own accord: only inside `with replacing(...)`."""
 
 
 def files_of(folder: Path) -> list[str]:
@@ -62,7 +79,6 @@ def test_a_new_file_has_the_permissions_that_the_user_gives_and_a_replaced_one_k
 
 def test_a_writer_that_makes_a_private_file_of_its_own_does_not_decide_over_the_permissions(tmp_path):
     with replacing(tmp_path / "a") as temporary:
-        temporary.unlink()
         os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
     (tmp_path / "plain").touch()
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -186,7 +202,7 @@ at, kind = int(sys.argv[1]), sys.argv[2]
 seen = 0
 def hook(event, arguments):
     global seen
-    if event in ("os.rename", "os.mkdir", "open", "os.chmod", "os.rmdir", "shutil.rmtree", "os.remove") and armed:
+    if event in ("os.rename", "os.mkdir", "open", "os.chmod", "os.rmdir", "shutil.rmtree", "os.remove", "os.link") and armed:
         seen += 1
         if seen == at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -236,9 +252,68 @@ def test_two_writers_of_one_file_come_one_after_the_other_and_a_sweep_leaves_the
     assert inside.wait(10)
     second.start()
     sweep(tmp_path)
-    assert files_of(tmp_path) == [".a.new"]
+    assert files_of(tmp_path) == [".a.new", ".a.new/a"]
     go_on.set()
     first.join()
     second.join()
     assert (tmp_path / "a").read_text() == "second"
     assert files_of(tmp_path) == ["a"]
+
+
+def _calls(tree: ast.AST):
+    """Every call with its name as it is written, and whether it stands inside `with replacing...`."""
+
+    def visit(node: ast.AST, inside: bool):
+        if isinstance(node, ast.With) and any("replacing" in ast.unparse(item.context_expr) for item in node.items):
+            inside = True
+        if isinstance(node, ast.Call):
+            yield node, ast.unparse(node.func), inside
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, inside)
+
+    yield from visit(tree, False)
+
+
+def _opens_to_write(call: ast.Call, name: str) -> bool:
+    if name.rpartition(".")[2] not in ("open", "fdopen"):
+        return False
+    texts = [a.value for a in [*call.args, *(k.value for k in call.keywords)] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    return name == "os.open" or any(text and set(text) <= set("rwaxbt+") and set(text) & set("wax+") for text in texts)
+
+
+def _renames(call: ast.Call, name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return name in ("os.rename", "os.replace", "shutil.move") or (
+        last in ("rename", "replace") and len(call.args) == 1 and not call.keywords
+    )
+
+
+def _reads_in_the_locale(call: ast.Call, name: str) -> bool:
+    last, named = name.rpartition(".")[2], {each.arg for each in call.keywords}
+    if "encoding" in named or name == "os.open" or last not in ("read_text", "open", "fdopen"):
+        return False
+    texts = [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    return (last == "read_text" and "." in name) or (name in ("open", "os.fdopen", "io.open") and not any("b" in text for text in texts))
+
+
+@pytest.fixture(scope="module")
+def calls():
+    paths = [path for folder in SOURCES for path in sorted(folder.rglob("*.py")) if path.name not in ("writing.py", "locks.py")]
+    return [
+        (f"{path}:{call.lineno} {name}", call, name, inside)
+        for path in paths
+        for call, name, inside in _calls(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+
+
+def test_no_module_writes_a_file_but_through_the_one_mechanism(calls):
+    found = []
+    for where, call, name, inside in calls:
+        last = name.rpartition(".")[2]
+        own = ("." in name and last in MEANS) or _opens_to_write(call, name) or _renames(call, name)
+        found += [where] * ((own or last in WRITERS or name in WRITERS) and not inside)
+    assert found == []
+
+
+def test_no_module_reads_a_file_in_the_encoding_of_the_locale(calls):
+    assert [where for where, call, name, _ in calls if _reads_in_the_locale(call, name)] == []

@@ -13,6 +13,7 @@ from rxrl.factory import model_folder
 from rxrl.models import ReactiveTransformer
 from rxrl.models.interop.rxlm import export_rxlm
 from rxrl.models.interop.rxlm_pieces import rope_order_named
+from rxrl.writing import replacing_folder
 
 
 def export_rxlm_command(
@@ -29,8 +30,9 @@ def export_rxlm_command(
     folder = model_folder(checkpoint)
     model = ReactiveTransformer.from_pretrained(folder)
     codec = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).exists() else None
-    written = export_rxlm(model, out, rope_order_named(rope_order), separate=separate)
-    if codec is not None:
-        codec.save(out)
+    with replacing_folder(out) as fresh:
+        written = export_rxlm(model, fresh, rope_order_named(rope_order), separate=separate)
+        if codec is not None:
+            codec.save(fresh)
     for path in written:
-        typer.echo(f"Wrote {path}.")
+        typer.echo(f"Wrote {out / path.relative_to(fresh)}.")

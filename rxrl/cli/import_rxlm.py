@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from safetensors import SafetensorError
 
 from rxrl.cli.console import plain_console
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -18,6 +15,7 @@ from rxrl.models import ReactiveTransformer, count_parameters
 from rxrl.models.interop.hub import local_folder
 from rxrl.models.interop.rxlm import Imported, import_rxlm
 from rxrl.models.interop.rxlm_pieces import rope_order_named
+from rxrl.writing import replacing_folder
 
 
 def import_rxlm_command(
@@ -71,15 +69,8 @@ def _tokenizer(found: Imported, given: str | None) -> Tokenizer | None:
 
 def _save(model: ReactiveTransformer, codec: Tokenizer | None, out: Path) -> None:
     """Writes the folder under another name first, so that it is whole or absent."""
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
+    with replacing_folder(out) as fresh:
         model.save_pretrained(fresh, tokenizer=codec)
-        os.replace(fresh, out)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{out} cannot be written ({reason}): choose another folder.") from None
 
 
 def _tell(found: Imported, codec: Tokenizer | None, out: Path) -> None:

@@ -13,6 +13,7 @@ from rxrl.cli.shared import Seed, quoted, seed_override
 from rxrl.config import dump_config, load_config
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
+from rxrl.writing import move
 
 
 def quickstart(
@@ -47,7 +48,7 @@ def quickstart(
 
 
 def _same_run(out: Path, settings: PipelineConfig) -> bool:
-    return (out / "config.yaml").exists() and (out / "config.yaml").read_text() == dump_config(settings)
+    return (out / "config.yaml").exists() and (out / "config.yaml").read_text(encoding="utf-8") == dump_config(settings)
 
 
 def _set_aside(out: Path) -> Path | None:
@@ -55,4 +56,4 @@ def _set_aside(out: Path) -> Path | None:
     if not (out / "config.yaml").exists():
         return None
     number = next(number for number in count(1) if not out.with_name(f"{out.name}.unfinished-{number}").exists())
-    return out.rename(out.with_name(f"{out.name}.unfinished-{number}"))
+    return move(out, out.with_name(f"{out.name}.unfinished-{number}"))

@@ -19,6 +19,7 @@ from rxrl.data.tables import dataset_rows, parquet_rows, write_parquet
 from rxrl.errors import DataError, unknown_name
 from rxrl.facts import value_words
 from rxrl.types import Conversation, Interaction, TextCodec
+from rxrl.writing import write_bytes
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Key = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -263,9 +264,8 @@ def write_conversations(path: str | Path, conversations: Iterable[Conversation])
     rows = [to_row(conversation) for conversation in conversations]
     if target.suffix not in (".jsonl", ".parquet"):
         raise DataError(f"Conversations are written to .jsonl or .parquet files, but {target.name!r} was given.")
-    target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".jsonl":
-        target.write_bytes(b"".join(json_line(row, f"Conversation {row['id']!r}") for row in rows))
+        write_bytes(target, b"".join(json_line(row, f"Conversation {row['id']!r}") for row in rows))
     else:
         write_parquet(target, rows)
     return len(rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rxrl.errors import DataError
+from rxrl.writing import replacing
 
 INTERACTION_FIELDS = ("query", "answer", "facts", "asks", "aliases", "unknown", "kind")
 
@@ -55,7 +56,9 @@ def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     follow_up = pa.struct([*fields, *_extra_fields(inner, INTERACTION_FIELDS)])
     outer = _extra_fields(rows, (*INTERACTION_FIELDS, "id", "interactions"))
     schema = pa.schema([("id", pa.string()), *fields, ("interactions", pa.list_(follow_up)), *outer])
-    parquet.write_table(pa.Table.from_pylist([_with_map_aliases(row) for row in rows], schema=schema), path)
+    table = pa.Table.from_pylist([_with_map_aliases(row) for row in rows], schema=schema)
+    with replacing(path) as file:
+        parquet.write_table(table, file)
 
 
 def _extra_fields(rows: Sequence[Mapping[str, Any]], known: Sequence[str]) -> list[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from rxrl.errors import CheckpointError, ConfigError, DataError
 from rxrl.types import SPECIAL_TOKENS
+from rxrl.writing import write_text
 
 TOKENIZER_FILE = "tokenizer.json"
 HASH_FILE = "tokenizer.sha256"
@@ -85,7 +86,7 @@ class Tokenizer:
             raise CheckpointError(f"{path} is not a tokenizer file ({error}): save it again with the checkpoint.") from error
         loaded = cls(backend)
         hash_path = path.with_name(HASH_FILE)
-        if hash_path.is_file() and (expected := hash_path.read_text().strip()) != loaded.hash:
+        if hash_path.is_file() and (expected := hash_path.read_text(encoding="utf-8").strip()) != loaded.hash:
             raise CheckpointError(
                 f"{path} has the hash {loaded.hash[:12]}, but {expected[:12]} was saved with it: restore the original file."
             )
@@ -94,9 +95,8 @@ class Tokenizer:
     def save(self, directory: str | Path) -> None:
         """Writes `tokenizer.json` and its hash into `directory` (made if missing)."""
         folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / TOKENIZER_FILE).write_text(_canonical_json(self._backend), encoding="utf-8")
-        (folder / HASH_FILE).write_text(self.hash + "\n")
+        write_text(folder / TOKENIZER_FILE, _canonical_json(self._backend))
+        write_text(folder / HASH_FILE, self.hash + "\n")
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, never special ones."""

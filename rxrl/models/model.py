@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rxrl.errors import CheckpointError, ModelError
+from rxrl.manifest import check_files, write_manifest
 from rxrl.models.config import AttentionBackend, ModelConfig
 from rxrl.models.experts import RouterStatistics
 from rxrl.models.generation.batch import Generation, generate
@@ -25,6 +26,7 @@ from rxrl.models.missing import MissingPart
 from rxrl.models.presets import preset
 from rxrl.models.transformer import Decoder, Encoder
 from rxrl.types import TokenBatch
+from rxrl.writing import replacing, write_text
 
 if TYPE_CHECKING:
     from rxrl.models.interop.rxlm_pieces import RopeOrder
@@ -210,7 +212,7 @@ class ReactiveTransformer(nn.Module):
         return groups
 
     def save_pretrained(self, path: str | Path, *, tokenizer: SavedTokenizer | None = None, card: str | None = None) -> None:
-        """Writes `config.json` and `model.safetensors` into a directory (made if missing); never a batch size.
+        """Writes `config.json`, `model.safetensors` and their hashes into a directory (made if missing); never a batch size.
 
         Args:
             path: The directory.
@@ -218,13 +220,14 @@ class ReactiveTransformer(nn.Module):
             card: Text of a model card, written as `README.md`; see `rxrl.models.interop.hub.model_card`.
         """
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
+        write_text(folder / CONFIG_FILE, self.config.model_dump_json(indent=2) + "\n")
+        with replacing(folder / WEIGHTS_FILE) as file:
+            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, file)
         if tokenizer is not None:
             tokenizer.save(folder)
         if card is not None:
-            (folder / CARD_FILE).write_text(card, encoding="utf-8")
+            write_text(folder / CARD_FILE, card)
+        write_manifest(folder, [CONFIG_FILE, WEIGHTS_FILE])
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> ReactiveTransformer:
@@ -234,6 +237,7 @@ class ReactiveTransformer(nn.Module):
             CheckpointError: A file is missing, broken or does not fit.
         """
         folder = local_folder(path)
+        check_files(folder, [CONFIG_FILE, WEIGHTS_FILE])
         config = _read_config(folder)
         weights_path = folder / WEIGHTS_FILE
         weights = _read_weights(weights_path)

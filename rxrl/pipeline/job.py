@@ -21,7 +21,7 @@ from rxrl.factory import model_play
 from rxrl.models import ReactiveTransformer, preset
 from rxrl.pipeline.config import PipelineConfig, StagesConfig
 from rxrl.rewards import load_reward
-from rxrl.runs.checkpoints import STATE_FILE, Saved, numbered, recover, save_checkpoint
+from rxrl.runs.checkpoints import STATE_FILE, Saved, numbered, save_checkpoint
 from rxrl.runs.tracking import read_metrics
 from rxrl.stages.config import STAGES, JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase, StageConfig
 from rxrl.stages.runner import Observer, StageRunner
@@ -29,6 +29,7 @@ from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatT
 from rxrl.training.callbacks import Callback
 from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.trainer import MRLTrainer
+from rxrl.writing import sweep
 
 TOKENIZER_CONVERSATIONS = 1000
 CHECKPOINT = "checkpoint"
@@ -106,9 +107,9 @@ class Pipeline:
         later = self._parts()[self._parts().index(runner.name) + 1 :]
         newest = not any(self._begun(name) for name in later)
         path = runner.checkpoints
-        recover(path.parent)
+        sweep(path.parent)
         if self.resumes and (path / STATE_FILE).exists():
-            state = Saved(json.loads((path / STATE_FILE).read_text()), path / STATE_FILE)
+            state = Saved(json.loads((path / STATE_FILE).read_bytes()), path / STATE_FILE)
             runner.model.load_state_dict(ReactiveTransformer.from_pretrained(path).state_dict())
             if newest:
                 runner.log.rewind(state["log"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
+import re
 import shutil
 from collections.abc import Mapping
 from itertools import count
@@ -19,12 +19,15 @@ from torch import nn
 
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import CheckpointError
+from rxrl.manifest import MANIFEST_FILE, check_files, write_manifest
 from rxrl.models import ReactiveTransformer
+from rxrl.writing import move, replacing_folder, write_json
 
 STATE_FILE, TENSORS_FILE, CRITIC_FILE = "training_state.json", "training_state.pt", "critic.safetensors"
 _logger = logging.getLogger(__name__)
 STEP, BEST = "step", "best"
 """Checkpoints are named `step-NNNNNN` (to go on from) and `best-NNNNNN` (to start from)."""
+_NUMBERED = re.compile(r"[a-z]+-\d+")
 
 
 class Saved(dict[str, Any]):
@@ -50,7 +53,7 @@ def save_checkpoint(
     tensors: Mapping[str, Any] | None = None,
     critic: nn.Module | None = None,
 ) -> Path:
-    """Writes a checkpoint beside its final place and renames it, so that it is whole or absent.
+    """Writes a checkpoint with a manifest of its files, whole or not at all.
 
     Args:
         path: Directory; an existing one is replaced.
@@ -61,44 +64,16 @@ def save_checkpoint(
         critic: Saved where there is one.
     """
     path = Path(path)
-    temporary, old = path.with_name(f".{path.name}.new"), _set_aside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        bring_back(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        model.save_pretrained(temporary)
-        tokenizer.save(temporary)
-        (temporary / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
+    with replacing_folder(path, kept="older ones are untouched") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save(folder)
+        write_json(folder / STATE_FILE, state, exact=True)
         if tensors is not None:
-            torch.save(dict(tensors), temporary / TENSORS_FILE)
+            torch.save(dict(tensors), folder / TENSORS_FILE)
         if critic is not None:
-            save_file({name: value.contiguous() for name, value in critic.state_dict().items()}, temporary / CRITIC_FILE)
-        _flush(temporary)
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        # torch and safetensors report a full disk as an error of their own.
-        shutil.rmtree(temporary, ignore_errors=True)
-        bring_back(path)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise CheckpointError(f"The checkpoint {path} could not be written ({reason}); older ones are untouched.") from error
-    shutil.rmtree(old, ignore_errors=True)
+            save_file({name: value.contiguous() for name, value in critic.state_dict().items()}, folder / CRITIC_FILE)
+        write_manifest(folder, [file.name for file in folder.iterdir() if file.name != MANIFEST_FILE])
     return path
-
-
-def bring_back(path: Path) -> None:
-    """Restores what was set aside for a replacement that never came, because the process was killed in between."""
-    old = _set_aside(path)
-    if old.exists() and not path.exists():
-        old.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def recover(folder: str | Path) -> None:
-    """As `bring_back`, for everything in a folder."""
-    for old in Path(folder).glob(".*.old"):
-        bring_back(old.with_name(old.name.removeprefix(".").removesuffix(".old")))
 
 
 def load_state(path: str | Path) -> tuple[Saved, Saved]:
@@ -108,12 +83,13 @@ def load_state(path: str | Path) -> tuple[Saved, Saved]:
         CheckpointError: A file is missing or broken.
     """
     folder = Path(path)
+    for name in (STATE_FILE, TENSORS_FILE):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} cannot be resumed: {name} is missing; start from it instead.")
+    check_files(folder, [STATE_FILE, TENSORS_FILE], required=True)
     try:
-        state = json.loads((folder / STATE_FILE).read_text())
+        state = json.loads((folder / STATE_FILE).read_bytes())
         tensors = torch.load(folder / TENSORS_FILE, weights_only=True, map_location="cpu")
-    except FileNotFoundError as error:
-        missing = Path(str(error.filename)).name
-        raise CheckpointError(f"{folder} cannot be resumed: {missing} is missing; start from it instead.") from None
     except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"The training state of {folder} is broken ({reason}): use an older checkpoint.") from None
@@ -127,6 +103,7 @@ def load_critic(path: str | Path, critic: nn.Module) -> bool:
         CheckpointError: The file is broken.
     """
     file = Path(path) / CRITIC_FILE
+    check_files(file.parent, [CRITIC_FILE])
     if not file.exists():
         return False
     try:
@@ -142,34 +119,26 @@ def load_critic(path: str | Path, critic: nn.Module) -> bool:
 
 def numbered(folder: str | Path, kind: str = STEP) -> list[Path]:
     """Checkpoints `kind-NNNNNN` of a folder, oldest first."""
-    return sorted(path for path in Path(folder).glob(f"{kind}-*") if (path / STATE_FILE).exists())
+    found = [path for path in Path(folder).glob(f"{kind}-*") if _NUMBERED.fullmatch(path.name) and (path / STATE_FILE).exists()]
+    return sorted(found, key=number_of)
+
+
+def number_of(path: Path) -> int:
+    """The step or iteration in the name of a checkpoint."""
+    return int(path.name.rpartition("-")[2])
 
 
 def abandon_later(folder: str | Path, iteration: int) -> None:
     """Renames checkpoints behind `iteration`, from where a run goes on another time, to `abandoned-...`: they are no longer part of it."""
     for path in [path for kind in (STEP, BEST) for path in numbered(folder, kind)]:
-        if int(path.name.rpartition("-")[2]) > iteration:
+        if number_of(path) > iteration:
             names = (f"abandoned-{path.name}" + f"-{number}" * (number > 1) for number in count(1))
             abandoned = next(there for there in map(path.with_name, names) if not there.exists())
-            path.rename(abandoned)
+            move(path, abandoned)
             _logger.warning("%s is later than what the run goes on from: kept as %s.", path, abandoned.name)
 
 
 def prune(folder: str | Path, keep: int, kind: str = STEP) -> None:
-    """Deletes all but the last `keep` numbered checkpoints, and what killed writes have left."""
-    for path in [*numbered(folder, kind)[:-keep], *Path(folder).glob(f".{kind}-*.new")]:
+    """Deletes all but the last `keep` numbered checkpoints."""
+    for path in numbered(folder, kind)[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _set_aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
-
-
-def _flush(folder: Path) -> None:
-    """Makes sure that the files are on the disk before the folder gets its name."""
-    for file in [*folder.iterdir(), folder]:
-        handle = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

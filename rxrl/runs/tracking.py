@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +15,12 @@ import torch
 from pydantic import Field
 
 from rxrl.config import BaseConfig
-from rxrl.errors import MissingExtraError, TrainingError
+from rxrl.errors import MissingExtraError
 from rxrl.types import Action, Policy, TokenBatch
+from rxrl.writing import append_line, cut, flush, json_text
 
 METRICS_FILE, TIMINGS_FILE = "metrics.jsonl", "timings.jsonl"
+_logger = logging.getLogger(__name__)
 
 
 class TrackingConfig(BaseConfig):
@@ -89,22 +91,34 @@ class MetricsLog:
         if self.writes:
             label = {key: plain_line[key] for key in ("phase", "stage", "iteration") if key in plain_line}
             seconds = {key: round(value, 4) for key, value in (times or {}).items()}
-            _append(self.folder / TIMINGS_FILE, label | {"elapsed": round(time.perf_counter() - self._started, 3)} | seconds)
-            _append(self.folder / METRICS_FILE, plain_line)
+            self._append(TIMINGS_FILE, label | {"elapsed": round(time.perf_counter() - self._started, 3)} | seconds)
+            self._append(METRICS_FILE, plain_line)
         for tracker in self.trackers:
             tracker.log(plain_line | {f"seconds/{key}": value for key, value in (times or {}).items()})
         return plain_line
 
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        then = ", then go on with --resume"
+        append_line(self.folder / name, json_text(line), kept="checkpoints are untouched", then=then)
+
     def position(self) -> dict[str, int]:
-        """Bytes of each file so far."""
-        files = (self.folder / name for name in (METRICS_FILE, TIMINGS_FILE))
-        return {file.name: file.stat().st_size if file.exists() else 0 for file in files}
+        """Bytes of each file so far, which are on the disk from now on."""
+        files = [self.folder / name for name in (METRICS_FILE, TIMINGS_FILE)]
+        return {file.name: flush(file) if file.exists() else 0 for file in files}
 
     def rewind(self, position: Mapping[str, int] | None = None) -> None:
-        """Cuts the files back to a position that a checkpoint has noted; None: to nothing."""
+        """Cuts the files back to a position that a checkpoint has noted; None: to nothing.
+
+        Lines that are missing there, or are no lines of metrics (a disk that lost power can leave either), cannot be made again: a warning
+        says so, and the file goes on after those that are left.
+        """
         for name in (METRICS_FILE, TIMINGS_FILE) if self.writes else ():
             if (path := self.folder / name).exists():
-                os.truncate(path, (position or {}).get(name, 0))
+                wanted = (position or {}).get(name, 0)
+                kept = _whole_lines(path, wanted)
+                cut(path, kept)
+                if kept < wanted:
+                    _logger.warning("%s has lost its last lines before the checkpoint; it goes on after those that are left.", path)
 
     def open(self, ids: Mapping[str, str] | None = None) -> None:
         """Starts the trackers, each as a new run or as the one with its id."""
@@ -228,7 +242,7 @@ class TensorBoardTracker(Tracker):
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """All lines of a run's `metrics.jsonl`; empty where there is none."""
     path = Path(folder) / METRICS_FILE
-    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
+    return [json.loads(line) for line in path.read_bytes()[: _whole_lines(path)].splitlines()] if path.exists() else []
 
 
 def plain(value: Any) -> Any:
@@ -249,11 +263,15 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {f"{phase}/{key}": value for key, value in metrics.items() if isinstance(value, int | float)}
 
 
-def _append(path: Path, line: Mapping[str, Any]) -> None:
-    try:
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise TrainingError(
-            f"{path} could not be written ({error.strerror or error}); checkpoints are untouched: make room, then go on with --resume."
-        ) from error
+def _whole_lines(path: Path, most: int | None = None) -> int:
+    """Bytes of the whole lines of JSON objects that a file begins with, of its first `most` bytes."""
+    size = 0
+    for line in path.read_bytes()[:most].splitlines(keepends=True):
+        try:
+            whole = line.endswith(b"\n") and isinstance(json.loads(line), dict)
+        except (ValueError, RecursionError):
+            whole = False
+        if not whole:
+            break
+        size += len(line)
+    return size

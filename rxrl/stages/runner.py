@@ -13,13 +13,14 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from rxrl.models import ReactiveTransformer
-from rxrl.runs.checkpoints import BEST, load_state, numbered, prune, recover, save_checkpoint
+from rxrl.runs.checkpoints import BEST, load_state, numbered, prune, save_checkpoint
 from rxrl.runs.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
 from rxrl.runs.signals import Interruption
 from rxrl.runs.tracking import MetricsLog
 from rxrl.stages.config import StageConfig
 from rxrl.stages.losses import LossResult
 from rxrl.stages.tasks import SmatTask, StageTask
+from rxrl.writing import sweep
 
 Observer = Callable[[str, int, int, dict[str, Any]], None]
 """Called with stage, step, steps in all (where tokens end the stage: as the batches so far let expect) and metrics."""
@@ -135,7 +136,7 @@ class StageRunner:
         Args:
             rewind: Cut the metrics files back to it; false where others have written behind it.
         """
-        recover(self.checkpoints)
+        sweep(self.checkpoints)
         found = numbered(self.checkpoints)
         if not found:
             return False

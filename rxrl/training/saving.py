@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rxrl.curricula import Stage
 from rxrl.errors import CheckpointError
-from rxrl.runs.checkpoints import BEST, STEP, Saved, abandon_later, load_state, numbered, prune, recover, save_checkpoint
+from rxrl.runs.checkpoints import BEST, STEP, Saved, abandon_later, load_state, numbered, prune, save_checkpoint
+from rxrl.writing import sweep
 
 if TYPE_CHECKING:
     from rxrl.training.trainer import MRLTrainer, TrainerState
@@ -80,7 +81,7 @@ def resume_run(trainer: MRLTrainer, path: str | Path | None = None, rewind: bool
     """
     folder = trainer.folder / "checkpoints"
     if trainer.processes.first:
-        recover(folder)
+        sweep(folder)
     trainer.processes.wait()
     found = numbered(folder) if path is None else [Path(path)]
     if not found:

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rxrl.errors import CheckpointError, ConfigError
+from rxrl.errors import CheckpointError, ConfigError, WriteError
 from rxrl.models import ReactiveTransformer
 from rxrl.models.config import AttentionConfig, DecoderConfig, GateConfig, MemoryAttentionConfig
 from rxrl.models.interop.rxlm import export_rxlm, import_rxlm
@@ -138,7 +138,7 @@ def test_an_export_computes_the_same(tmp_path: Path) -> None:
 
 def test_a_file_that_stands_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(WriteError, match="could not be written"):
         export_rxlm(ReactiveTransformer.from_config(config()), tmp_path / "out")
 
 

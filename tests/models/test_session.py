@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import rxrl
 from rxrl.cli.main import app
 from rxrl.data import Tokenizer
-from rxrl.errors import CheckpointError, ModelError
+from rxrl.errors import CheckpointError, ModelError, WriteError
 from rxrl.memory import drift
 from rxrl.models import (
     AnswerEnd,
@@ -112,7 +112,7 @@ def test_memory_is_saved_to_files_only(model, tokenizer, tmp_path: Path):
     (tmp_path / "file").write_text("")
     chat = ReactiveSession(model, tokenizer)
     for path in (".", "/", tmp_path / "file" / "x", tmp_path / ("x" * 300)):
-        with pytest.raises(CheckpointError, match="cannot be saved"):
+        with pytest.raises(WriteError, match="could not be written"):
             chat.save(path)
 
 

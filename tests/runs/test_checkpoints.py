@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 
-from rxrl.errors import CheckpointError
+from rxrl.errors import CheckpointError, WriteError
+from rxrl.manifest import MANIFEST_FILE, write_manifest
 from rxrl.models import Critic, ReactiveTransformer
-from rxrl.runs.checkpoints import TENSORS_FILE, load_critic, load_state, numbered, prune, recover, save_checkpoint
+from rxrl.runs.checkpoints import STATE_FILE, TENSORS_FILE, load_critic, load_state, numbered, prune, save_checkpoint
 from rxrl.runs.tracking import MetricsLog, read_metrics
+from rxrl.writing import sweep
 from tests.training.toy import CODEC, tiny_model
 
 
@@ -38,7 +40,7 @@ def test_a_failed_write_leaves_the_older_checkpoint(tmp_path):
         def save(self, folder):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(CheckpointError, match="No space left on device"):
+    with pytest.raises(WriteError, match="No space left on device"):
         save_checkpoint(path, tiny_model(seed=3), Broken(), state={})
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     assert [each.name for each in tmp_path.iterdir()] == ["step-000001"]
@@ -54,7 +56,7 @@ def test_a_failed_rename_brings_the_older_checkpoint_back(tmp_path, monkeypatch)
         return rename(self, target)
 
     monkeypatch.setattr(type(path), "rename", failing)
-    with pytest.raises(CheckpointError, match="older ones are untouched"):
+    with pytest.raises(WriteError, match="older ones are untouched"):
         saved(tmp_path, model=tiny_model(seed=3))
     monkeypatch.undo()
     assert load_state(path)[0] == {"step": 1}
@@ -72,10 +74,10 @@ def test_what_a_killed_replacement_has_set_aside_comes_back(tmp_path):
     path = saved(tmp_path)
     path.rename(tmp_path / ".step-000001.old")
     (tmp_path / ".step-000001.new").mkdir()
-    recover(tmp_path)
+    sweep(tmp_path)
     assert load_state(path)[0] == {"step": 1}
     path.with_name(".step-000001.old").mkdir()
-    recover(tmp_path)
+    sweep(tmp_path)
     assert load_state(path)[0] == {"step": 1}
     prune(tmp_path, 2)
     assert [each.name for each in tmp_path.iterdir()] == ["step-000001"]
@@ -91,6 +93,9 @@ def test_pruning_keeps_the_last(tmp_path):
 def test_a_broken_or_missing_state_is_one_sentence(tmp_path):
     path = saved(tmp_path)
     (path / TENSORS_FILE).write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match=r"training_state.pt is not the file that was written"):
+        load_state(path)
+    write_manifest(path, [TENSORS_FILE, STATE_FILE])
     with pytest.raises(CheckpointError, match="use an older checkpoint"):
         load_state(path)
     with pytest.raises(CheckpointError, match="is missing; start from it instead"):
@@ -105,6 +110,7 @@ def test_a_critic_of_another_size_or_kind_is_left_where_it_is(other, tmp_path, c
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
     assert "another kind or size" in caplog.text
     (path / "critic.safetensors").write_bytes(b"nonsense")
+    (path / MANIFEST_FILE).unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_critic(path, other)
 
@@ -124,3 +130,68 @@ def test_times_stand_apart_from_metrics(tmp_path):
     assert "collect" not in (tmp_path / "metrics.jsonl").read_text()
     assert json.loads((tmp_path / "timings.jsonl").read_text())["collect"] == 1.2346
     assert read_metrics(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "critic.safetensors", "training_state.json", "training_state.pt"])
+def test_a_flipped_bit_in_any_file_is_noticed_when_it_is_read(name, tmp_path):
+    critic = Critic(tiny_model().config)
+    path = saved(tmp_path, critic=critic)
+    content = bytearray((path / name).read_bytes())
+    content[len(content) // 2] ^= 0x04
+    (path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name} is not the file that was written .*manifest.json"):
+        _ = ReactiveTransformer.from_pretrained(path), load_critic(path, critic), load_state(path)
+
+
+def test_what_the_manifest_names_must_be_there_and_a_run_needs_its_manifest(tmp_path):
+    critic = Critic(tiny_model().config)
+    path = saved(tmp_path, critic=critic)
+    (path / "critic.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"is not whole: critic.safetensors is missing"):
+        load_critic(path, critic)
+    (path / MANIFEST_FILE).write_text("[]")
+    with pytest.raises(CheckpointError, match=r"manifest.json is broken"):
+        ReactiveTransformer.from_pretrained(path)
+    (path / MANIFEST_FILE).unlink()
+    assert not load_critic(path, critic)
+    with pytest.raises(CheckpointError, match=r"cannot be checked: manifest.json is missing"):
+        load_state(path)
+
+
+def test_checkpoints_are_ordered_by_number(tmp_path):
+    for name in ("step-1000000", "step-999999", "step-000002", "step-note"):
+        saved(tmp_path, name)
+    assert [path.name for path in numbered(tmp_path)] == ["step-000002", "step-999999", "step-1000000"]
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        (b"", 0),
+        (b'{"iteration": 1}\n', 1),
+        (b'{"iteration": 1}\n{"itera', 1),
+        (b'{"iteration": 1}\n' + bytes(40), 1),
+        (b"\xff\xfe\n", 0),
+        (b"[]\n", 0),
+    ],
+)
+def test_metrics_that_have_lost_lines_go_on_after_those_that_are_left(left, kept, tmp_path, caplog):
+    log = MetricsLog(tmp_path)
+    for iteration in (1, 2, 3):
+        log.write({"iteration": iteration})
+    position = log.position()
+    (tmp_path / "metrics.jsonl").write_bytes(left)
+    log.rewind(position)
+    log.write({"iteration": 4})
+    assert [line["iteration"] for line in read_metrics(tmp_path)] == [*range(1, kept + 1), 4]
+    assert "metrics.jsonl has lost its last lines" in caplog.text
+
+
+def test_a_number_that_is_not_finite_is_null_in_the_file_and_itself_for_whoever_reads_the_line(tmp_path):
+    line = MetricsLog(tmp_path).write({"loss": float("nan"), "kl": torch.tensor(float("inf")), "terms": [float("-inf"), 1.0]})
+    assert line["kl"] == float("inf")
+    assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail) == {
+        "loss": None,
+        "kl": None,
+        "terms": [None, 1.0],
+    }

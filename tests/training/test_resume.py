@@ -11,10 +11,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from rxrl import writing
 from rxrl.envs import ConversationVectorEnv
-from rxrl.errors import CheckpointError, Interrupted, TrainingError
-from rxrl.runs.checkpoints import BEST, STATE_FILE, numbered
-from rxrl.training import checkpoints, interruption, saving
+from rxrl.errors import CheckpointError, Interrupted, WriteError
+from rxrl.manifest import write_manifest
+from rxrl.runs import signals
+from rxrl.runs.checkpoints import BEST, STATE_FILE, load_state, numbered
+from rxrl.training import saving
 from rxrl.training import trainer as trainer_module
 from rxrl.training.callbacks import Callback
 from rxrl.training.learner import Learner
@@ -101,8 +104,8 @@ MOMENTS = {
     "before a stage border is decided": (trainer_module.StepScheduler, "observe", 2),
     "at the first checkpoint": (saving, "save_checkpoint", 2),
     "when old checkpoints are dropped": (saving, "prune", 3),
-    "while files of a checkpoint are written": (checkpoints, "_flush", 4),
-    "before a checkpoint gets its name": (checkpoints.Path, "rename", 3),
+    "while files of a checkpoint are written": (writing, "flush", 4),
+    "before a checkpoint gets its name": (writing.Path, "rename", 3),
 }
 
 
@@ -157,7 +160,7 @@ def test_a_signal_ends_the_iteration_writes_a_checkpoint_and_says_so(number, cod
 
 @pytest.mark.usefixtures("foreground")
 def test_a_second_signal_leaves_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(interruption, "SAME", 0.0)
+    monkeypatch.setattr(signals, "SAME", 0.0)
     with pytest.raises(Interrupted, match="at once"):
         trainer_in(tmp_path, callbacks=[SignalAt(signal.SIGINT, 3, times=2)]).train()
     assert [path.name for path in numbered(tmp_path / "checkpoints")] == ["step-000002"]
@@ -180,7 +183,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_older_checkpoints_stay(who
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        with pytest.raises(CheckpointError, match=r"step-000004 could not be written .* older ones are untouched"):
+        with pytest.raises(WriteError, match=r"step-000004 could not be written .* older ones are untouched"):
             trainer_in(tmp_path).train()
     assert [path.name for path in numbered(tmp_path / "checkpoints")] == ["step-000002"]
     assert not list((tmp_path / "checkpoints").glob(".*"))
@@ -191,7 +194,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_older_checkpoints_stay(who
 def test_metrics_that_cannot_be_written_are_a_sentence(tmp_path):
     trainer = trainer_in(tmp_path)
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(TrainingError, match=r"metrics.jsonl could not be written .* go on with --resume"):
+    with pytest.raises(WriteError, match=r"metrics.jsonl could not be written .* go on with --resume"):
         trainer.train()
 
 
@@ -202,6 +205,7 @@ def test_a_checkpoint_of_another_version_is_refused_by_the_name_of_what_it_lacks
     state = json.loads(file.read_text())
     del state[key]
     file.write_text(json.dumps(state))
+    write_manifest(file.parent, [each.name for each in file.parent.iterdir()])
     with pytest.raises(CheckpointError, match=rf"{STATE_FILE} lacks {key!r}.*another version.*--from"):
         trainer_in(tmp_path, max_iterations=2).resume()
 
@@ -224,4 +228,4 @@ def test_the_best_weights_are_kept_and_a_later_stage_counts_before_a_better_numb
     assert (state["kind"], state["stage"]) == ("mrl-best", "steps-2")
     assert state["retention"] == pytest.approx(best[1], rel=1e-5)
     with pytest.raises(CheckpointError, match="start from it"):
-        checkpoints.load_state(kept)
+        load_state(kept)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rxrl.data.importers.common import cut, existing, pack, read_text
 from rxrl.data.rows import JSON_FILES, LengthLimit, json_line, parsed_json
 from rxrl.errors import DataError
+from rxrl.writing import write_bytes
 
 DOCUMENT_BORDER = "<|endoftext|>"
 _PARAGRAPH = re.compile(r"\n\s*\n")
@@ -70,8 +71,7 @@ def write_texts(path: str | Path, texts: Sequence[str]) -> int:
     target = Path(path)
     if target.suffix != ".jsonl":
         raise DataError(f"Texts are written to .jsonl files, but {target.name!r} was given.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(b"".join(json_line({"text": text}, "A text") for text in texts))
+    write_bytes(target, b"".join(json_line({"text": text}, "A text") for text in texts))
     return len(texts)
 
 

@@ -11,11 +11,9 @@ With `background=True` the write goes on in a thread while somebody reads or typ
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from rxrl.models.generation.batch import generate_steps
 from rxrl.models.generation.sampling import chosen_sampling
 from rxrl.models.model import ReactiveTransformer
 from rxrl.types import EOS, TextCodec, TokenBatch, interaction_ids, prompt_ids
+from rxrl.writing import replacing
 
 _MEMORY_NAME = "stm"
 _UNFINISHED = "\ufffd"
@@ -218,17 +217,8 @@ class ReactiveSession:
     def save(self, path: str | Path) -> None:
         """Writes the memory to a safetensors file; it means something to the model that wrote it only."""
         path, stm = Path(path), self.stm
-        if not path.name:
-            raise CheckpointError(f"The memory cannot be saved to {path}: give the name of a file.")
-        temporary = path.with_name(f".{path.name}.new")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({_MEMORY_NAME: stm.cpu().contiguous()}, temporary, metadata={"model": self.model.config.name})
-            os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise CheckpointError(f"The memory cannot be saved to {path} ({error}): choose another place.") from None
+        with replacing(path) as file:
+            save_file({_MEMORY_NAME: stm.cpu().contiguous()}, file, metadata={"model": self.model.config.name})
 
     def load(self, path: str | Path) -> None:
         """Replaces the memory by a saved one.

@@ -6,9 +6,7 @@ A part is the encoder, the decoder, the memory attention or the MLM head; a whol
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from rxrl.errors import CheckpointError
 from rxrl.models.interop.hub import local_folder
+from rxrl.writing import replacing, write_text
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PARTS = ("encoder", "decoder", "memory_attention", "mlm_head")
@@ -99,16 +98,9 @@ def read_folder(source: str | Path) -> RxlmFolder:
 
 def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes configuration and weights; each file is whole or absent."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
-            fresh = Path(temporary)
-            save_file({key: value.contiguous() for key, value in tensors.items()}, fresh / WEIGHTS_FILE, metadata=dict(metadata))
-            (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            for name in (WEIGHTS_FILE, CONFIG_FILE):
-                os.replace(fresh / name, folder / name)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} cannot be written ({_first_line(error)}): choose another folder.") from None
+    with replacing(folder / WEIGHTS_FILE) as file:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, file, metadata=dict(metadata))
+    write_text(folder / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def listed(names: list[str], most: int = 8) -> str:
