@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,16 +13,15 @@ import torch
 from accelerate.state import AcceleratorState
 
 from rxrl.algorithms import BUILT_IN
-from rxrl.curricula import Curriculum
 from rxrl.models import ReactiveTransformer
 from rxrl.training.callbacks import Callback
-from rxrl.training.config import MRLConfig
 from rxrl.training.replay import policy_log_probs
 from rxrl.training.trainer import MRLTrainer
 from rxrl.training.update import actor_loss, minibatches
 from scripts.learning import LEARNED, TASKS, accuracy, recall_trainer
 from tests.gpu.parts import flat, gap
-from tests.training.toy import CODEC, ToySource, recall, tiny_model
+from tests.training import toy
+from tests.training.toy import lines, tiny_model
 
 ALL_ON = {"entropy": 0.05, "kl": 0.1, "balance": 0.1, "memory_difference": 0.1, "memory_cosine": 0.1, "consistency": 0.1, "value_clip": 1.0}
 STAGE = {"steps": 3, "iterations": 1}
@@ -34,30 +32,9 @@ def pico(seed: int = 0, **changes: object) -> ReactiveTransformer:
     return tiny_model(seed, **{"dim": 64, "slots": 32, "max_length": 96, **changes})
 
 
-def trainer_in(
-    folder: Path, *stages: dict[str, Any], model: ReactiveTransformer | None = None, callbacks: Any = (), **changes: Any
-) -> MRLTrainer:
-    settings = {
-        "episodes": 8,
-        "max_answer_tokens": 4,
-        "evaluation": {"every": 2, "conversations": 4},
-        "optimizer": {"learning_rate": 0.01, "warmup": 0.0},
-    }
-    return MRLTrainer(
-        model or pico(),
-        CODEC,
-        curriculum=Curriculum.custom(list(stages or [STAGE])),
-        source=ToySource(),
-        held_out=ToySource(),
-        config=MRLConfig(**settings | changes),
-        folder=folder,
-        reward=recall,
-        callbacks=callbacks,
-    )
-
-
-def lines(trainer: MRLTrainer) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (trainer.folder / "metrics.jsonl").read_text().splitlines()]
+def trainer_in(folder: Path, *stages: dict[str, Any], model: ReactiveTransformer | None = None, **changes: Any) -> MRLTrainer:
+    settings = {"episodes": 8, "evaluation": {"every": 2, "conversations": 4}}
+    return toy.trainer_in(folder, stages or [STAGE], model=model or pico(), **settings | changes)
 
 
 def trained(trainer: MRLTrainer) -> list[dict[str, Any]]:

@@ -6,12 +6,9 @@ from pathlib import Path
 
 import torch
 
-from rxrl.curricula import Curriculum
 from rxrl.errors import RxrlError
-from rxrl.training.config import MRLConfig
 from rxrl.training.learner import Learner
-from rxrl.training.trainer import MRLTrainer
-from tests.training.toy import CODEC, ToySource, lively, tiny_model
+from tests.training.toy import lively, trainer_in
 
 EVERYTHING = {
     "entropy": 0.05,
@@ -40,17 +37,8 @@ SGD = {"name": "sgd", "learning_rate": 0.05, "warmup": 0.0, "schedule": "constan
 
 
 def trainer_of(scenario, folder):
-    settings = {"max_answer_tokens": 4, "evaluation": {"every": 2, "conversations": 5}, "optimizer": SGD, "critic_optimizer": SGD}
-    return MRLTrainer(
-        tiny_model(),
-        CODEC,
-        curriculum=Curriculum.custom(STAGES),
-        source=ToySource(),
-        held_out=ToySource(),
-        config=MRLConfig(**settings | SCENARIOS[scenario], checkpoint_every=1),
-        folder=folder,
-        reward=lively,
-    )
+    settings = {"evaluation": {"every": 2, "conversations": 5}, "optimizer": SGD, "critic_optimizer": SGD, "checkpoint_every": 1}
+    return trainer_in(folder, STAGES, reward=lively, **settings | SCENARIOS[scenario])
 
 
 def recorded(trainer):

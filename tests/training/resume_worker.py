@@ -6,11 +6,8 @@ import signal
 
 import torch
 
-from rxrl.curricula import Curriculum
-from rxrl.envs import ConversationVectorEnv
-from rxrl.training.config import MRLConfig
-from rxrl.training.trainer import MRLTrainer
-from tests.training.toy import CODEC, ToySource, recall, tiny_model
+from tests.training import toy
+from tests.training.toy import tiny_model
 
 STAGES = [
     {"steps": 1, "iterations": 3, "reset_ratio": 0.3, "train": ["memory_attention", "decoder_memory", "critic"]},
@@ -18,27 +15,14 @@ STAGES = [
 ]
 
 
-def trainer_in(folder, seed=0, env=ConversationVectorEnv, callbacks=(), **changes):
+def trainer_in(folder, seed=0, **changes):
     settings = {
-        "episodes": 4,
-        "max_answer_tokens": 4,
         "algorithm": {"name": "impo", "minibatches": 2, "epochs": 2},
         "evaluation": {"every": 2, "conversations": 4},
         "checkpoint_every": 2,
         "optimizer": {"learning_rate": 0.02, "learning_rates": {"encoder": 0.01}},
     }
-    return MRLTrainer(
-        tiny_model(seed=seed),
-        CODEC,
-        curriculum=Curriculum.custom(STAGES),
-        source=ToySource(),
-        held_out=ToySource(),
-        config=MRLConfig(**settings | changes),
-        folder=folder,
-        reward=recall,
-        env=env,
-        callbacks=callbacks,
-    )
+    return toy.trainer_in(folder, STAGES, model=tiny_model(seed=seed), **settings | changes)
 
 
 def weights_of(trainer):

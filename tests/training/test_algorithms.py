@@ -1,6 +1,5 @@
 """Algorithms in the trainer: groups, critics, coefficients that adapt, options that reach the update, an algorithm of one's own."""
 
-import json
 from itertools import pairwise
 
 import pytest
@@ -9,13 +8,10 @@ import torch
 from rxrl import registry
 from rxrl.algorithms import BUILT_IN, Algorithm
 from rxrl.algorithms.losses import LossResult, policy_gradient_loss
-from rxrl.curricula import Curriculum
 from rxrl.errors import ConfigError
 from rxrl.training.callbacks import Callback
-from rxrl.training.config import MRLConfig
-from rxrl.training.trainer import MRLTrainer
 from tests.algorithms.test_config import EntryPoint
-from tests.training.toy import CODEC, ToySource, recall, tiny_model
+from tests.training.toy import lines, same, trainer_in, weights
 
 EVERYTHING = {
     "entropy": 0.05,
@@ -45,44 +41,16 @@ def alike(turns):
     return [7.0 if turn.asking else None for turn in turns]
 
 
-def trainer_in(folder, algorithm, iterations=1, callbacks=(), reward=recall, **changes):
-    settings = {
-        "episodes": 8,
-        "max_answer_tokens": 4,
-        "algorithm": algorithm,
-        "evaluation": {"every": iterations, "conversations": 3},
-        "optimizer": {"learning_rate": 0.01, "warmup": 0.0},
-    }
-    return MRLTrainer(
-        tiny_model(),
-        CODEC,
-        curriculum=Curriculum.custom([{"steps": 3, "iterations": iterations}]),
-        source=ToySource(),
-        held_out=ToySource(),
-        config=MRLConfig(**settings | changes),
-        folder=folder,
-        reward=reward,
-        callbacks=callbacks,
-    )
-
-
-def lines(trainer):
-    return [json.loads(line) for line in (trainer.folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(one, two):
-    return all(torch.equal(one[name], two[name]) for name in one)
+def one_stage(folder, algorithm, iterations=1, **changes):
+    settings = {"episodes": 8, "evaluation": {"every": iterations, "conversations": 3}}
+    return trainer_in(folder, [{"steps": 3, "iterations": iterations}], algorithm=algorithm, **settings | changes)
 
 
 @pytest.mark.parametrize("kl_in", ["loss", "reward"])
 @pytest.mark.parametrize("name", list(BUILT_IN))
 def test_every_algorithm_trains_with_every_option_on(name, kl_in, tmp_path):
     epochs = 2 if BUILT_IN[name].reuses_rollouts else 1
-    trainer = trainer_in(tmp_path, {"name": name, "epochs": epochs, "minibatches": 2, "kl_in": kl_in, **EVERYTHING}, iterations=2)
+    trainer = one_stage(tmp_path, {"name": name, "epochs": epochs, "minibatches": 2, "kl_in": kl_in, **EVERYTHING}, iterations=2)
     before, critic = weights(trainer.model), weights(trainer.learner.critic)
     trainer.train()
     first, second = lines(trainer)
@@ -103,7 +71,7 @@ def test_every_algorithm_trains_with_every_option_on(name, kl_in, tmp_path):
 
 @pytest.mark.parametrize("name", ["grpo", "rloo"])
 def test_groups_are_samples_of_one_conversation_from_one_stm0(name, tmp_path):
-    trainer = trainer_in(tmp_path, {"name": name})
+    trainer = one_stage(tmp_path, {"name": name})
     stage = trainer.scheduler.stage
     rollout = trainer.collect(stage, trainer.begin(stage))
     assert rollout.batch == 8
@@ -116,12 +84,12 @@ def test_groups_are_samples_of_one_conversation_from_one_stm0(name, tmp_path):
 
 def test_episodes_that_make_no_whole_groups_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="8 episodes cannot be played as groups of 3"):
-        trainer_in(tmp_path, {"name": "grpo", "group_size": 3}).train()
+        one_stage(tmp_path, {"name": "grpo", "group_size": 3}).train()
 
 
 @pytest.mark.parametrize("kind", ["text", "memory", "shared"])
 def test_every_critic_learns(kind, tmp_path):
-    trainer = trainer_in(tmp_path, {"advantage": "gae", "minibatches": 2, "kl": 0.0}, iterations=2, critic=kind)
+    trainer = one_stage(tmp_path, {"advantage": "gae", "minibatches": 2, "kl": 0.0}, iterations=2, critic=kind)
     before = weights(trainer.learner.critic)
     trainer.train()
     after = weights(trainer.learner.critic)
@@ -134,7 +102,7 @@ def test_a_shared_trunk_learns_from_the_value_loss(tmp_path):
     quiet = {"name": "ppo", "entropy": 0.0, "kl": 0.0, "balance": 0.0, "minibatches": 1}
     moved = {}
     for kind in ("text", "shared"):
-        trainer = trainer_in(tmp_path / kind, quiet, critic=kind, optimizer={"name": "sgd", "learning_rate": 0.1, "weight_decay": 0.0})
+        trainer = one_stage(tmp_path / kind, quiet, critic=kind, optimizer={"name": "sgd", "learning_rate": 0.1, "weight_decay": 0.0})
         stage = trainer.scheduler.stage
         algorithm = trainer.begin(stage)
         rollout = trainer.collect(stage, algorithm)
@@ -149,14 +117,14 @@ def test_a_shared_trunk_learns_from_the_value_loss(tmp_path):
 
 def test_an_adapted_coefficient_survives_a_resume(tmp_path):
     options = {"experimental": {"adaptive_kl": 1e-6, "adaptive_rate": 1.0}, "minibatches": 2}
-    whole = trainer_in(tmp_path / "whole", options, iterations=4, checkpoint_every=2)
+    whole = one_stage(tmp_path / "whole", options, iterations=4, checkpoint_every=2)
     whole.train()
     coefficients = [line["kl_coefficient"] for line in lines(whole)]
     assert all(later == pytest.approx(1.2 * earlier, rel=1e-4) for earlier, later in pairwise(coefficients))
-    cut = trainer_in(tmp_path / "cut", options, iterations=4, checkpoint_every=2, callbacks=[StopAfter(3)])
+    cut = one_stage(tmp_path / "cut", options, iterations=4, checkpoint_every=2, callbacks=[StopAfter(3)])
     with pytest.raises(Stop):
         cut.train()
-    resumed = trainer_in(tmp_path / "cut", options, iterations=4, checkpoint_every=2)
+    resumed = one_stage(tmp_path / "cut", options, iterations=4, checkpoint_every=2)
     assert resumed.resume()
     assert resumed.state.iteration == 2
     resumed.train()
@@ -187,7 +155,7 @@ def test_a_packages_algorithm_trains(tmp_path, monkeypatch):
     seen = []
     mine = Algorithm("mine", loss, advantage="return", reuses_rollouts=False)
     monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint("mine", mine)])
-    trainer = trainer_in(tmp_path, {"name": "mine", "options": {"strength": 0.5}})
+    trainer = one_stage(tmp_path, {"name": "mine", "options": {"strength": 0.5}})
     trainer.train()
     assert seen == [0.5]
     assert "mine" in lines(trainer)[0]
@@ -197,7 +165,7 @@ def test_a_packages_algorithm_trains(tmp_path, monkeypatch):
 @pytest.mark.parametrize("skip", [True, False])
 def test_where_all_answers_earn_the_same_the_policy_stays_as_it_is(name, skip, tmp_path):
     algorithm = {"name": name, "gamma": 0.0, "minibatches": 2, "skip_without_advantage": skip}
-    trainer = trainer_in(tmp_path, algorithm, iterations=2, reward=alike)
+    trainer = one_stage(tmp_path, algorithm, iterations=2, reward=alike)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     trainer.train()
     after = trainer.model.state_dict()

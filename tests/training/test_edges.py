@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -21,31 +22,14 @@ from rxrl.training.critics import critic_values, make_critic
 from rxrl.training.rollout import collect
 from rxrl.training.rules import check_stages
 from rxrl.training.targets import Targets, advantages_of
-from rxrl.training.trainer import MRLTrainer
 from rxrl.training.update import has_advantage
 from rxrl.types import TokenBatch, interaction_ids
 from tests.algorithms.options import configured
+from tests.training import toy
 from tests.training.test_alarms import FINE, names
-from tests.training.toy import CODEC, ToySource, conversation, conversations, make_env, play, recall, tiny_model, toy_critic
+from tests.training.toy import conversation, conversations, lines, make_env, play, recall, tiny_model, toy_critic
 
-
-def trainer_in(folder, stages=({"steps": 2, "iterations": 2},), reward=recall, start=None, **changes):
-    settings = {"episodes": 4, "max_answer_tokens": 4, "evaluation": {"every": 100, "conversations": 3}, "checkpoint_every": 1}
-    return MRLTrainer(
-        tiny_model(),
-        CODEC,
-        curriculum=Curriculum.custom(list(stages)),
-        source=ToySource(),
-        held_out=ToySource(),
-        config=MRLConfig(**settings | changes),
-        folder=folder,
-        reward=reward,
-        start=start,
-    )
-
-
-def lines(trainer):
-    return [json.loads(line) for line in (trainer.folder / "metrics.jsonl").read_text().splitlines()]
+trainer_in = partial(toy.trainer_in, evaluation={"every": 100, "conversations": 3}, optimizer={}, checkpoint_every=1)
 
 
 @pytest.mark.parametrize("per", ["turn", "token"])

@@ -9,16 +9,14 @@ from typing import Any
 
 import pytest
 
-from rxrl.curricula import Curriculum
 from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import RewardError
 from rxrl.evaluation import play, read_records, rescore
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.rewards import Retention, load_reward
-from rxrl.training.config import MRLConfig
 from rxrl.training.trainer import MRLTrainer
 from tests.evaluation.fakes import Reader, WordCodec, conversations, environment
-from tests.training.toy import CODEC, ToySource, lively, tiny_model
+from tests.training.toy import lively, trainer_in
 
 CALLS_BEFORE = 3
 
@@ -45,11 +43,8 @@ def failing_after(calls: int, how: str) -> Any:
 
 
 def trainer(folder: Path, reward: Any, **options: Any) -> MRLTrainer:
-    config = MRLConfig(episodes=4, max_answer_tokens=4, evaluation={"every": 1, "conversations": 3}, **options)
-    stages = Curriculum.custom([{"steps": 2, "iterations": 4}])
-    return MRLTrainer(
-        tiny_model(), CODEC, curriculum=stages, source=ToySource(), held_out=ToySource(), config=config, folder=folder, reward=reward
-    )
+    evaluation = {"every": 1, "conversations": 3}
+    return trainer_in(folder, [{"steps": 2, "iterations": 4}], reward=reward, evaluation=evaluation, optimizer={}, **options)
 
 
 @pytest.mark.parametrize("how", ["raises", "nan", "short", "hangs"])

@@ -1,6 +1,5 @@
 """The learner: steps do not depend on how a minibatch is cut, frozen groups keep their optimizer state, one clip for each optimizer."""
 
-import json
 
 import pytest
 import torch
@@ -10,10 +9,7 @@ from rxrl.errors import ConfigError
 from rxrl.runs.processes import Processes
 from tests.training.processes_worker import EVERYTHING, SGD, recorded
 from tests.training.resume_worker import trainer_in, weights_of
-
-
-def lines(trainer):
-    return [json.loads(line) for line in (trainer.folder / "metrics.jsonl").read_text().splitlines()]
+from tests.training.toy import lines
 
 
 def one_of(folder, name, **changes):

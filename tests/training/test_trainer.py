@@ -3,7 +3,6 @@
 import copy
 import importlib.machinery
 import importlib.util
-import json
 import sys
 import types
 from dataclasses import replace
@@ -13,18 +12,15 @@ import pytest
 import torch
 
 from rxrl.algorithms import LossResult
-from rxrl.curricula import Curriculum
 from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import CheckpointError, ConfigError, ModelError, TrainingError
 from rxrl.models import ReactiveTransformer
 from rxrl.runs.checkpoints import numbered
 from rxrl.training import learner as learner_module
 from rxrl.training.callbacks import Callback
-from rxrl.training.config import MRLConfig
 from rxrl.training.episodes import split_count
-from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Score
-from tests.training.toy import CODEC, ToySource, conversations, recall, tiny_model
+from tests.training.toy import ToySource, conversations, lines, same, tiny_model, trainer_in, weights
 
 ALL_ON = {
     "entropy": 0.05,
@@ -37,47 +33,13 @@ ALL_ON = {
 }
 
 
-def trainer_in(folder, stages=({"steps": 2, "iterations": 2},), *, model=None, env=None, algorithm=None, callbacks=(), **changes):
-    settings = {
-        "episodes": 4,
-        "max_answer_tokens": 4,
-        "algorithm": algorithm or {},
-        "evaluation": {"every": 2, "conversations": 3},
-        "optimizer": {"learning_rate": 0.01, "warmup": 0.0},
-    }
-    return MRLTrainer(
-        model or tiny_model(),
-        CODEC,
-        curriculum=stages if isinstance(stages, Curriculum) else Curriculum.custom(list(stages)),
-        source=ToySource(),
-        held_out=ToySource(),
-        config=MRLConfig(**settings | changes),
-        folder=folder,
-        reward=recall,
-        env=env or ConversationVectorEnv,
-        callbacks=callbacks,
-    )
-
-
 class EachIteration(Callback):
     def __init__(self, do):
         self.on_iteration = do
 
 
-def weights(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-
-
 def metrics(trainer):
     return (trainer.folder / "metrics.jsonl").read_text()
-
-
-def lines(trainer):
-    return [json.loads(line) for line in metrics(trainer).splitlines()]
 
 
 @pytest.mark.parametrize("name", ["ppo", "impo"])

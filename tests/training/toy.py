@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rxrl.algorithms import AlgorithmConfig
+from rxrl.curricula import Curriculum
 from rxrl.envs import ConversationVectorEnv
 from rxrl.models import Critic, ReactiveTransformer
 from rxrl.policies import ModelPolicy, StmBackend
+from rxrl.training.callbacks import Callback
+from rxrl.training.config import MRLConfig
 from rxrl.training.critics import bootstrap_values, critic_values
 from rxrl.training.replay import reference_pass
 from rxrl.training.rollout import Rollout, collect
 from rxrl.training.targets import Targets, advantages_of, old_policy
+from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Conversation, Interaction, Score, Turn
 from scripts.learning import CODEC, PEOPLE, PETS
+
+OPTIMIZER = {"learning_rate": 0.01, "warmup": 0.0}
 
 
 def conversation(seed: int, steps: int, name: str = "c") -> Conversation:
@@ -142,3 +150,46 @@ def widened(rollout: Rollout, columns: int, garbage: int = 9) -> Rollout:
         answer=pad(rollout.answer, False),
         sampled_log_probs=pad(rollout.sampled_log_probs, 0.0),
     )
+
+
+def trainer_in(
+    folder: Path,
+    stages: Curriculum | Iterable[Mapping[str, Any]] = ({"steps": 2, "iterations": 2},),
+    *,
+    model: ReactiveTransformer | None = None,
+    env: Callable[..., ConversationVectorEnv] = ConversationVectorEnv,
+    reward: Any = recall,
+    start: Any = None,
+    callbacks: Sequence[Callback] = (),
+    **settings: Any,
+) -> MRLTrainer:
+    """A trainer of the toy world whose run is `folder`; `settings` are those of MRLConfig."""
+    given = {"episodes": 4, "max_answer_tokens": 4, "evaluation": {"every": 2, "conversations": 3}, "optimizer": OPTIMIZER} | settings
+    return MRLTrainer(
+        model or tiny_model(),
+        CODEC,
+        curriculum=stages if isinstance(stages, Curriculum) else Curriculum.custom([dict(stage) for stage in stages]),
+        source=ToySource(),
+        held_out=ToySource(),
+        config=MRLConfig(**given),
+        folder=folder,
+        reward=reward,
+        env=env,
+        start=start,
+        callbacks=callbacks,
+    )
+
+
+def lines(trainer: MRLTrainer) -> list[dict[str, Any]]:
+    """The metrics that a trainer has written, a line for each iteration."""
+    return [json.loads(line) for line in (trainer.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of all weights by name."""
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of weights have the same names and the same bits."""
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
