@@ -17,9 +17,17 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from tests.skips import SkipReport  # noqa: E402
+
 torch.set_num_threads(1)
 settings.register_profile("rxrl", deadline=None, derandomize=True)
 settings.load_profile("rxrl")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Processes of xdist report to the one that started them.
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SkipReport(config))
 
 
 @pytest.fixture(autouse=True)

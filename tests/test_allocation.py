@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests import skips
+
 SCRIPT = """
 import resource, sys
 from rxrl.allocation import keep_freed_memory
@@ -35,7 +37,7 @@ def faults(**environment: str) -> tuple[bool, int]:
     return made == "True", int(pages)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has this setting")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason=f"{skips.MACHINE}: glibc")
 def test_freed_memory_is_used_again_without_asking_the_system():
     made, pages = faults()
     assert made

@@ -16,6 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rxrl.models import PRESETS, ReactiveTransformer
+from tests import skips
 from tests.benchmarks import __main__ as command
 from tests.benchmarks.bounds import decode_work
 from tests.benchmarks.measure import REFERENCE, Bench, Measurement, Probe, Row, Usage, measure, peak_growth
@@ -108,7 +109,7 @@ def test_bars_are_scaled_by_the_faster_side_of_the_probe() -> None:
     assert Row("-", "more", 3.0, "tokens/s", True, 1, bar=2.0).reached is True
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of resident memory cannot be set back here")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason=f"{skips.MACHINE}: Linux")
 def test_the_peak_of_memory_is_that_of_the_work_alone() -> None:
     held = bytearray(b"x" * 60_000_000)
     grown = peak_growth(lambda: len(bytearray(b"y" * 40_000_000)))

@@ -97,7 +97,6 @@ CURRICULUM = {"name": "short", "stages": [{"steps": 2, "iterations": 1}]}
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder that pip has installed the package into, without network."""
-    pytest.importorskip("setuptools", reason="building a package offline needs setuptools")
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
     (source / "pyproject.toml").write_text(PYPROJECT)
     (source / "polite_rewards").mkdir()

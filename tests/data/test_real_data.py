@@ -8,11 +8,12 @@ import pytest
 from rxrl.data.importers import import_babi, import_fairytaleqa, import_text
 from rxrl.data.rows import read_conversations, write_conversations
 from rxrl.data.stats import data_stats
+from tests import skips
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 TASKS = sorted(DATA.glob("babi/qa*_train.txt"))
 
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not here")
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"{skips.FILES}: data sets")
 
 
 @needs_data

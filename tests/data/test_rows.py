@@ -172,8 +172,8 @@ ODD = [datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), datetime.date(2026, 1
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
 def test_columns_that_json_cannot_hold_are_named(tmp_path, value):
-    parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow as pa
+    from pyarrow import parquet
 
     inner, outer = row(interactions=[{"query": "c", "answer": "d", "when": value}]), row(when=value)
     for rows, column in (([inner], r"interactions\[0\]\.when"), ([outer, row(id="x")], "when")):
@@ -187,8 +187,8 @@ def test_columns_that_json_cannot_hold_are_named(tmp_path, value):
 
 
 def test_parquet_rows_are_numbered_too(tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow as pa
+    from pyarrow import parquet
 
     rows = [{"query": "a", "answer": "b", "interactions": [{"query": "c", "answer": text}]} for text in ("d", " ")]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
@@ -216,7 +216,8 @@ def test_sources_that_are_not_there_or_empty_say_so(tmp_path):
 
 
 def test_a_data_set_folder_is_read_with_its_splits(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     rows = [row(id=str(number)) for number in range(3)]
     saved = datasets.DatasetDict({"train": datasets.Dataset.from_list(rows), "validation": datasets.Dataset.from_list(rows[:1])})
     saved["validation"] = saved["validation"].map(lambda each: {**each, "id": "v"})

@@ -9,13 +9,15 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from tests import skips
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason="needs a GPU, and torch finds none"))
+            item.add_marker("gpu")
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason=skips.GPU))
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rxrl.models import ReactiveTransformer
 from rxrl.models.attention import attend
+from tests import skips
 from tests.gpu.parts import GPU, PRESETS, awake, batch_of, flat, gap, memory_for, placed
 from tests.models.small import prompts
 
@@ -19,7 +20,7 @@ MODEL, GRADIENTS = 0.05, 0.15
 
 @pytest.fixture(autouse=True)
 def _flash_attn() -> None:
-    pytest.importorskip("flash_attn")
+    pytest.importorskip("flash_attn", reason=skips.FLASH)
 
 
 def heads(groups: int, time: int, seed: int, head_dim: int = 16) -> Tensor:

