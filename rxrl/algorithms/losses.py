@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from torch import Tensor
 NORM_EPS = 1.1920929e-07
 MAXIMA = frozenset({"ratio_deviation"})
 """Metrics of which parts are joined by their maximum; all others are sums over parts, because each is divided by a total of the whole."""
+
+OVER_ALL = frozenset({"loss", "balance", "memory_change", "memory_cosine"})
+"""Metrics over all real turns; the others are means over turns that are trained on, and have no value where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +201,9 @@ def estimated_kl(log_probs: Tensor, reference_log_probs: Tensor, estimator: str)
 def adapted_coefficient(coefficient: float, kl: float, target: float, rate: float) -> float:
     """The coefficient after an update whose KL to the reference was `kl`: larger where that is above `target`.
 
-    One update changes it by a factor of at most 1 +- 0.2 * `rate`.
+    One update changes it by a factor of at most 1 +- 0.2 * `rate`; a `kl` that is NaN (no turn was scored) leaves it.
 
     Source: Ziegler et al. 2019, section 2.2.
     """
-    error = max(-0.2, min(0.2, kl / target - 1))
+    error = 0.0 if math.isnan(kl) else max(-0.2, min(0.2, kl / target - 1))
     return coefficient * (1 + rate * error)

@@ -48,7 +48,7 @@ class Terminal(Callback):
         """Shows where MRL stands."""
         metrics = progress.metrics
         wanted = {"reward": "reward", "retention": "retention", "kl": "KL"}
-        self._keep("mrl", {text: metrics[key] for key, text in wanted.items() if key in metrics})
+        self._keep("mrl", {text: metrics[key] for key, text in wanted.items() if metrics.get(key) is not None})
         self._show(f"mrl {progress.stage.name}", progress.iteration, progress.total, group="mrl")
 
     def close(self) -> None:

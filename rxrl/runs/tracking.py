@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -246,13 +247,13 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """A metric as JSON holds it: numbers in place of tensors, floats of 6 significant digits."""
+    """A metric as JSON holds it: numbers in place of tensors, floats of 6 significant digits, None for what is not a finite number."""
     if isinstance(value, torch.Tensor):
         value = value.tolist()
     if isinstance(value, list):
         return [plain(each) for each in value]
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     return value

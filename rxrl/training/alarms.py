@@ -24,6 +24,7 @@ class AlarmConfig(BaseConfig):
     approx_kl: float | None = Field(0.2, gt=0, description="KL between the policies before and after an update, in nats a token.")
     entropy: float | None = Field(0.02, gt=0, description="Entropy below this, in nats a token, while the reward is below entropy_reward.")
     entropy_reward: float = Field(5.0, ge=0, le=10, description="From this reward on a low entropy, or no advantage, is mastery.")
+    unscored: int | None = Field(1, ge=1, description="Iterations in a row in which the reward scores no turn.")
     explained_variance: float | None = Field(-0.1, lt=1, description="Mean explained variance of the last `patience` iterations.")
     patience: int = Field(20, ge=1, description="Iterations without alarm about the critic, which has to learn first.")
     drift_growth: float | None = Field(20.0, gt=1, description="Memory drift as a multiple of that of the first iteration.")
@@ -61,6 +62,7 @@ class Alarms:
         self._variances: list[float] = []
         self._first_drift: float | None = None
         self._idle = 0
+        self._unscored = 0
         self._stage: str | None = None
         self._evaluations: list[dict[str, float]] = []
         self._terms: dict[str, list[float]] = {}
@@ -81,6 +83,7 @@ class Alarms:
             "variances": self._variances,
             "first_drift": self._first_drift,
             "idle": self._idle,
+            "unscored": self._unscored,
             "stage": self._stage,
             "evaluations": self._evaluations,
             "terms": self._terms,
@@ -90,22 +93,25 @@ class Alarms:
         """Goes on from a saved state."""
         self.active = set(state["active"])
         self._variances, self._first_drift = list(state["variances"]), state["first_drift"]
-        self._idle, self._stage = int(state["idle"]), state["stage"]
+        self._idle, self._unscored, self._stage = int(state["idle"]), int(state["unscored"]), state["stage"]
         self._evaluations = [dict(each) for each in state["evaluations"]]
         self._terms = {name: list(values) for name, values in state["terms"].items()}
 
     def _remember(self, metrics: Mapping[str, Any]) -> None:
         if metrics.get("stage") != self._stage:
             # Longer conversations are harder, and may have another reward: what earlier stages gave says nothing about this one.
-            self._stage, self._variances, self._evaluations, self._terms, self._idle = metrics.get("stage"), [], [], {}, 0
-        if "explained_variance" in metrics:
+            self._stage, self._variances, self._evaluations, self._terms = metrics.get("stage"), [], [], {}
+            self._idle = self._unscored = 0
+        if metrics.get("explained_variance") is not None:
             self._variances = [*self._variances, float(metrics["explained_variance"])][-self.config.patience :]
         if self._first_drift is None and "memory_drift" in metrics:
             self._first_drift = float(metrics["memory_drift"])
-        idle = metrics.get("without_advantage") == 1 and metrics["reward"] < self.config.entropy_reward
+        reward = metrics["reward"]
+        self._unscored = self._unscored + 1 if reward is None else 0
+        idle = metrics.get("without_advantage") == 1 and _below(reward, self.config.entropy_reward)
         self._idle = self._idle + 1 if idle else 0
         for name in ("reward", *(key for key in metrics if key.startswith(TERM))):
-            if name in metrics:
+            if metrics.get(name) is not None:
                 self._terms.setdefault(name, []).append(float(metrics[name]))
         if "retention" in metrics:
             means = {name: sum(values) / len(values) for name, values in self._terms.items() if values}
@@ -134,13 +140,19 @@ class Alarms:
                 "approx_kl",
                 f"One update moved the policy by {moved:.2g} nats a token: lower optimizer.learning_rate, or set algorithm.target_kl.",
             )
-        if _below(entropy := metrics.get("entropy"), config.entropy) and metrics.get("reward", 10.0) < config.entropy_reward:
+        if _below(entropy := metrics.get("entropy"), config.entropy) and _below(metrics.get("reward"), config.entropy_reward):
             yield Alarm(
                 "entropy",
                 f"Entropy has collapsed to {entropy:.2g} nats a token at a reward of {metrics['reward']:.2g}: nothing is explored. "
                 "Raise algorithm.entropy, lower optimizer.learning_rate, or go back to an earlier checkpoint.",
             )
-
+        if config.unscored is not None and self._unscored >= config.unscored:
+            yield Alarm(
+                "unscored",
+                f"No turn was scored in {self._unscored} iteration{'s in a row' if self._unscored > 1 else ''}: the reward gave None for "
+                "each answer, so nothing was learned. Check what the reward needs (a judge that answers, columns of the data, turns that "
+                "ask for something), and try it with `rxrl rewards check NAME`.",
+            )
         if config.without_advantage is not None and self._idle >= config.without_advantage:
             yield Alarm(
                 "without_advantage",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rxrl.algorithms import AlgorithmConfig, LossResult, Totals, sum_results
 from rxrl.algorithms.advantages import Reduce
-from rxrl.algorithms.losses import MAXIMA
+from rxrl.algorithms.losses import MAXIMA, OVER_ALL
 from rxrl.curricula import Stage
 from rxrl.errors import CheckpointError, TrainingError
 from rxrl.models import ReactiveTransformer, SharedCritic
@@ -205,7 +205,7 @@ class Learner:
                 targets.old_log_probs[:, part] = log_probs
                 gap = torch.maximum(gap, (log_probs - played.sampled_log_probs).abs().max())
         found = sum_results(results)
-        metrics = self.processes.metrics({**found.metrics, "loss": found.loss}, MAXIMA)
+        metrics = self._whole({**found.metrics, "loss": found.loss}, totals)
         if first:
             metrics |= {"sampler_gap": self.processes.max(gap), **watch.metrics(self.processes.mean)}
         if shared:
@@ -224,9 +224,14 @@ class Learner:
             with self.processes.autocast():
                 result = critic_loss(self.critic, rollout.rows(part), targets.rows(part), algorithm, self.model, totals)
             results.append(self._backward(result))
-        metrics = self.processes.metrics(sum_results(results).metrics, MAXIMA)
+        metrics = self._whole(sum_results(results).metrics, totals)
         norms = self._step(self.critic_optimizer, self.critic_groups, self.config.critic_optimizer.max_grad_norm)
         return metrics | {"critic_grad_norm": norms["grad_norm"]}
+
+    def _whole(self, metrics: Mapping[str, Tensor], totals: Totals) -> Metrics:
+        """Metrics of a minibatch over all processes; NaN for means over turns that are trained on, where there are none."""
+        whole, nothing = self.processes.metrics(metrics, MAXIMA), totals.turns == 0
+        return {name: value if name in OVER_ALL else value.masked_fill(nothing, torch.nan) for name, value in whole.items()}
 
     def _reduce_of(self, rollout: Rollout, targets: Targets, rows: Tensor, algorithm: AlgorithmConfig, totals: Totals) -> Reduce:
         """What turns the router counts of a forward pass into those of the whole minibatch.

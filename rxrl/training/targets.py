@@ -194,7 +194,7 @@ def start_critic(critic: AnyCritic, rollout: Rollout, config: AlgorithmConfig, r
 def rollout_metrics(
     rollout: Rollout, values: Tensor, returns: Tensor, config: AlgorithmConfig | None = None, reduce: Reduce | None = None
 ) -> dict[str, Tensor]:
-    """Reward and value statistics of a rollout; rewards over the turns that ask, the mean of the others apart.
+    """Reward and value statistics of a rollout; rewards over the turns that ask, the mean of the others apart; NaN where there is nothing.
 
     Args:
         rollout: What was collected.
@@ -208,21 +208,27 @@ def rollout_metrics(
         count = flags.sum().to(rollout.rewards.dtype)
         return count if reduce is None else reduce(count)
 
+    def moments(numbers: Tensor, flags: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = masked_moments(numbers, flags, reduce)
+        nothing = total(flags) == 0
+        return mean.masked_fill(nothing, torch.nan), variance.masked_fill(nothing, torch.nan)
+
     asking, others = rollout.scored & rollout.asking, rollout.scored & ~rollout.asking
-    mean, variance = masked_moments(rollout.rewards, asking if total(asking) > 0 else rollout.scored, reduce)
+    mean, variance = moments(rollout.rewards, asking if total(asking) > 0 else rollout.scored)
     metrics = {
         "reward": mean,
         "reward_std": variance.sqrt(),
         "answer_tokens": total(rollout.answer) / total(rollout.real).clamp(min=1e-9),
     }
     if config is None or config.needs_critic:
-        metrics["value"] = masked_moments(values, rollout.scored, reduce)[0]
-        metrics["explained_variance"] = explained_variance(values, returns, rollout.scored, reduce)
+        metrics["value"] = moments(values, rollout.scored)[0]
+        explained = explained_variance(values, returns, rollout.scored, reduce)
+        metrics["explained_variance"] = explained.masked_fill(total(rollout.scored) == 0, torch.nan)
     if total(others) > 0:
-        metrics["reward_not_asking"] = masked_moments(rollout.rewards, others, reduce)[0]
+        metrics["reward_not_asking"] = moments(rollout.rewards, others)[0]
     for name, term in rollout.terms.items():
         known = (~term.isnan()).to(mean.device)
-        average, spread = masked_moments(term.nan_to_num().to(mean), known, reduce)
+        average, spread = moments(term.nan_to_num().to(mean), known)
         counts = torch.histc(term[~term.isnan()].cpu().float(), bins=_BINS, min=0.0, max=10.0).to(mean)
         counts = counts if reduce is None else reduce(counts)
         metrics |= {f"reward/{name}": average, f"reward_std/{name}": spread.sqrt()}

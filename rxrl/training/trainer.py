@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,7 +50,7 @@ class TrainerState:
         iteration: Iterations done.
         tokens: Tokens trained on.
         positions: How far each kind of conversation is used up.
-        stage_rewards: Mean rewards of the iterations of the current stage.
+        stage_rewards: Mean reward of each iteration of the current stage, None where no turn was scored.
         stages: Rows of the report, one for each stage that has ended.
         kl_coefficient: Coefficient of the KL to the reference, where it adapts.
         best: Stage (position in the curriculum) and held-out retention of the best weights.
@@ -58,7 +59,7 @@ class TrainerState:
     iteration: int = 0
     tokens: int = 0
     positions: dict[str, int] = field(default_factory=dict)
-    stage_rewards: list[float] = field(default_factory=list)
+    stage_rewards: list[float | None] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
     kl_coefficient: float | None = None
     best: tuple[int, float] | None = None
@@ -278,7 +279,8 @@ class MRLTrainer:
     def _record(self, stage: Stage, metrics: dict[str, Any], held_out: Evaluation | None) -> None:
         """One line of metrics; the stage's rewards are kept for the report."""
         state = self.state
-        state.stage_rewards.append(float(metrics["reward"]))
+        reward = float(metrics["reward"])
+        state.stage_rewards.append(reward if math.isfinite(reward) else None)
         line = {"phase": "mrl", "stage": stage.name, "steps": stage.steps, "iteration": state.iteration, "tokens": state.tokens}
         line |= metrics | {"learning_rate": self.learner.optimizer.param_groups[0]["lr"]}
         if held_out is not None:
@@ -361,6 +363,7 @@ def _joined(parts: Sequence[Playthrough]) -> Playthrough:
     return Playthrough((record for part in parts for record in part), parts[0].costs, sum(part.left_out for part in parts))
 
 
-def mean_min_max(values: Sequence[float]) -> dict[str, float]:
-    """Mean, smallest and largest of at least one value."""
-    return {"min": min(values), "mean": sum(values) / len(values), "max": max(values)}
+def mean_min_max(values: Iterable[float | None]) -> dict[str, float | None]:
+    """Mean, smallest and largest of the values that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return {"min": min(known, default=None), "mean": sum(known) / len(known) if known else None, "max": max(known, default=None)}

@@ -73,6 +73,21 @@ def test_iterations_without_advantage_sound_where_they_go_on_at_a_low_reward():
     assert names(Alarms(AlarmConfig(without_advantage=None)).observe(stuck)) == []
 
 
+def test_a_reward_that_scores_nothing_is_named_and_entropy_is_not_blamed():
+    nothing = FINE | {"reward": None, "entropy": None, "kl": None, "approx_kl": None, "explained_variance": None, "without_advantage": 1.0}
+    alarms = Alarms(AlarmConfig(without_advantage=1))
+    [alarm] = alarms.observe(nothing | {"entropy": 0.0, "reward/held": None})
+    assert alarm.name == "unscored"
+    assert alarm.message.startswith("No turn was scored in 1 iteration:")
+    assert names(alarms.observe(nothing)) == []
+    assert names(alarms.observe(FINE)) == []
+    patient = Alarms(AlarmConfig(unscored=2))
+    assert names(patient.observe(nothing)) == []
+    patient.load_state_dict(json.loads(json.dumps(patient.state_dict())))
+    assert "in 2 iterations in a row" in patient.observe(nothing)[0].message
+    assert names(Alarms(AlarmConfig(unscored=None)).observe(nothing)) == []
+
+
 def test_iterations_without_advantage_are_counted_across_a_resume():
     stuck, before, after = FINE | {"without_advantage": 1.0}, *(Alarms(AlarmConfig(without_advantage=2)) for _ in range(2))
     assert names(before.observe(stuck)) == []

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.curricula import Curriculum
-from rxrl.errors import CheckpointError, ConfigError
+from rxrl.errors import CheckpointError, ConfigError, TrainingError
 from rxrl.policies import ModelPolicy
 from rxrl.runs.checkpoints import CRITIC_FILE, load_critic, numbered
 from rxrl.runs.optim import OptimizerConfig
@@ -22,6 +22,7 @@ from rxrl.training.critics import critic_values, make_critic
 from rxrl.training.rollout import collect
 from rxrl.training.rules import check_stages
 from rxrl.training.targets import Targets, advantages_of
+from rxrl.training.trainer import mean_min_max
 from rxrl.training.update import has_advantage
 from rxrl.types import TokenBatch, interaction_ids
 from tests.algorithms.options import configured
@@ -101,6 +102,25 @@ def test_critics_read_more_than_one_interaction_may_be_long(kind):
     critic = make_critic(kind, model, 1)
     values = critic_values(critic, replace(rollout, critic_tokens=TokenBatch(longer, torch.ones_like(longer, dtype=torch.bool))), model)
     assert values.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["impo", "grpo"])
+def test_a_reward_that_scores_no_turn_is_said_to(name, tmp_path):
+    """The means over scored turns are null, what is over all turns stays a number, and the coefficient that follows the KL rests."""
+    algorithm = {"name": name, "minibatches": 2, "memory_cosine": 0.1, "kl": 0.1, "experimental": {"adaptive_kl": 0.1}}
+    options = {"folder": tmp_path, "reward": lambda turns: [None] * len(turns), "algorithm": algorithm}
+    trainer = trainer_in(**options, alarms={"stop": True, "gate": None}, episodes=8)
+    with pytest.raises(TrainingError, match="alarm 'unscored': No turn was scored"):
+        trainer.train()
+    [line] = lines(trainer)
+    nothing = {"reward", "reward_std", "policy_loss", "entropy", "kl", "ratio", "ratio_deviation", "first_ratio_deviation", "approx_kl"}
+    nothing |= {"value", "value_loss", "explained_variance"} if name == "impo" else set()
+    assert {key for key in nothing if line[key] is not None} == set()
+    over_all = {"loss", "grad_norm", "answer_tokens", "balance", "without_advantage"} | ({"memory_change"} if name == "impo" else set())
+    assert all(isinstance(line[key], float) for key in over_all)
+    assert (line["kl_coefficient"], line["alarms"]) == (0.1, ["unscored"])
+    assert trainer.state.kl_coefficient == 0.1
+    assert mean_min_max(trainer.state.stage_rewards) == {"min": None, "mean": None, "max": None}
 
 
 def test_minibatches_without_a_score_do_not_thin_out_metrics(tmp_path):
