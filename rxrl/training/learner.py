@@ -15,7 +15,7 @@ from rxrl.algorithms import AlgorithmConfig, LossResult, Totals, sum_results
 from rxrl.algorithms.advantages import Reduce
 from rxrl.algorithms.losses import MAXIMA, OVER_ALL
 from rxrl.curricula import Stage
-from rxrl.errors import CheckpointError, TrainingError
+from rxrl.errors import TrainingError
 from rxrl.models import ReactiveTransformer, SharedCritic
 from rxrl.runs.checkpoints import load_critic
 from rxrl.runs.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
@@ -153,8 +153,7 @@ class Learner:
     def load_state_dict(self, state: Mapping[str, Any], checkpoint: Path) -> None:
         """Goes on from a saved state, with the weights of the checkpoint that it belongs to."""
         self.model.load_state_dict(ReactiveTransformer.from_pretrained(checkpoint).state_dict())
-        if not load_critic(checkpoint, self.critic) and state["critic_ready"]:
-            raise CheckpointError(f"{checkpoint} lacks the critic that its run had trained: go on from an older checkpoint.")
+        load_critic(checkpoint, self.critic)
         self.optimizer.load_state_dict(state["optimizer"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.reference.load_state_dict(state["reference"])
