@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from rxrl.config import parse_yaml
-from rxrl.errors import ConfigError, RewardError, unknown_name
+from rxrl.errors import ConfigError, RewardError, sentence, unknown_name
 from rxrl.registry import Registry, absolute, called
 from rxrl.rewards.classic import Classic
 from rxrl.rewards.embedding import HashedEmbedding
@@ -32,6 +32,7 @@ from rxrl.rewards.simple import Bleu, Exact, Format, Length, Repetition, TokenF1
 from rxrl.rewards.trl import FromTRL
 from rxrl.rewards.weighted import Weighted
 from rxrl.types import RewardFunction
+from rxrl.validation import refusal
 
 _logger = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ def _wrong_option(name: str, target: type[Any], error: ValidationError) -> str:
         return f"Reward {name!r}: {unknown_name('option', where, [str(key) for key in parameters(target) if key])}"
     if first["type"] == "missing":
         return f"Reward {name!r} needs the option {where!r}: {{use: {name}, {where}: ...}}."
-    return f"Reward {name!r}, option {where!r}: {first['msg']} (got {first['input']!r})."
+    return sentence(f"Reward {name!r}, option {where!r}: {refusal([first], target)}")
 
 
 class _Named:

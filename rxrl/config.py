@@ -6,22 +6,20 @@ given there and the class's own defaults.
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from rxrl.errors import ConfigError, sentence, unknown_name
+from rxrl.secrets import redacted_data
+from rxrl.validation import Location, known_keys, models_at, refusal, shown
 from rxrl.writing import write_text
-
-Location = tuple[str | int, ...]
-_SHOWN = 80  # characters of a wrong value in a message
 
 
 class BaseConfig(BaseModel):
@@ -83,7 +81,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def dump_config(config: BaseModel, path: str | Path | None = None) -> str:
-    """Writes a configuration as YAML that `load_config` reads back to an equal one.
+    """Writes a configuration as YAML that `load_config` reads back to an equal one; keys and passwords in it become `***`.
 
     Args:
         config: The configuration.
@@ -92,7 +90,7 @@ def dump_config(config: BaseModel, path: str | Path | None = None) -> str:
     Returns:
         The YAML text, keys in the order of the model's fields.
     """
-    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.safe_dump(redacted_data(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True, width=120)
     if path is not None:
         write_text(path, text)
     return text
@@ -105,10 +103,10 @@ def field_help(model: type[BaseModel], dotted: str) -> str:
         ConfigError: There is no such field.
     """
     *parents, name = dotted.split(".")
-    for candidate in _models_at(model, tuple(parents)):
+    for candidate in models_at(model, tuple(parents)):
         if name in candidate.model_fields:
             return candidate.model_fields[name].description or ""
-    raise ConfigError(unknown_name("setting", dotted, _known_keys(model, tuple(parents))))
+    raise ConfigError(unknown_name("setting", dotted, known_keys(model, tuple(parents))))
 
 
 @dataclass
@@ -163,7 +161,7 @@ def _read_yaml(path: Path) -> _Document:
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}, line 1: expected a mapping of settings (`key: value`), got {_shown(data)}.")
+        raise ConfigError(f"{path}, line 1: expected a mapping of settings (`key: value`), got {shown(data)}.")
     return _Document(data, str(path), root)
 
 
@@ -217,7 +215,7 @@ def _assign(data: dict[str, Any], override: str) -> Location:
                 raise ConfigError(f"Override {override!r}: {parent} is a list of {len(here)}; {name!r} is no index of it.")
             key = int(name)
         elif not isinstance(here, dict):
-            raise ConfigError(f"Override {override!r}: {parent} is {_shown(here)}, so it has no key {name!r}.")
+            raise ConfigError(f"Override {override!r}: {parent} is {shown(here)}, so it has no key {name!r}.")
         location.append(key)
         if position == len(names) - 1:
             here[key] = value
@@ -238,43 +236,13 @@ def _explain(document: _Document, model: type[BaseModel], error: ValidationError
     first = errors[0]
     location = where(first)
     same_place = [each for each in errors if where(each) == location and each["type"] not in {"missing", "extra_forbidden"}]
-    path = ".".join(str(part) for part in (location[:-1] if first["type"] == "extra_forbidden" else location))
-    reason = _reason(model, first, same_place)
+    unknown = first["type"] == "extra_forbidden"
+    path = ".".join(str(part) for part in (location[:-1] if unknown else location))
+    reason = refusal([first, *same_place], model)
     place = document.place(location)
     return sentence(
         ": ".join(part for part in (place[0].upper() + place[1:] if place.startswith("override") else place, path, reason) if part)
     )
-
-
-def _reason(model: type[BaseModel], error: ErrorDetails, same_place: Sequence[ErrorDetails]) -> str:
-    location = error["loc"]
-    match error["type"]:
-        case "extra_forbidden":
-            return unknown_name("key", str(location[-1]), _known_keys(model, location[:-1]))
-        case "missing":
-            return f"{str(location[-1])!r} is missing; it has no default, so give a value"
-        case "value_error" | "assertion_error":
-            return str(error.get("ctx", {}).get("error", error["msg"]))
-        case "invalid_key":
-            return f"keys are text; put quotes around {location[-1]}"
-        case "too_short":
-            return f"expected at least {error.get('ctx', {}).get('min_length', 1)} item, got {_shown(error['input'])}"
-        case _:
-            expected = dict.fromkeys(_expectation(each) for each in same_place if each["type"] != "value_error")
-            return f"expected {' or '.join(expected)}, got {_shown(error['input'])}"
-
-
-def _expectation(error: ErrorDetails) -> str:
-    """What pydantic expected, in the words of YAML."""
-    text = re.sub(r"^Input should (be |have )?|, unable to.*$| or instance of \w+", "", error["msg"])
-    for pydantic_word, word in (
-        ("valid dictionary", "mapping"),
-        ("valid tuple", "list"),
-        ("valid list", "list"),
-        ("valid boolean", "true or false"),
-    ):
-        text = text.replace(pydantic_word, word)
-    return text
 
 
 def _real(data: Any, location: Location) -> Location:
@@ -309,34 +277,6 @@ def _line(root: yaml.Node, location: Location) -> int:
         else:
             break
     return int(line) + 1
-
-
-def _models_at(model: type[BaseModel], location: Location) -> list[type[BaseModel]]:
-    """Models that may stand at a location; unions, lists and mappings on the way are looked through."""
-    models = [model]
-    for part in location:
-        annotations = [each.model_fields[part].annotation for each in models if isinstance(part, str) and part in each.model_fields]
-        if annotations:
-            models = [inner for annotation in annotations for inner in _models_in(annotation)]
-        elif named := [each for each in models if each.__name__ == part]:
-            models = named
-    return models
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if get_origin(annotation) is None and inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)
-
-
-def _known_keys(model: type[BaseModel], location: Location) -> list[str]:
-    return [name for each in _models_at(model, location) for name in each.model_fields]
-
-
-def _shown(value: Any) -> str:
-    text = "nothing (null)" if value is None else repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def _copy(value: Any) -> Any:

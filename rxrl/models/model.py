@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rxrl.errors import CheckpointError, ModelError
+from rxrl.errors import CheckpointError, ModelError, sentence
 from rxrl.manifest import check_files, write_manifest
 from rxrl.models.config import AttentionBackend, ModelConfig
 from rxrl.models.experts import RouterStatistics
@@ -26,6 +26,7 @@ from rxrl.models.missing import MissingPart
 from rxrl.models.presets import preset
 from rxrl.models.transformer import Decoder, Encoder
 from rxrl.types import TokenBatch
+from rxrl.validation import first_refusal
 from rxrl.writing import replacing, write_text
 
 if TYPE_CHECKING:
@@ -301,9 +302,7 @@ def _read_config(folder: Path) -> ModelConfig:
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{folder} is not a model checkpoint: {CONFIG_FILE} is missing.") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its values"
-        raise CheckpointError(f"{file} is not a configuration of this version: {where}: {first['msg']}.") from None
+        raise CheckpointError(sentence(f"{file} is not a configuration of this version: {first_refusal(error, ModelConfig)}")) from None
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read as JSON ({_first_line(error)}): copy the checkpoint again.") from None
 

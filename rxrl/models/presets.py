@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from rxrl.errors import ModelError, unknown_name
+from rxrl.errors import ModelError, sentence, unknown_name
 from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, MemoryAttentionConfig, ModelConfig
 from rxrl.models.experts import MixtureOfExperts
+from rxrl.validation import first_refusal
 
 if TYPE_CHECKING:
     from rxrl.models.model import ReactiveTransformer
@@ -67,8 +68,7 @@ def preset(name: str, **changes: Any) -> ModelConfig:
     try:
         return ModelConfig.model_validate(PRESETS[name].model_dump() | changes)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelError(f"Preset {name!r} cannot be changed like this: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+        raise ModelError(sentence(f"Preset {name!r} cannot be changed like this: {first_refusal(error, ModelConfig)}")) from None
 
 
 def count_parameters(model: ReactiveTransformer) -> dict[str, int]:

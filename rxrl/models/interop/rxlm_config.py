@@ -13,11 +13,12 @@ from typing import Any, Literal, cast, get_args
 
 from pydantic import ValidationError
 
-from rxrl.errors import CheckpointError, unknown_name
+from rxrl.errors import CheckpointError, sentence, unknown_name
 from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, GateConfig, MemoryAttentionConfig, MemoryVariant, ModelConfig
 from rxrl.models.interop.rxlm_files import PARTS, PartFile, listed
 from rxrl.models.layers import ROPE_BASE
 from rxrl.types import ANSWER, BOS, EOS, PAD, QUERY
+from rxrl.validation import first_refusal
 
 LATER_KEYS = ("num_shared_experts", "use_vectorized_moe", "legacy_stm_in_encoder", "stateless_layers_config")
 """Keys that no early configuration has."""
@@ -131,9 +132,9 @@ def read_model_config(
         }
         return ModelConfig.model_validate(sizes), notes
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "sizes"
-        raise CheckpointError(f"The configuration of this checkpoint makes no sense: {where}: {first['msg']}.") from None
+        raise CheckpointError(
+            sentence(f"The configuration of this checkpoint makes no sense: {first_refusal(error, ModelConfig, 'sizes')}")
+        ) from None
 
 
 def _agreed(readers: Iterable[_PartReader], key: str) -> int:
@@ -256,7 +257,9 @@ class _PartReader:
         try:
             return AttentionConfig(query_groups=queries, kv_groups=keys)
         except ValidationError as error:
-            raise CheckpointError(f"{self.part.path}: {self.part.prefix}{key}: {error.errors()[0]['msg']}.") from None
+            raise CheckpointError(
+                sentence(f"{self.part.path}: {self.part.prefix}{key}: {first_refusal(error, AttentionConfig, 'groups')}")
+            ) from None
 
     def _groups(self, name: str, *axes: tuple[str, int]) -> int:
         """Groups by the axes of weights that agree on them; where they do not, a shape is wrong, which is said with all others later."""
