@@ -11,6 +11,8 @@ say "mypy: types"
 "$VENV/bin/mypy"
 say "import-linter: direction of imports"
 "$VENV/bin/lint-imports" --no-logo
+say "mkdocs: the site"
+NO_MKDOCS_2_WARNING=1 "$VENV/bin/python" -m mkdocs build --strict
 say "pytest: behaviour"
 # Tests compute with one thread each, so every CPU takes files of its own.
 "$VENV/bin/python" -m pytest -n auto --maxprocesses 8 --dist loadfile "$@"
