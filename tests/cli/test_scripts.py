@@ -68,7 +68,7 @@ def test_mistakes_get_one_sentence(arguments: tuple[str, ...], message: str, mon
 
 def test_a_training_without_episodes_gets_one_sentence(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train_mrl.py", str(checkpoint), "--episodes", "0"])
-    with pytest.raises(SystemExit, match=r"^Error: the arguments: episodes: expected greater than or equal to 1, got 0\.$"):
+    with pytest.raises(SystemExit, match=r"^Error: the arguments: episodes: expected a number greater than or equal to 1, got 0\.$"):
         runpy.run_path(str(ROOT / "examples/train_mrl.py"), run_name="__main__")
 
 
