@@ -160,6 +160,33 @@ def replacing_folder(path: str | Path, **words: str) -> Iterator[Path]:
     shutil.rmtree(beside(target, OLD), ignore_errors=True)
 
 
+def check_writable(path: str | Path, folder: bool) -> None:
+    """Looks, without writing anything, whether a file or folder could be written at a place: before long work, not after it.
+
+    Args:
+        path: The place.
+        folder: Whether it is to be a folder.
+
+    Raises:
+        WriteError: Something of the other kind is there, a part of the path is a file, or it is closed to this user.
+    """
+    target = Path(os.path.realpath(path))
+    with failures_told(Path(path), kept="nothing has been done yet"):
+        if target.exists() and target.is_dir() != folder and not (target.is_char_device() or target.is_fifo()):
+            raise _refused(errno.ENOTDIR if folder else errno.EISDIR)
+        if not target.is_dir() and target.exists() and not os.access(target, os.W_OK):
+            raise _refused(errno.EACCES)
+        nearest = next(each for each in (target if folder else target.parent, *target.parents) if each.exists())
+        if not nearest.is_dir():
+            raise _refused(errno.ENOTDIR)
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise _refused(errno.EACCES)
+
+
+def _refused(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
 @contextmanager
 def failures_told(path: Path, kept: str = "what stood there is untouched", then: str = "") -> Iterator[None]:
     """Turns what the system says about a write into one sentence.

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from rxrl.cli.device import Device, load_on
+from rxrl.cli.output import writable_file
 from rxrl.errors import CheckpointError, ConfigError, ModelError, unknown_name
 from rxrl.models import AnswerEnd, MemoryUpdated, ReactiveSession, Token
 from rxrl.models.generation.sampling import chosen_sampling
@@ -28,7 +29,9 @@ def chat(
     top_p: Annotated[float | None, typer.Option(help="Sample from the smallest set of tokens with this probability.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens.")] = None,
     load_memory: Annotated[Path | None, typer.Option(help="Start from a saved memory.")] = None,
-    save_memory: Annotated[Path | None, typer.Option(help="Where /save writes the memory; written at the end, too.")] = None,
+    save_memory: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="Where /save writes the memory; written at the end, too.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first memory and of samples.")] = 0,
     device: Device = None,
 ) -> None:

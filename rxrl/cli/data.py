@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from rxrl.cli.console import plain_console
+from rxrl.cli.output import writable_file, writable_folder
 from rxrl.data.importers import ImportResult, import_babi, import_fairytaleqa, import_published, import_text
 from rxrl.data.importers import fairytale as fairytale_defaults
 from rxrl.data.importers.text import DEFAULT_LIMIT, is_plain_text, write_texts
@@ -43,7 +44,7 @@ class Split(StrEnum):
 
 
 Source = Annotated[str, typer.Argument(help="File, folder or (for `published`) name of a data set on the Hub.")]
-Out = Annotated[Path, typer.Argument(help="File to write: .jsonl or .parquet.")]
+Out = Annotated[Path, typer.Argument(callback=writable_file, help="File to write: .jsonl or .parquet.")]
 Seed = Annotated[int, typer.Option(help="Seed of all draws.")]
 KeepValid = Annotated[bool, typer.Option("--keep-valid", help="Keep the rest where rows do not fit, and list what was refused.")]
 MaxLength = Annotated[
@@ -170,7 +171,7 @@ def published(
 @imports.command("text")
 def text(
     source: Source,
-    out: Annotated[Path, typer.Argument(help='JSONL file to write: rows of {"text": ...}.')],
+    out: Annotated[Path, typer.Argument(callback=writable_file, help='JSONL file to write: rows of {"text": ...}.')],
     max_length: MaxLength = None,
     tokenizer: TokenizerFolder = None,
 ) -> None:
@@ -201,7 +202,7 @@ def stats(
 @app.command("tokenizer")
 def train_tokenizer(
     sources: Annotated[list[Path], typer.Argument(help="Files of conversations or of texts.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the tokenizer to.")],
+    out: Annotated[Path, typer.Option(callback=writable_folder, help="Folder to write the tokenizer to.")],
     vocab_size: Annotated[int, typer.Option(min=263, help="Most tokens, special tokens and bytes included.")] = 512,
 ) -> None:
     """Train a ByteLevel BPE tokenizer on conversations and texts."""

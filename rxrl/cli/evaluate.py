@@ -13,6 +13,7 @@ from rich.table import Table
 from rxrl.cli.console import plain_console
 from rxrl.cli.data import Strategy
 from rxrl.cli.device import Device, load_on
+from rxrl.cli.output import writable_folder
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import RowsSource
 from rxrl.data.splits import DEFAULT_STEPS
@@ -48,7 +49,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     greedy: Annotated[bool, typer.Option("--greedy/--sampled", help="Likeliest tokens, or sampled ones.")] = True,
     reward: Annotated[str, typer.Option(help="Reward: a name, pkg.mod:function or path/file.py:function.")] = "retention",
     max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = ANSWER_TOKENS,
-    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and the transcripts.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=writable_folder, help="Folder for evaluation.json and the transcripts.")] = None,
     seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
     device: Device = None,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rxrl.cli.output import writable_folder
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.errors import ConfigError
 from rxrl.factory import model_folder
@@ -18,7 +19,7 @@ from rxrl.writing import replacing_folder
 
 def export_rxlm_command(
     checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id of a checkpoint.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    out: Annotated[Path, typer.Argument(callback=writable_folder, help="Folder to write.")],
     rope_order: Annotated[
         str, typer.Option(help="Order of rotary embedding: interleaved for releases from 0.3.40 on, concatenated for those up to 0.3.20.")
     ] = "interleaved",

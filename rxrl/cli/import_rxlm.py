@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rxrl.cli.console import plain_console
+from rxrl.cli.output import writable_folder
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.errors import CheckpointError, ConfigError
 from rxrl.models import ReactiveTransformer, count_parameters
@@ -42,6 +43,7 @@ def import_rxlm_command(
     source, out = _source_and_out(paths, parts)
     if out.exists():
         raise ConfigError(f"{out} exists already: choose another folder, or remove it.")
+    writable_folder(out)
     found = import_rxlm(source, None if rope_order is None else rope_order_named(rope_order), fresh=fresh, seed=seed, name=out.name)
     codec = _tokenizer(found, tokenizer)
     if codec is not None and codec.vocab_size > found.model.config.vocab_size:

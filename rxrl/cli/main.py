@@ -6,6 +6,7 @@ To add a command, write a module `rxrl/cli/NAME.py` with a function or a `typer.
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
@@ -14,10 +15,11 @@ from typer.core import TyperGroup
 
 from rxrl import __version__
 from rxrl.allocation import keep_freed_memory
+from rxrl.cli.output import forgive_output, lost_output
 from rxrl.errors import RxrlError
 
 DEBUG_VARIABLE = "RXRL_DEBUG"
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_LOST_OUTPUT, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class LazyCommand(NamedTuple):
@@ -123,4 +125,11 @@ for _name, _command in COMMANDS.items():
 def main() -> None:
     """Runs the command line of this process and exits."""
     keep_freed_memory()
-    app(prog_name="rxrl")
+    watched = forgive_output()
+    try:
+        app(prog_name="rxrl")
+    except SystemExit as end:
+        if (sentence := lost_output(watched)) is None:
+            raise
+        typer.echo(f"Error: {sentence}", err=True)
+        sys.exit(end.code or EXIT_LOST_OUTPUT)

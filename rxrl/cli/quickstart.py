@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rxrl.cli.output import writable_folder
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import Seed, quoted, seed_override
 from rxrl.config import dump_config, load_config
@@ -17,7 +18,7 @@ from rxrl.writing import move
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option(callback=writable_folder, help="Folder of the run.")] = Path("runs/quickstart"),
     budget: Annotated[str, typer.Option(help="Settings of the run: default, tiny, babi or fairytaleqa.")] = "default",
     config: Annotated[Path | None, typer.Option(help="YAML file of the run, in place of a budget.")] = None,
     seed: Seed = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rxrl.cli.output import writable_folder
 from rxrl.errors import DataError
 from rxrl.evaluation import write_run_report
 from rxrl.evaluation.report import REPORT_JSON
@@ -15,7 +16,7 @@ from rxrl.evaluation.report import REPORT_JSON
 EVALUATION_JSON = "evaluation.json"
 
 
-def report(run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]) -> None:
+def report(run: Annotated[Path, typer.Argument(callback=writable_folder, help="Folder of a run.", show_default=False)]) -> None:
     """Write the HTML and JSON report of a run."""
     if not run.is_dir():
         raise DataError(f"There is no folder {run}: give the folder of a run.")

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rxrl.cli.console import plain_console
+from rxrl.cli.output import writable_file
 from rxrl.errors import ConfigError, DataError
 from rxrl.evaluation import TurnRecord, read_records, rescore, write_records
 from rxrl.factory import TokenEmbeddings, load_checkpoint
@@ -31,7 +32,9 @@ def rescore_transcripts(
         list[str],
         typer.Option(help="A name, pkg.mod:function, path/file.py:function, a mapping, or a YAML file; repeatable: the first one counts."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Where the scored transcripts go; without it nothing is written.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="Where the scored transcripts go; without it nothing is written.")
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Whose token embeddings rewards such as classic compare with.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.1, help="Most seconds for a batch.")] = None,
 ) -> None:

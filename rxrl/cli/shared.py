@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
+from rxrl.cli.output import writable_folder
 from rxrl.errors import ConfigError
 from rxrl.pipeline.job import CHECKPOINT
 from rxrl.runs.tracking import METRICS_FILE
 
 Start = Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")]
-Out = Annotated[Path, typer.Option(help="Folder of the run: metrics, configuration and checkpoints.")]
+Out = Annotated[Path, typer.Option(callback=writable_folder, help="Folder of the run: metrics, configuration and checkpoints.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings that differ from the defaults.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Dotted override, such as optimizer.learning_rate=1e-3; repeatable.")]
 TrainFile = Annotated[str | None, typer.Option("--data", help="Conversations to train on, in place of the embedded world.")]
