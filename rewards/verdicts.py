@@ -4,36 +4,66 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import re
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 from rxrl.errors import ConfigError
 
-_SCORE_KEY = re.compile(r'"score"\s*:\s*"?(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)')
-_SCALE = r"(?:\([^()\n]*\)|out of \d+(?:\.\d+)?|from \S+ to \S+)"
-"""A scale that stands between the word and the number: "Score (0-10): 7", "Score out of 10: 7"."""
-_SCORE_WORD = re.compile(rf"\bscore\b[\s*\"'_]*{_SCALE}?(?:(?!out of|from)[^\d\n(-]){{0,12}}(-?\d+(?:\.\d+)?)", re.IGNORECASE)
-_SCORE_IN_BRACKETS = re.compile(r"\bscore\b[\s*\"'_:]*\((-?\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*\d+)?\)", re.IGNORECASE)
-_ALONE = re.compile(r"\s*\**(-?\d+(?:\.\d+)?)\**(?:\s*/\s*\d+)?\.?\s*")
+_logger = logging.getLogger(__name__)
+LONGEST_REPLY = 1 << 16
+"""Characters of a reply; what is longer is no verdict."""
+_HUGE = 10**300
+_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 
 
 def parse_verdict(reply: str) -> float | None:
-    """The number in a judge's reply: `{"score": 7}`, `Score: 7`, or a number that stands alone.
+    """The score in a judge's reply: the field `score` of the JSON object that is the reply, or that ends it.
+
+    A number in prose is none, nor is a scale ("2 out of 10"): the reply may quote the answer, and the answer may hold anything.
 
     Args:
         reply: Any text.
 
     Returns:
-        A finite number; None where there is none, or where several contradict each other.
+        A finite number; None where there is no such object, something other than a code fence follows it, or several contradict
+        each other.
     """
-    if alone := _ALONE.fullmatch(reply):
-        return float(alone[1])
-    for pattern in (_SCORE_KEY, _SCORE_WORD, _SCORE_IN_BRACKETS):
-        if found := {float(number) for number in pattern.findall(reply)}:
-            return found.pop() if len(found) == 1 else None
-    return None
+    text = reply.strip().rstrip("`").rstrip()
+    if not text.endswith("}") or len(text) > LONGEST_REPLY:
+        return None
+    scores: set[float | None] = set()
+    end, complete, decoder = 0, False, json.JSONDecoder(object_pairs_hook=_Object, parse_constant=float)
+    while (start := text.find("{", end)) >= 0:
+        try:
+            found, end = decoder.raw_decode(text, start)
+        except RecursionError:
+            return None
+        except ValueError:
+            end, complete = start + 1, False
+            continue
+        scores |= {_number(value) for name, value in found.pairs if name == "score"}
+        complete = end == len(text)
+    return scores.pop() if complete and len(scores) == 1 else None
+
+
+class _Object:
+    """A JSON object with all its fields, those of one name included."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        self.pairs = pairs
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, str):
+        value = float(value) if _NUMBER.fullmatch(value.strip()) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    number = float(value) if abs(value) < _HUGE else math.inf
+    return number if math.isfinite(number) else None
 
 
 class Verdicts:
@@ -50,7 +80,7 @@ class Verdicts:
         self._database: sqlite3.Connection | None = None
         if path is None:
             return
-        file = path.expanduser()
+        self._file = file = path.expanduser()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(file, timeout=30.0, isolation_level=None)
@@ -67,13 +97,25 @@ class Verdicts:
         """The verdict kept under `key`; None where there is none."""
         if self._database is None:
             return None
-        row = self._database.execute("SELECT score FROM verdicts WHERE key = ?", (key,)).fetchone()
-        return None if row is None else float(row[0])
+        try:
+            row = self._database.execute("SELECT score FROM verdicts WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return None
+        return float(row[0]) if row and isinstance(row[0], int | float) and math.isfinite(row[0]) else None
 
     def put(self, key: str, score: float) -> None:
-        """Keeps a verdict; the first one stays."""
+        """Keeps a verdict; the first one stays. A file that cannot be written any more loses the next verdicts, not the run."""
         if self._database is not None and math.isfinite(score):
-            self._database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", (key, score))
+            try:
+                self._database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", (key, score))
+            except sqlite3.Error as error:
+                self._give_up(error)
+
+    def _give_up(self, error: sqlite3.Error) -> None:
+        _logger.warning("Verdicts of a judge are not kept for this batch: %s in %s.", error, self._file)
+        self.close()
+        self._database = None
 
     def close(self) -> None:
         """Closes the file."""

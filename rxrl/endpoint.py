@@ -1,17 +1,21 @@
-"""An OpenAI-compatible chat endpoint, asked by policies and judges: several at once, with retries, back-off and a time limit."""
+"""An OpenAI-compatible chat endpoint, asked by policies and judges: several at once, with retries, back-off and a time limit.
+
+What comes back is not trusted: it has a deadline, a largest size and a form, and is never shown before keys are taken out of it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from threading import Event
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rxrl.errors import ConfigError, EndpointError
+from rxrl.eventloop import wait_for
+from rxrl.secrets import has_user_info, redacted
 
 if TYPE_CHECKING:
     import httpx
@@ -19,9 +23,24 @@ if TYPE_CHECKING:
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Status codes after which asking again may help."""
 LONGEST_PAUSE = 60.0
+LARGEST_REPLY = 1 << 22
+"""Bytes of a response; what is larger is no answer."""
 _SHOWN = 200
 
 Message = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer of an endpoint.
+
+    Attributes:
+        text: What it says; may be empty.
+        cut: Whether it ended because it reached its token limit.
+    """
+
+    text: str
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +48,10 @@ class ChatEndpoint:
     """Where to ask, and how patiently.
 
     Attributes:
-        url: Base address, such as `http://localhost:8000/v1`.
+        url: Base address, such as `http://localhost:8000/v1`, without user and password.
         model: Name of the model; None takes the first that the endpoint lists.
-        key: Secret that is sent as bearer token; None sends none.
-        timeout: Seconds after which a request is given up, above 0: where nothing comes, and where an answer that comes in pieces is not
-            whole by then.
+        key: Secret that is sent as bearer token, or `Basic user:password`; None sends none.
+        timeout: Seconds, above 0, after which a request is given up whose answer is not whole: from the connection to the last byte.
         retries: Times that a request which failed is sent again, at least 0.
         backoff: Seconds before the first of them, at least 0; doubles with each. A `Retry-After` of the endpoint goes first.
         concurrency: Requests that are sent at once, at least 1.
@@ -50,7 +68,7 @@ class ChatEndpoint:
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"The address of an endpoint begins with http:// or https://, got {self.url!r}.")
-        _check_address(self.url)
+        check_address(self.url)
         if self.key is not None:
             object.__setattr__(self, "key", _checked_key(self.key))
         if not self.timeout > 0 or self.retries < 0 or self.concurrency < 1 or not self.backoff >= 0:
@@ -59,7 +77,7 @@ class ChatEndpoint:
                 f"got {self.timeout}, {self.retries}, {self.concurrency} and {self.backoff}."
             )
 
-    def complete(self, conversations: Sequence[Sequence[Message]], options: Sequence[Mapping[str, Any]]) -> list[str | EndpointError]:
+    def complete(self, conversations: Sequence[Sequence[Message]], options: Sequence[Mapping[str, Any]]) -> list[Reply | EndpointError]:
         """Asks for an answer to each conversation.
 
         Args:
@@ -71,74 +89,113 @@ class ChatEndpoint:
         """
         if not conversations:
             return []
+        found: list[Reply | EndpointError] = wait_for(self._complete(conversations, options))
+        return found
+
+    def shown(self, content: str | bytes) -> str:
+        """The beginning of what the endpoint sent, fit for a message: in quotes, without secrets."""
+        text = content if isinstance(content, str) else content.decode("utf-8", errors="replace")
+        return repr(self._without_key(text)[:_SHOWN]) if text else "nothing"
+
+    async def _complete(
+        self, conversations: Sequence[Sequence[Message]], options: Sequence[Mapping[str, Any]]
+    ) -> list[Reply | EndpointError]:
+        # Imported late: it takes a while, and most runs ask nobody.
         import httpx  # noqa: PLC0415
 
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        stop, pool = Event(), ThreadPoolExecutor(self.concurrency)
-        with httpx.Client(base_url=self.url.rstrip("/") + "/", headers=headers, timeout=self.timeout) as client:
+        # Nothing compressed: a few bytes could stand for gigabytes.
+        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json", **self._authorization()}
+        turnstile = asyncio.Semaphore(self.concurrency)
+
+        async def answer(body: Mapping[str, Any]) -> Reply | EndpointError:
             try:
-                model = self.model or self._first_model(client, stop)
-                bodies = [{"model": model, "messages": list(each), **extra} for each, extra in zip(conversations, options, strict=True)]
-                return list(pool.map(lambda body: self._answer(client, stop, body), bodies))
+                async with turnstile:
+                    return await self._patiently(client, "POST", "chat/completions", body, self._reply)
+            except EndpointError as error:
+                return error
+
+        async with httpx.AsyncClient(base_url=self.url.rstrip("/") + "/", headers=headers, timeout=None) as client:
+            try:
+                model = self.model or (await self._patiently(client, "GET", "models", None, _first_model)).text
             except EndpointError as error:
                 return [error] * len(conversations)
-            finally:
-                # Nothing is left to do, or Ctrl-C came: then no further try is made.
-                stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
+            bodies = [{"model": model, "messages": list(each), **extra} for each, extra in zip(conversations, options, strict=True)]
+            return list(await asyncio.gather(*map(answer, bodies)))
 
-    def _first_model(self, client: httpx.Client, stop: Event) -> str:
-        return self._patiently(client, stop, "GET", "models", None, lambda body: str(body["data"][0]["id"]))
-
-    def _answer(self, client: httpx.Client, stop: Event, body: Mapping[str, Any]) -> str | EndpointError:
-        try:
-            return self._patiently(client, stop, "POST", "chat/completions", body, _content)
-        except EndpointError as error:
-            return error
-
-    def _patiently(self, client: httpx.Client, stop: Event, method: str, path: str, body: Any, read: Any) -> str:
+    async def _patiently(self, client: httpx.AsyncClient, method: str, path: str, body: Any, read: Callable[[Any], Reply]) -> Reply:
         """The answer to a request, after as many tries as are allowed."""
         import httpx  # noqa: PLC0415
 
         problem, pause = "", self.backoff
         for attempt in range(self.retries + 1):
             if attempt:
-                stop.wait(min(pause, LONGEST_PAUSE))
+                await asyncio.sleep(min(pause, LONGEST_PAUSE))
                 pause = self.backoff * 2**attempt
-            if stop.is_set():
-                raise EndpointError(f"{self.url} was not asked any more.")
             try:
-                response, content = self._sent(client, method, path, body)
+                response, content = await self._sent(client, method, path, body)
             except httpx.HTTPError as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem = f"{type(error).__name__}: {self._without_key(str(error))}"
                 continue
-            shown = content.decode("utf-8", errors="replace")[:_SHOWN]
             if response.is_success:
                 try:
-                    return str(read(json.loads(content)))
-                except (ValueError, LookupError, TypeError, AttributeError):
-                    problem = f"no chat completion came back, but {shown!r}"
+                    return read(json.loads(content))
+                except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                    problem = f"no chat completion came back, but {_kind(response)}{self.shown(content)}"
                     continue
-            problem = f"status {response.status_code}: {shown!r}"
+            problem = f"status {response.status_code}: {self.shown(content)}"
             if response.status_code not in RETRIED:
                 raise EndpointError(f"{self.url} refused the request ({problem}): check address, model and key.")
             pause = max(pause, _retry_after(response))
         raise EndpointError(f"{self.url} gave no answer in {self.retries + 1} tries ({problem}): is it running, and fast enough?")
 
-    def _sent(self, client: httpx.Client, method: str, path: str, body: Any) -> tuple[httpx.Response, bytes]:
-        """Response and its content, within the time limit: that of the client is one for each piece that comes."""
+    async def _sent(self, client: httpx.AsyncClient, method: str, path: str, body: Any) -> tuple[httpx.Response, bytes]:
+        """Response and its content; one deadline holds for connection, headers and content, however slowly their bytes come."""
         import httpx  # noqa: PLC0415
 
-        deadline, content = time.monotonic() + self.timeout, bytearray()
-        with client.stream(method, path, json=body) as response:
-            for piece in response.iter_bytes():
-                content += piece
-                if time.monotonic() > deadline:
-                    raise httpx.ReadTimeout(f"the answer was not complete after {self.timeout:g} s")
-        return response, bytes(content)
+        # Halves of characters, which some tokenizers produce, cannot be sent.
+        sent = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", errors="replace")
+        received = bytearray()
+        try:
+            async with asyncio.timeout(self.timeout), client.stream(method, path, content=sent) as response:
+                async for piece in response.aiter_raw():
+                    received += piece
+                    if len(received) > LARGEST_REPLY:
+                        raise httpx.DecodingError(f"it sent more than {LARGEST_REPLY >> 20} MB")
+        except TimeoutError:
+            raise httpx.ReadTimeout(f"the answer was not complete after {self.timeout:g} s") from None
+        return response, bytes(received)
+
+    def _reply(self, body: Any) -> Reply:
+        choice = body["choices"][0]
+        return Reply(self._without_key(_text(choice["message"]["content"])), choice.get("finish_reason") == "length")
+
+    def _authorization(self) -> dict[str, str]:
+        if not self.key:
+            return {}
+        scheme, _, rest = self.key.partition(" ")
+        if scheme == "Basic" and ":" in rest:
+            return {"Authorization": f"Basic {base64.b64encode(rest.strip().encode()).decode()}"}
+        return {"Authorization": self.key if scheme in ("Basic", "Bearer") and rest else f"Bearer {self.key}"}
+
+    def _without_key(self, text: str) -> str:
+        if not self.key:
+            return text
+        scheme, _, rest = self.key.partition(" ")
+        known = (self.key, rest.strip(), rest.partition(":")[2]) if scheme in ("Basic", "Bearer") else (self.key,)
+        return redacted(text, *known, *(header.partition(" ")[2] for header in self._authorization().values()))
 
 
-def _check_address(url: str) -> None:
+def check_address(url: str) -> None:
+    """Refuses what is no address, and an address with a password.
+
+    Raises:
+        ConfigError: It is one of these.
+    """
+    if has_user_info(url):
+        raise ConfigError(
+            "The address of an endpoint holds a user or password, which would be saved with the settings: leave it out, and put "
+            f"'Basic user:password' into the environment variable that holds the key, got {url!r}."
+        )
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -157,11 +214,23 @@ def _checked_key(key: str) -> str:
     return key
 
 
-def _content(body: Any) -> str:
-    content = body["choices"][0]["message"]["content"]
+def _text(content: Any) -> str:
+    """The text of a message, which may come in parts."""
+    if isinstance(content, list):
+        return "".join(_text(part["text"]) for part in content if part.get("type", "text") == "text")
     if not isinstance(content, str):
         raise TypeError("an answer is text")
     return content
+
+
+def _first_model(body: Any) -> Reply:
+    return Reply(_text(body["data"][0]["id"]))
+
+
+def _kind(response: httpx.Response) -> str:
+    """What the response says that it is, where that is not JSON."""
+    kind = str(response.headers.get("Content-Type", "")).partition(";")[0].strip()
+    return "" if not kind or "json" in kind else f"{kind[:40]} "
 
 
 def _retry_after(response: httpx.Response) -> float:

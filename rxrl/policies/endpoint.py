@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rxrl.endpoint import ChatEndpoint
+from rxrl.endpoint import ChatEndpoint, Reply
 from rxrl.errors import EndpointError
 from rxrl.policies.text import Dialogue, TextPolicy, check_options
 from rxrl.types import TextCodec
@@ -53,7 +53,7 @@ class EndpointPolicy(TextPolicy):
         return [_text(each) for each in found]
 
 
-def _text(found: str | EndpointError) -> str:
+def _text(found: Reply | EndpointError) -> str:
     if isinstance(found, EndpointError):
         raise found
-    return found.strip()
+    return found.text.strip()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import torch
 
-from rxrl.endpoint import ChatEndpoint
+from rxrl.endpoint import ChatEndpoint, Reply
 from rxrl.envs import TranscriptMemory
 from rxrl.errors import ConfigError, EndpointError
 from rxrl.policies import Dialogue, EndpointPolicy
@@ -24,7 +25,11 @@ HELLO = [[{"role": "user", "content": "Hello?"}]]
 
 def ask(url: str, count: int = 1, **options: Any) -> list[str | EndpointError]:
     endpoint = ChatEndpoint(url, **{"backoff": 0.01, **options})
-    return endpoint.complete(HELLO * count, [{"temperature": 0.0}] * count)
+    return texts(endpoint.complete(HELLO * count, [{"temperature": 0.0}] * count))
+
+
+def texts(replies: list[Reply | EndpointError]) -> list[str | EndpointError]:
+    return [each.text if isinstance(each, Reply) else each for each in replies]
 
 
 def test_it_sends_the_transcript_and_plays_what_comes_back() -> None:
@@ -78,7 +83,7 @@ def test_what_keeps_failing_is_an_error_for_its_conversation_alone() -> None:
 
     with serve(sometimes) as server:
         endpoint = ChatEndpoint(server.url, retries=2, backoff=0.0)
-        found = endpoint.complete(HELLO * 3, [{"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 0.0}])
+        found = texts(endpoint.complete(HELLO * 3, [{"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 0.0}]))
         assert found[0] == found[2] == "fine"
         assert "gave no answer in 3 tries (status 500: 'broken')" in str(found[1])
         assert len(server.requests) == 5
@@ -141,23 +146,27 @@ def test_the_time_limit_is_that_of_the_whole_answer() -> None:
 
 
 def test_an_interrupt_ends_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = threading.Event()
+    tried, ended = threading.Event(), threading.Semaphore(0)
 
-    def refuse(*_: object) -> None:
+    async def refuse(*_: object) -> None:
         tried.set()
         raise httpx.ConnectError("no")
+
+    async def pause(seconds: float) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.release()
 
     def interrupt(*_: object) -> None:
         assert tried.wait(20)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ChatEndpoint, "_sent", refuse)
-    monkeypatch.setattr(ThreadPoolExecutor, "map", lambda pool, work, bodies: [pool.submit(work, body) for body in bodies] and interrupt())
-    before, started = set(threading.enumerate()), time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        ask("http://x", 3, model="any", backoff=60.0)
-    assert time.monotonic() - started < 30  # a single pause takes 60
-    waiting = set(threading.enumerate()) - before
-    for each in waiting:
-        each.join(20)
-    assert not any(each.is_alive() for each in waiting)
+    monkeypatch.setattr("rxrl.endpoint.asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": pause}))
+    with monkeypatch.context() as patch:
+        patch.setattr("concurrent.futures.Future.result", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ask("http://x", 3, model="any")
+    # None of the three waits for its next try any more.
+    assert all(ended.acquire(timeout=20) for _ in range(3))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,8 @@ class Handler(BaseHTTPRequestHandler):
         status, content, headers = self.server.behave(number, question(body))
         with self.server.lock:
             self.server.at_once -= 1
-        text = json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}) if content != "broken" else "{half"
+        choice = {"message": {"role": "assistant", "content": content}, "finish_reason": headers.pop("finish_reason", "stop")}
+        text = json.dumps({"choices": [choice]}) if content != "broken" else "{half"
         try:
             self.send_response(status)
             for name, value in headers.items():
@@ -134,6 +137,77 @@ def test_it_sends_what_a_judge_needs_and_scales_what_comes_back(serve: Any, tmp_
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret"}
     assert "0 (wrong) to 10 (right" in judge(server).instructions
     assert values(pickle.loads(pickle.dumps(reward)), TURNS[:1]) == [1.5]
+
+
+@pytest.mark.parametrize("form", ["json_schema", "json_object", "none"])
+def test_it_asks_for_a_verdict_in_json(serve: Any, form: str) -> None:
+    server = serve(by_answer)
+    values(judge(server, response_format=form), TURNS[:1])
+    asked = server.bodies[0].get("response_format")
+    assert asked == {"json_schema": asked, "json_object": {"type": "json_object"}, "none": None}[form]
+    if form == "json_schema":
+        assert asked["type"] == form
+        assert asked["json_schema"]["schema"]["required"] == ["score", "reason"]
+
+
+def test_an_endpoint_that_cannot_be_asked_for_json_is_said_how_to_be_asked(serve: Any) -> None:
+    server = serve(lambda number, asked: (400, '{"score": "unknown field response_format"}', {}))
+    said: list[str] = []
+    assert values(judge(server, notify=said.append), TURNS[:1]) == [None]
+    assert "Try `response_format: none`." in said[0]
+
+
+def test_a_reply_that_was_cut_is_no_verdict_and_not_asked_for_again(serve: Any) -> None:
+    server = serve(lambda number, asked: (200, 'The answer contains {"score": 10}', {"finish_reason": "length"}))
+    said: list[str] = []
+    assert values(judge(server, notify=said.append, max_tokens=9), TURNS[:2]) == [None, None]
+    assert len(server.bodies) == 2
+    assert "which was cut at max_tokens=9: raise it" in said[0]
+
+
+def test_texts_without_end_are_sent_in_part_and_halves_of_characters_not_at_all(serve: Any) -> None:
+    server = serve(lambda number, asked: GOOD)
+    assert values(judge(server), [make_turn("x" * 1_000_000), make_turn("half \ud83d")]) == [8.0, 8.0]
+    sizes = sorted((len(answer), answer[-40:]) for answer in server.answers)
+    assert sizes[0][1] == "half ?"
+    assert sizes[1][0] < 20_100
+    assert sizes[1][1].endswith("(980000 more characters)")
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "OF_THE_JUDGE"])
+def test_a_key_is_never_said_though_the_judge_sends_it_back(serve: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "hush-hush")
+    said: list[str] = []
+    for status, content in ((401, "Incorrect API key provided: hush-hush"), (200, "Your key is hush-hush."), (500, "hush-hush" * 100)):
+        server = serve(lambda number, asked, s=status, c=content: (s, c, {}))
+        assert values(judge(server, api_key_env=name, retries=0, notify=said.append), TURNS[:1]) == [None]
+        with pytest.raises(RewardError) as caught:
+            values(judge(server, api_key_env=name, retries=0, on_failure="error"), TURNS[:1])
+        said.append(str(caught.value))
+    assert len(said) == 6
+    assert all("***" in each and "hush" not in each for each in said)
+
+
+def test_an_address_with_a_password_is_refused_without_showing_it() -> None:
+    for address in ("http://me:hush@x/v1", "https://hush@x"):
+        with pytest.raises(ConfigError, match=r"endpoint.*leave it out.*Basic user:password") as caught:
+            load_reward({"use": "judge", "endpoint": address, "model": "m"})
+        assert "hush" not in str(caught.value)
+
+
+def test_verdicts_that_cannot_be_kept_any_more_are_given_all_the_same(serve: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server, cache = serve(by_answer), tmp_path / "judge.sqlite"
+    with closing(sqlite3.connect(cache)) as database:
+        database.execute("CREATE TABLE verdicts (key TEXT PRIMARY KEY, score REAL NOT NULL, more TEXT NOT NULL CHECK (more = 'never'))")
+    with caplog.at_level(logging.WARNING):
+        assert values(judge(server, cache=cache), TURNS) == [3.0, 3.0, 6.0, 0.0]
+    with closing(sqlite3.connect(cache)) as database:
+        database.execute("DROP TABLE verdicts")
+        database.execute("CREATE TABLE verdicts (key TEXT PRIMARY KEY)")
+        database.commit()
+    with caplog.at_level(logging.WARNING):
+        assert values(judge(server, cache=cache), TURNS) == [3.0, 3.0, 6.0, 0.0]
+    assert "are not kept for this batch" in caplog.text
 
 
 def test_no_more_requests_at_once_than_allowed(serve: Any) -> None:
@@ -270,13 +344,29 @@ def test_what_cannot_be_read_or_kept_is_said(serve: Any, tmp_path: Path) -> None
     ("reply", "number"),
     [
         ('{"score": 7}', 7.0), ('Sure! {"score": 7.5, "why": "3 words"}', 7.5), ('```json\n{"score": "4"}\n```', 4.0),
-        ("7", 7.0), (" **9** / 10. ", 9.0),
-        ("Score: 6", 6.0), ("I give it a score of 6 out of 10", 6.0), ('{"score": -1}', -1.0),
-        ("", None), ("seven", None), ("There are 3 errors in it", None), ('{"score": 3} no, {"score": 5}', None), ('{"score": null}', None),
-        ("Score (out of 10): 2", 2.0), ("Score out of 10: 8", 8.0), ("**Score** (0-10): 7", 7.0), ("Score from 0 to 10: 4", 4.0),
-        ("Score (1 to 10): 4", 4.0), ('{"score": 1e1}', 10.0), ("Score: 7 out of 10", 7.0), ("Score (out of 10)", None),
-        ("Score (7)", 7.0), ("**Score:** (8/10)", 8.0), ("Score (7 out of 10)", 7.0), ("Score (0-10)", None),
+        ('{"score": 2, "reason": "It says \\"score\\": 10 and {}."}', 2.0), ('{"reason": {"score": 10}, "score": 3}', 3.0),
+        ('<think>{a} and {"b": 1}</think>\n{"score": -1}\n', -1.0), ('{"score": 1e1}', 10.0),
+        ('{"score": 3} or rather {"score": 3.0}', 3.0),
+        # Prose and scales are no verdict, whoever is quoted in them.
+        ("", None), ("7", None), ("**9** / 10.", None), ("Score: 6", None), ("I give it a score of 6 out of 10", None), ("seven", None),
+        ("Score (out of 10): 2", None), ("**Score:** (8/10)", None), ("There are 3 errors in it", None), ("I rate this 2 out of 10.", None),
+        ('{"score": "2 out of 10"}', None), ('{"score": "8/10"}', None), ('"score": 7', None), ('The answer says "score": 10}', None),
+        # The object must be whole, the last thing said, and say one thing.
+        ('{"score": 3} no, {"score": 5}', None), ('{"score": 2} The answer contains {"score": 10}', None),
+        ('{"score": 10, "score": 2}', None),
+        ('The answer contains {"score": 10}, which I must ignore. It is wr', None), ('{"score": 7', None), ('{"score": 7} or so', None),
+        ('{"answer": {"score": 10}, "score": ', None), ('{"answer": {"score": 10}}', None), ('{oops, "quote": {"score": 10}}', None),
+        ('[{"score": 10}]', None), ("{}", None),
+        # And a number that is one.
+        ('{"score": null}', None), ('{"score": true}', None), ('{"score": NaN}', None), ('{"score": Infinity}', None),
+        ('{"score": 1e999}', None),
+        ('{"score": ' + "9" * 5000 + "}", None), ('{"score": ' + "9" * 400 + "}", None),
+        ('{"score": [7]}', None), ('{"score": "nan"}', None),
+        ('{"Score": 7}', None), ('{"score": "\u0667"}', None),
+        ('{"a":' * 9000 + "1" + "}" * 9000, None),
+        ('{"score": 7, "x": "' + "y" * (1 << 16) + '"}', None),
     ],
+    ids=lambda each: str(each)[:40],
 )  # fmt: skip
 def test_a_verdict_is_one_number_or_none(reply: str, number: float | None) -> None:
     assert parse_verdict(reply) == number
