@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rxrl.models.experts import RouterStatistics
 from rxrl.models.model import ReactiveTransformer
+from rxrl.types import TokenBatch
 
 
 def memory_trajectory(model: ReactiveTransformer, stm0: Tensor, ids: Tensor, mask: Tensor, bptt_turns: int | None = None) -> Tensor:
@@ -86,20 +87,19 @@ def _trajectory_of_reading_encoder(model: ReactiveTransformer, stm0: Tensor, ids
 
 
 def answer_hidden(
-    model: ReactiveTransformer, stms: Tensor, ids: Tensor, mask: Tensor, answer: Tensor, statistics: RouterStatistics | None = None
+    model: ReactiveTransformer, stms: Tensor, turns: TokenBatch, answer: Tensor, statistics: RouterStatistics | None = None
 ) -> Tensor:
     """Hidden states that predict the answer tokens, all turns at once.
 
     Args:
         model: The Reactive Transformer.
         stms: Memory that each turn reads, `[layers, turns, batch, slots, dim]`.
-        ids: `[BOS] [Q] query [A] answer [EOS]`, int64 `[turns, batch, time]`.
-        mask: bool `[turns, batch, time]`, true for real tokens.
+        turns: `[BOS] [Q] query [A] answer [EOS]`, ids and mask `[turns, batch, time]`.
         answer: bool `[turns, batch, time]`, true for tokens of the answer, `[EOS]` included.
-        statistics: Collects router counts; made with the flattened `mask`.
+        statistics: Collects router counts; made with the mask of `turns`.
 
     Returns:
-        `[tokens, dim]` in the order of `ids[answer]`.
+        `[tokens, dim]` in the order of `turns.ids[answer]`.
     """
-    hidden = model.decode_hidden(ids.flatten(0, 1), mask.flatten(0, 1), stms.flatten(1, 2), None, statistics)
+    hidden = model.decode_hidden(turns.ids.flatten(0, 1), turns.mask.flatten(0, 1), stms.flatten(1, 2), None, statistics)
     return hidden[:, :-1][answer.flatten(0, 1)[:, 1:]]

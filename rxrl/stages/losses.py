@@ -211,7 +211,7 @@ def smat_loss(
     elif memory == "other":
         stms = stms.roll(1, dims=2)
     statistics = RouterStatistics(batch.turns.mask)
-    hidden = answer_hidden(model, stms, batch.turns.ids, batch.turns.mask, batch.answer, statistics)
+    hidden = answer_hidden(model, stms, batch.turns, batch.answer, statistics)
     loss, accuracy = token_cross_entropy(model.decoder.head(hidden), batch.turns.ids[batch.answer])
     balance = _balance(statistics, loss)
     return LossResult(loss + balance_weight * balance, {"loss": loss.detach(), "accuracy": accuracy, "balance": balance.detach()})

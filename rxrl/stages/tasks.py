@@ -335,7 +335,7 @@ class SmatTask(EpisodeTask):
 def likeliest_answers(model: ReactiveTransformer, stm0: torch.Tensor, batch: EpisodeBatch) -> torch.Tensor:
     """The likeliest token at each token of the answers, teacher-forced, `[tokens]`."""
     stms = memory_trajectory(model, stm0, batch.writes.ids, batch.writes.mask)
-    logits: torch.Tensor = model.decoder.head(answer_hidden(model, stms, batch.turns.ids, batch.turns.mask, batch.answer))
+    logits: torch.Tensor = model.decoder.head(answer_hidden(model, stms, batch.turns, batch.answer))
     return logits.argmax(-1)
 
 

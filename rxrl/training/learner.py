@@ -19,7 +19,7 @@ from rxrl.errors import TrainingError
 from rxrl.models import ReactiveTransformer, SharedCritic
 from rxrl.runs.checkpoints import load_critic
 from rxrl.runs.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
-from rxrl.runs.processes import Processes, Share
+from rxrl.runs.processes import Processes
 from rxrl.runs.tracking import Clock
 from rxrl.seeding import derive_seed
 from rxrl.training.config import MRLConfig
@@ -75,18 +75,16 @@ class Learner:
         for optimizer, config in ((self.optimizer, self.config.optimizer), (self.critic_optimizer, self.config.critic_optimizer)):
             set_learning_rates(optimizer, schedule_factor(config, progress), stage.learning_rates)
 
-    def estimate(self, rollout: Rollout, algorithm: AlgorithmConfig, share: Share, iteration: int) -> tuple[Targets, Metrics]:
+    def estimate(self, rollout: Rollout, algorithm: AlgorithmConfig) -> tuple[Targets, Metrics]:
         """Reference, values, advantages and old log-probabilities: all that is fixed before the first step of the update.
 
         Args:
             rollout: This process's part of the global batch.
             algorithm: Options of the stage.
-            share: Which part that is.
-            iteration: Of the training.
         """
         reduce = self.processes.mean
         values, bootstrap, hidden = torch.zeros_like(rollout.rewards), None, None
-        with self.processes.autocast(), torch.no_grad():
+        with self.clock("estimate"), self.processes.autocast(), torch.no_grad():
             if algorithm.needs_critic:
                 with self.clock("estimate/critic"):
                     if not self.critic_ready:
@@ -100,34 +98,38 @@ class Learner:
                 with self.clock("estimate/reference"):
                     hidden, self.reference_left = reference_pass(self.reference, rollout, self.reference_left)
             with self.clock("estimate/old_log_probs"):
-                first_epoch = [rows for part, _ in self._minibatches(algorithm, share, iteration, 0) for rows in self._micro_batches(part)]
+                first_epoch = [rows for part, _ in self._minibatches(rollout, algorithm, 0) for rows in self._micro_batches(part)]
                 old, penalties = old_policy(self.model, rollout, algorithm, first_epoch, hidden, self.reference.decoder.head)
             advantages, returns = advantages_of(rollout, values, algorithm, bootstrap, penalties, reduce)
             metrics = rollout_metrics(self._with_all_terms(rollout), values, returns, algorithm, reduce)
             return Targets(advantages, returns, values, old, hidden), metrics
 
-    def update(self, rollout: Rollout, targets: Targets, algorithm: AlgorithmConfig, share: Share, iteration: int) -> Metrics:
+    def update(self, rollout: Rollout, targets: Targets, algorithm: AlgorithmConfig) -> Metrics:
         """Epochs over minibatches of conversations; stops between epochs where the KL to the old policy grows too large."""
         metrics: Metrics = {}
-        for epoch in range(algorithm.epochs):
-            seen: list[Metrics] = []
-            counted: list[Metrics] = []
-            for rows, counts in self._minibatches(algorithm, share, iteration, epoch):
-                first = epoch == 0 and not seen
-                part = rollout if counts else _nothing(rollout)
-                totals = totals_of(part.rows(rows), algorithm, self.processes.mean)
-                seen.append(self._step_actor(part, targets, rows, algorithm, totals, first))
-                if first:
-                    metrics |= {name: seen[0].pop(name) for name in ("sampler_gap", "memory_drift", "gate_openness") if name in seen[0]}
-                    metrics["first_ratio_deviation"] = seen[0]["ratio_deviation"]
-                if algorithm.needs_critic and not isinstance(self.critic, SharedCritic):
-                    seen[-1] |= self._step_critic(part, targets, rows, algorithm, totals)
-                # A minibatch of turns without a score has no mean of anything.
-                counted += seen[-1:] if totals.turns > 0 else []
-            metrics |= {name: torch.stack([each[name] for each in counted or seen]).mean() for name in seen[0]}
-            metrics["epochs"] = epoch + 1
-            if algorithm.target_kl is not None and float(metrics["approx_kl"]) > algorithm.target_kl:
-                break
+        with self.clock("update"):
+            for epoch in range(algorithm.epochs):
+                seen: list[Metrics] = []
+                counted: list[Metrics] = []
+                for rows, counts in self._minibatches(rollout, algorithm, epoch):
+                    first = epoch == 0 and not seen
+                    part = rollout if counts else _nothing(rollout)
+                    totals = totals_of(part.rows(rows), algorithm, self.processes.mean)
+                    found, log_probs = self._step_actor(part, targets, rows, algorithm, totals, first)
+                    if first:
+                        # The pass before the first step is also that of the old policy.
+                        targets = targets.with_old_log_probs(rows, log_probs) if counts else targets
+                        metrics |= {name: found.pop(name) for name in ("sampler_gap", "memory_drift", "gate_openness") if name in found}
+                        metrics["first_ratio_deviation"] = found["ratio_deviation"]
+                    if algorithm.needs_critic and not isinstance(self.critic, SharedCritic):
+                        found |= self._step_critic(part, targets, rows, algorithm, totals)
+                    seen.append(found)
+                    # A minibatch of turns without a score has no mean of anything.
+                    counted += [found] if totals.turns > 0 else []
+                metrics |= {name: torch.stack([each[name] for each in counted or seen]).mean() for name in seen[0]}
+                metrics["epochs"] = epoch + 1
+                if algorithm.target_kl is not None and float(metrics["approx_kl"]) > algorithm.target_kl:
+                    break
         return metrics
 
     @property
@@ -161,13 +163,13 @@ class Learner:
         self.reference_left = None if left is None else left.to(self.processes.device)
         self.critic_ready = state["critic_ready"]
 
-    def _minibatches(self, algorithm: AlgorithmConfig, share: Share, iteration: int, epoch: int) -> Iterator[tuple[Tensor, bool]]:
+    def _minibatches(self, rollout: Rollout, algorithm: AlgorithmConfig, epoch: int) -> Iterator[tuple[Tensor, bool]]:
         """Rows of this process in each minibatch of the global batch, and whether they count.
 
         Where it has none it takes one that does not count: all processes then compute and exchange the same kinds of things.
         """
-        for rows in minibatches(share.total, algorithm.minibatches, self.config.seed, "minibatch", iteration, epoch):
-            own = share.own(rows)
+        for rows in minibatches(rollout.share.total, algorithm.minibatches, self.config.seed, "minibatch", rollout.iteration, epoch):
+            own = rollout.share.own(rows)
             counts = len(own) > 0
             # Moved here, once: rows index all that a rollout holds.
             yield (own if counts else torch.zeros(1, dtype=torch.int64)).to(self.processes.device), counts
@@ -185,10 +187,14 @@ class Learner:
 
     def _step_actor(
         self, rollout: Rollout, targets: Targets, rows: Tensor, algorithm: AlgorithmConfig, totals: Totals, first: bool
-    ) -> Metrics:
-        """One step of the policy on the `rows` of a minibatch; `first`: no step was taken since collection."""
+    ) -> tuple[Metrics, Tensor]:
+        """One step of the policy on the `rows` of a minibatch; `first`: no step was taken since collection.
+
+        Returns:
+            Metrics, and the log-probabilities of the sampled tokens before the step, `[turns, rows, time]`.
+        """
         head, reduce = self.reference.decoder.head, self._reduce_of(rollout, targets, rows, algorithm, totals)
-        results, gap, watch = [], torch.zeros((), device=self.processes.device), MemoryWatch(self.processes.device)
+        results, said, watch = [], [], MemoryWatch(self.processes.device)
         shared = algorithm.needs_critic and isinstance(self.critic, SharedCritic)
         self.optimizer.zero_grad()
         self.critic_optimizer.zero_grad()
@@ -200,12 +206,12 @@ class Learner:
                     value = critic_loss(self.critic, played, targets.rows(part), algorithm, self.model, totals)
                     result = joined(result, value, algorithm.value)
             results.append(self._backward(result))
-            if first:
-                targets.old_log_probs[:, part] = log_probs
-                gap = torch.maximum(gap, (log_probs - played.sampled_log_probs).abs().max())
+            said.append(log_probs)
         found = sum_results(results)
         metrics = self._whole({**found.metrics, "loss": found.loss}, totals)
+        before = torch.cat(said, dim=1)
         if first:
+            gap = (before - rollout.sampled_log_probs[:, rows]).abs().max()
             metrics |= {"sampler_gap": self.processes.max(gap), **watch.metrics(self.processes.mean)}
         if shared:
             norms = self._step(self.critic_optimizer, self.critic_groups, self.config.critic_optimizer.max_grad_norm)
@@ -213,7 +219,7 @@ class Learner:
         teaches = self.processes.any(has_advantage(rollout.rows(rows), targets.rows(rows), algorithm))
         metrics["without_advantage"] = torch.tensor(float(not teaches), device=self.processes.device)
         take = teaches or shared or not algorithm.skip_without_advantage
-        return metrics | self._step(self.optimizer, self.groups, self.config.optimizer.max_grad_norm, take)
+        return metrics | self._step(self.optimizer, self.groups, self.config.optimizer.max_grad_norm, take), before
 
     def _step_critic(self, rollout: Rollout, targets: Targets, rows: Tensor, algorithm: AlgorithmConfig, totals: Totals) -> Metrics:
         """One step of the critic on the `rows` of a minibatch."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 
@@ -12,40 +11,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rxrl.algorithms import AlgorithmConfig
-from rxrl.algorithms.losses import estimated_kl
 from rxrl.models import ReactiveTransformer
-from rxrl.models.experts import RouterStatistics
 from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.training.rollout import Rollout
-from rxrl.training.token_statistics import LazyLogits, TokenStatistics, token_log_probs, token_statistics
+from rxrl.training.token_statistics import LazyLogits, token_log_probs
 
 T = TypeVar("T")
-
-
-def statistics_of(
-    policy: LazyLogits, rollout: Rollout, config: AlgorithmConfig, reference: LazyLogits | None = None, previous: LazyLogits | None = None
-) -> TokenStatistics:
-    """What the losses need of the policy at the answer tokens, in the order of `answer`.
-
-    Args:
-        policy: At the answer tokens.
-        rollout: What was sampled.
-        config: Says which temperature, and how the KL to the reference is computed.
-        reference: The frozen reference at the same tokens, or None.
-        previous: The policy with the memory of the turn before, or None.
-    """
-    ids, estimator = rollout.turns.ids[rollout.answer], config.experimental.kl_estimator
-    if reference is None or estimator == "exact":
-        return token_statistics(policy, ids, config.temperature, reference, previous)
-    found = token_statistics(policy, ids, config.temperature, None, previous)
-    with torch.no_grad():
-        others = token_log_probs(reference, ids, config.temperature)
-    return replace(found, reference_kl=estimated_kl(found.log_probs, others, estimator), reference_log_probs=others)
-
-
-def hidden_states(model: ReactiveTransformer, stms: Tensor, rollout: Rollout, statistics: RouterStatistics | None = None) -> Tensor:
-    """Hidden states that predict the answer tokens, `[tokens, dim]`, where turns read the memories `stms`."""
-    return answer_hidden(model, stms, rollout.turns.ids, rollout.turns.mask, rollout.answer, statistics)
 
 
 def trajectory(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig | None = None, stm0: Tensor | None = None) -> Tensor:
@@ -150,10 +121,12 @@ def _values(model: ReactiveTransformer, rollout: Rollout) -> list[Tensor]:
 def policy_passes(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig) -> list[tuple[Rollout, LazyLogits]]:
     """The policy at the answer tokens in the passes of the update: all turns at once or, where they are recomputed, each turn alone."""
     if not config.checkpoint_turns:
-        return [(rollout, LazyLogits.of(model.decoder.head, hidden_states(model, trajectory(model, rollout, config), rollout)))]
+        whole = answer_hidden(model, trajectory(model, rollout, config), rollout.turns, rollout.answer)
+        return [(rollout, LazyLogits.of(model.decoder.head, whole))]
 
     def visit(turn: int, _: Tensor, memory: Tensor) -> Tensor:
-        return hidden_states(model, memory.unsqueeze(1), rollout.at(turn))
+        part = rollout.at(turn)
+        return answer_hidden(model, memory.unsqueeze(1), part.turns, part.answer)
 
     turns = turn_by_turn(model, rollout, config, visit, look_back=False)
     return [(rollout.at(turn), LazyLogits.of(model.decoder.head, hidden)) for turn, hidden in enumerate(turns)]
@@ -184,7 +157,8 @@ def reference_pass(reference: ReactiveTransformer, rollout: Rollout, left: Tenso
         stm0 = torch.where(carried, left[:, rollout.carried.clamp(min=0)], stm0)
     stms = trajectory(reference, rollout, stm0=stm0)
     last = rollout.real.sum(0) - 1
-    return scatter(hidden_states(reference, stms, rollout), rollout), stms[:, last, torch.arange(rollout.batch, device=last.device)]
+    hidden = scatter(answer_hidden(reference, stms, rollout.turns, rollout.answer), rollout)
+    return hidden, stms[:, last, torch.arange(rollout.batch, device=last.device)]
 
 
 def scatter(values: Tensor, rollout: Rollout) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from rxrl.data.batches import answer_positions, turns_first
 from rxrl.envs import Continuation, ConversationVectorEnv, token_batch
 from rxrl.errors import RewardError
+from rxrl.runs.processes import Share
 from rxrl.seeding import derive_seed, generator
 from rxrl.types import Action, Conversation, Policy, SavedInteraction, TokenBatch, Turn, interaction_ids, prompt_ids
 
@@ -39,11 +40,13 @@ class Rollout:
         unwritten: Last interaction of an episode that was cut, which no write followed, ids and mask `[batch, time]`; empty elsewhere.
         turn: Turn numbers, int64 `[turns, batch]`.
         steps: Turns of the episodes, int64 `[turns, batch]`.
-        scored_turns: The scored turns in order, for metrics and transcripts.
-        terms: Reward terms by name, `[turns, batch]`, NaN where a term does not apply.
         left: Memory that the episodes ended with, `[layers, batch, slots, dim]`.
         carried: Row of the last rollout whose memory the episode starts from, -1 for fresh memory, int64 `[batch]`.
         group: Number of the group that each row belongs to: samples of one conversation from one stm0, int64 `[batch]`.
+        share: Which rows of the global batch were collected here.
+        iteration: Of the training.
+        scored_turns: The scored turns in order, for metrics and transcripts.
+        terms: Reward terms by name, `[turns, batch]`, NaN where a term does not apply.
     """
 
     stm0: Tensor
@@ -65,6 +68,8 @@ class Rollout:
     left: Tensor
     carried: Tensor
     group: Tensor
+    share: Share
+    iteration: int
     scored_turns: list[Turn] = field(default_factory=list)
     terms: dict[str, Tensor] = field(default_factory=dict)
 
@@ -79,51 +84,32 @@ class Rollout:
         return int(self.turns.mask.sum() + self.writes.mask[0].sum())
 
     def rows(self, rows: Tensor) -> Rollout:
-        """The rollout of some conversations, padding kept, so that shapes depend on the rollout alone."""
+        """The rollout of some conversations, padding kept, so that shapes depend on the rollout alone; without text and terms."""
 
-        def pick(batch: TokenBatch) -> TokenBatch:
-            return TokenBatch(batch.ids[:, rows], batch.mask[:, rows])
+        def pick(name: str) -> Any:
+            value = getattr(self, name)
+            index = rows if name in _OF_ROWS else (slice(None), rows)
+            return TokenBatch(value.ids[index], value.mask[index]) if isinstance(value, TokenBatch) else value[index]
 
-        def of_rows(batch: TokenBatch) -> TokenBatch:
-            return TokenBatch(batch.ids[rows], batch.mask[rows])
-
-        return Rollout(
-            stm0=self.stm0[:, rows],
-            writes=pick(self.writes),
-            turns=pick(self.turns),
-            answer=self.answer[:, rows],
-            sampled_log_probs=self.sampled_log_probs[:, rows],
-            rewards=self.rewards[:, rows],
-            scored=self.scored[:, rows],
-            asking=self.asking[:, rows],
-            real=self.real[:, rows],
-            truncated=self.truncated[rows],
-            critic_tokens=pick(self.critic_tokens),
-            after=of_rows(self.after),
-            after_query=of_rows(self.after_query),
-            unwritten=of_rows(self.unwritten),
-            turn=self.turn[:, rows],
-            steps=self.steps[:, rows],
-            left=self.left[:, rows],
-            carried=self.carried[rows],
-            group=self.group[rows],
-        )
+        picked = {name: pick(name) for name in (*_OF_ROWS, *_OF_TURNS, "stm0", "writes", "left")}
+        return Rollout(**picked, share=self.share, iteration=self.iteration)
 
     def at(self, turn: int) -> Rollout:
         """One turn of it (index from 0); what was written before stays whole."""
         here = slice(turn, turn + 1)
 
-        def pick(batch: TokenBatch) -> TokenBatch:
-            return TokenBatch(batch.ids[here], batch.mask[here])
+        def pick(name: str) -> Any:
+            value = getattr(self, name)
+            return TokenBatch(value.ids[here], value.mask[here]) if isinstance(value, TokenBatch) else value[here]
 
-        names = ("answer", "sampled_log_probs", "rewards", "scored", "asking", "real", "turn", "steps")
-        return replace(
-            self,
-            turns=pick(self.turns),
-            critic_tokens=pick(self.critic_tokens),
-            terms={name: values[here] for name, values in self.terms.items()},
-            **{name: getattr(self, name)[here] for name in names},
-        )
+        terms = {name: values[here] for name, values in self.terms.items()}
+        return replace(self, terms=terms, **{name: pick(name) for name in _OF_TURNS})
+
+
+_OF_TURNS = ("turns", "critic_tokens", "answer", "sampled_log_probs", "rewards", "scored", "asking", "real", "turn", "steps")
+"""Fields of a rollout with an entry for each turn, `[turns, batch, ...]`."""
+_OF_ROWS = ("truncated", "after", "after_query", "unwritten", "carried", "group")
+"""Fields of a rollout with an entry for each row, `[batch, ...]`."""
 
 
 @dataclass(slots=True)
@@ -143,22 +129,54 @@ class _Recorder:
     seen: list[Turn] = field(default_factory=list)
     terms: list[dict[str, list[float]]] = field(default_factory=list)
 
-    def note(self, queries: list[list[int]], action: Action, info: dict[str, object], rewards: Sequence[float], scored: list[bool]) -> None:
-        answers = TokenBatch(action.ids, action.mask).rows()
-        turns: Sequence[Turn | None] = list(info["turns"])[: self.batch]  # type: ignore[call-overload]
-        log_probs = action.log_probs if action.log_probs is not None else torch.zeros(action.ids.shape)
+    def written(self, info: Mapping[str, Any]) -> None:
+        """Takes in what was written into memory before the next turn."""
+        self.writes.append([list(row or ()) for row in info["written"][: self.batch]])
+
+    def note(self, prompts: TokenBatch, action: Action, rewards: Any, info: Mapping[str, Any]) -> None:
+        """Takes in a turn; rows behind `batch` are not ours."""
+        queries, answers = prompts.rows()[: self.batch], TokenBatch(action.ids, action.mask).rows()[: self.batch]
+        turns: Sequence[Turn | None] = list(info["turns"])[: self.batch]
+        log_probs = (action.log_probs if action.log_probs is not None else torch.zeros(action.ids.shape)).tolist()[: self.batch]
         real = [turn is not None for turn in turns]
         self.real.append(real)
         self.turns.append([query + answer if there else [] for query, answer, there in zip(queries, answers, real, strict=True)])
         self.prompts.append([len(query) if there else 0 for query, there in zip(queries, real, strict=True)])
-        self.log_probs.append([[0.0] * len(q) + row[: len(a)] for q, a, row in zip(queries, answers, log_probs.tolist(), strict=True)])
-        self.rewards.append(list(rewards))
-        self.scored.append(scored)
+        self.log_probs.append([[0.0] * len(q) + row[: len(a)] for q, a, row in zip(queries, answers, log_probs, strict=True)])
+        self.rewards.append(rewards[: self.batch].tolist())
+        self.scored.append(info["scored"][: self.batch].tolist())
         self.asking.append([turn is not None and turn.asking for turn in turns])
         self.critic_tokens.append([[] if turn is None else critic_ids(turn) for turn in turns])
         self.seen += [turn for turn in turns if turn is not None]
-        terms = info["reward_terms"]
-        self.terms.append({name: np.asarray(values)[: self.batch].tolist() for name, values in terms.items()})  # type: ignore[attr-defined]
+        self.terms.append({name: np.asarray(values)[: self.batch].tolist() for name, values in info["reward_terms"].items()})
+
+    def rollout(self, stm0: Tensor, **known: Any) -> Rollout:
+        """All turns as tensors on the device and in the precision of `stm0`; `known` are the fields that are no record of turns."""
+        device = stm0.device
+        turns = turns_first(self.turns)
+        log_probs = torch.zeros(turns.ids.shape, dtype=stm0.dtype)
+        for index, per_row in enumerate(self.log_probs):
+            for row, values in enumerate(per_row):
+                if self.real[index][row]:
+                    log_probs[index, row, : len(values)] = torch.tensor(values, dtype=stm0.dtype)
+        names = sorted({name for terms in self.terms for name in terms})
+        nothing = [float("nan")] * self.batch
+        return Rollout(
+            stm0=stm0,
+            writes=turns_first(self.writes).to(device),
+            turns=turns.to(device),
+            answer=answer_positions(torch.tensor(self.prompts), turns.mask).to(device),
+            sampled_log_probs=log_probs.to(device),
+            rewards=torch.tensor(self.rewards, dtype=stm0.dtype, device=device),
+            scored=torch.tensor(self.scored, device=device),
+            asking=torch.tensor(self.asking, device=device),
+            real=torch.tensor(self.real).to(device),
+            critic_tokens=turns_first(self.critic_tokens).to(device),
+            turn=torch.arange(1, len(self.real) + 1, device=device)[:, None].expand(len(self.real), self.batch),
+            scored_turns=self.seen,
+            terms={name: torch.tensor([terms.get(name, nothing) for terms in self.terms]) for name in names},
+            **known,
+        )
 
 
 def critic_ids(turn: Turn) -> list[int]:
@@ -193,21 +211,21 @@ def collect(
     left: Tensor | None = None,
     reset_ratio: float = 1.0,
     group_size: int = 1,
-    before: Mapping[str, int] | None = None,
+    share: Share | None = None,
 ) -> Rollout:
     """Plays each conversation once, or as a group of samples from the same stm0.
 
     Args:
-        env: At least as many rows as conversations times `group_size`; its memory is an STM.
+        env: At least as many rows as conversations of the share times `group_size`; its memory is an STM.
         policy: Samples the answers.
-        conversations: At least one.
+        conversations: Those of all processes, at least one.
         seed: Together with iteration, conversation and turn the key of every draw.
         iteration: Of the training.
         device: Where the rollout goes.
         left: Memory that the last rollout ended with; needed where `reset_ratio` is below 1.
         reset_ratio: Probability that a conversation starts from fresh memory instead of from a row of `left`.
         group_size: Rows of each conversation, side by side: stm0 is the same, answers are drawn anew.
-        before: How often other processes play each conversation (by id) in rows before these; None: nothing stands before.
+        share: Which of the conversations this process plays; None: all.
 
     Returns:
         The rollout, one batch row for each sample.
@@ -215,44 +233,61 @@ def collect(
     Raises:
         RewardError: The reward failed; `turns` of the error holds all turns so far.
     """
-    conversations = [each for each in conversations for _ in range(group_size)]
-    count = len(conversations)
-    keys = _draw_keys(conversations, {name: number * group_size for name, number in (before or {}).items()})
+    share = (share or Share(0, len(conversations), len(conversations))).times(group_size)
+    samples = [each for each in conversations for _ in range(group_size)]
+    keys, mine = _draw_keys(samples)[share.start : share.stop], samples[share.start : share.stop]
     carried = torch.full((env.num_envs,), -1)
     if left is not None:
-        carried[:count] = torch.tensor([_carried_from(left, reset_ratio, seed, iteration, each.id) for each in conversations])
-    observation, info, stm0 = _begin(env, conversations, seed, iteration, left, carried)
-    recorder = _Recorder(count)
-    written, steps = info["written"], torch.from_numpy(info["steps"][:count])
+        carried[: len(mine)] = torch.tensor([_carried_from(left, reset_ratio, seed, iteration, each.id) for each in mine])
+    observation, info, stm0 = _begin(env, mine, seed, iteration, left, carried)
+    steps, recorder = torch.from_numpy(info["steps"][: len(mine)]).to(device), _Recorder(len(mine))
+
+    def draws(turn: int) -> list[torch.Generator]:
+        return [generator(seed, "answer", iteration, *key, turn) for key in keys]
+
+    truncated = _play(env, policy, observation, info, recorder, draws)
+    after, after_query, unwritten = (
+        TokenBatch.pad(rows, device) for rows in zip(*map(following, env.continuations[: len(mine)]), strict=True)
+    )
+    return recorder.rollout(
+        stm0[:, : len(mine)].to(device),
+        steps=steps.expand(len(recorder.real), -1),
+        truncated=truncated.to(device),
+        after=after,
+        after_query=after_query,
+        unwritten=unwritten,
+        left=env.memory[:, : len(mine)].to(device),
+        carried=carried[: len(mine)].to(device),
+        group=torch.arange(len(mine), device=device) // group_size,
+        share=share,
+        iteration=iteration,
+    )
+
+
+def _play(
+    env: ConversationVectorEnv,
+    policy: Policy,
+    observation: Mapping[str, Any],
+    info: Mapping[str, Any],
+    recorder: _Recorder,
+    draws: Callable[[int], Sequence[torch.Generator]],
+) -> Tensor:
+    """Plays all episodes to their end; returns which of them were cut, bool `[batch]`."""
     if env.warm_up:
-        recorder.writes.append([list(row or ()) for row in written[:count]])
-    turn = 0
+        recorder.written(info)
+    turn, truncated = 0, np.zeros(env.num_envs, dtype=np.bool_)
     while env.active.any():
         turn += 1
-        recorder.writes.append([list(row or ()) for row in written[:count]])
+        recorder.written(info)
         prompts = token_batch(observation)
-        action = _act(env, policy, prompts, [generator(seed, "answer", iteration, *key, turn) for key in keys])
+        action = _act(env, policy, prompts, draws(turn))
         try:
             observation, rewards, _, truncated, info = env.step(action)
         except RewardError as error:
             error.turns = (*recorder.seen, *error.turns)
             raise
-        queries = prompts.rows()[:count]
-        recorder.note(queries, _first_rows(action, count), info, rewards[:count].tolist(), info["scored"][:count].tolist())
-        written = info["written"]
-        cut = truncated
-    flags = torch.from_numpy(np.asarray(cut[:count]))
-    after = [following(each) for each in env.continuations[:count]]
-    return _rollout(
-        recorder,
-        stm0=stm0[:, :count].to(device),
-        steps=steps.to(device),
-        truncated=flags.to(device),
-        after=[TokenBatch.pad(rows, device) for rows in zip(*after, strict=True)],
-        left=env.memory[:, :count].to(device),
-        carried=carried[:count].to(device),
-        group=torch.arange(count, device=device) // group_size,
-    )
+        recorder.note(prompts, action, rewards, info)
+    return torch.from_numpy(np.asarray(truncated[: recorder.batch]))
 
 
 def _begin(
@@ -270,9 +305,9 @@ def _begin(
     return observation, info, stm0
 
 
-def _draw_keys(conversations: Sequence[Conversation], before: Mapping[str, int]) -> list[tuple[str, int]]:
+def _draw_keys(conversations: Sequence[Conversation]) -> list[tuple[str, int]]:
     """What the draws of each row depend on, whatever stands beside it: its conversation, and the rows of the same one before it."""
-    seen: Counter[str] = Counter(before)
+    seen: Counter[str] = Counter()
     keys = []
     for conversation in conversations:
         keys.append((conversation.id, seen[conversation.id]))
@@ -302,55 +337,3 @@ def _act(env: ConversationVectorEnv, policy: Policy, prompts: TokenBatch, genera
         log_probs = log_probs.to(found.log_probs.dtype)
         log_probs[rows] = found.log_probs.cpu()
     return Action(ids, mask, log_probs)
-
-
-def _first_rows(action: Action, count: int) -> Action:
-    return Action(action.ids[:count], action.mask[:count], None if action.log_probs is None else action.log_probs[:count])
-
-
-def _rollout(
-    recorder: _Recorder,
-    *,
-    stm0: Tensor,
-    steps: Tensor,
-    truncated: Tensor,
-    after: Sequence[TokenBatch],
-    left: Tensor,
-    carried: Tensor,
-    group: Tensor,
-) -> Rollout:
-    device = stm0.device
-    turns = turns_first(recorder.turns)
-    log_probs = torch.zeros(turns.ids.shape, dtype=stm0.dtype)
-    for index, per_row in enumerate(recorder.log_probs):
-        for row, values in enumerate(per_row):
-            if recorder.real[index][row]:
-                log_probs[index, row, : len(values)] = torch.tensor(values, dtype=stm0.dtype)
-    real = torch.tensor(recorder.real)
-    count = real.shape[0]
-    answer = answer_positions(torch.tensor(recorder.prompts), turns.mask)
-    names = sorted({name for terms in recorder.terms for name in terms})
-    nothing = [float("nan")] * recorder.batch
-    return Rollout(
-        stm0=stm0,
-        writes=turns_first(recorder.writes).to(device),
-        turns=turns.to(device),
-        answer=answer.to(device),
-        sampled_log_probs=log_probs.to(device),
-        rewards=torch.tensor(recorder.rewards, dtype=stm0.dtype, device=device),
-        scored=torch.tensor(recorder.scored, device=device),
-        asking=torch.tensor(recorder.asking, device=device),
-        real=real.to(device),
-        truncated=truncated,
-        critic_tokens=turns_first(recorder.critic_tokens).to(device),
-        after=after[0],
-        after_query=after[1],
-        unwritten=after[2],
-        turn=torch.arange(1, count + 1, device=device)[:, None].expand(count, recorder.batch),
-        steps=steps.expand(count, -1),
-        left=left,
-        carried=carried,
-        group=group,
-        scored_turns=recorder.seen,
-        terms={name: torch.tensor([terms.get(name, nothing) for terms in recorder.terms]) for name in names},
-    )

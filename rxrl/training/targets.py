@@ -23,9 +23,9 @@ from rxrl.algorithms.advantages import (
 )
 from rxrl.models import ReactiveTransformer
 from rxrl.training.critics import AnyCritic
-from rxrl.training.replay import policy_log_probs, policy_passes, scatter, statistics_of
+from rxrl.training.replay import policy_log_probs, policy_passes, scatter
 from rxrl.training.rollout import Rollout
-from rxrl.training.token_statistics import LazyLogits
+from rxrl.training.token_statistics import LazyLogits, token_statistics
 
 _BINS = 10
 """Bins of the histograms of reward terms, each one point wide."""
@@ -39,7 +39,8 @@ class Targets:
         advantages: 0 where not trained on, `[turns, batch]`, or one for each token, `[turns, batch, time]`.
         returns: Targets of the critic, `[turns, batch]`.
         values: Of the critic before the update, `[turns, batch]`; 0 without one.
-        old_log_probs: Of the sampled tokens under the weights before the update, `[turns, batch, time]`.
+        old_log_probs: Of the sampled tokens under the weights before the update, `[turns, batch, time]`; those of the first pass of the
+            update are 0 until that pass has computed them.
         reference_hidden: Last hidden states of the frozen reference at the answer tokens, `[turns, batch, time, dim]`, or None.
     """
 
@@ -59,6 +60,12 @@ class Targets:
             self.old_log_probs[:, rows],
             None if hidden is None else hidden[:, rows],
         )
+
+    def with_old_log_probs(self, rows: Tensor, log_probs: Tensor) -> Targets:
+        """The targets with the old log-probabilities of some conversations, `[turns, rows, time]`."""
+        old = self.old_log_probs.clone()
+        old[:, rows] = log_probs
+        return replace(self, old_log_probs=old)
 
     def at(self, turn: int) -> Targets:
         """The targets of one turn, index from 0."""
@@ -167,7 +174,11 @@ def old_policy(
         part = rollout.rows(rows)
         passes = policy_passes(model, part, config)
         reference = LazyLogits.of(reference_head, reference_hidden[:, rows][part.answer]).split([len(each.hidden) for _, each in passes])
-        found = [statistics_of(policy, turns, config, other) for (turns, policy), other in zip(passes, reference, strict=True)]
+        estimator = config.experimental.kl_estimator
+        found = [
+            token_statistics(policy, turns.turns.ids[turns.answer], config.temperature, other, estimator=estimator)
+            for (turns, policy), other in zip(passes, reference, strict=True)
+        ]
         kl = torch.cat([each.reference_kl for each in found if each.reference_kl is not None])
         old[:, rows], penalties[:, rows] = scatter(torch.cat([each.log_probs for each in found]), part), scatter(config.kl * kl, part)
     return old, penalties

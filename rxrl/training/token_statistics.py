@@ -7,7 +7,7 @@ Each is a sum over the vocabulary. It is taken over a few hundred tokens at a ti
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rxrl.algorithms.losses import estimated_kl
 from rxrl.models import answer_logits
 from rxrl.models.layers import wide
 
@@ -71,7 +72,12 @@ class TokenStatistics:
 
 
 def token_statistics(
-    policy: LazyLogits, ids: Tensor, temperature: float, reference: LazyLogits | None = None, previous: LazyLogits | None = None
+    policy: LazyLogits,
+    ids: Tensor,
+    temperature: float,
+    reference: LazyLogits | None = None,
+    previous: LazyLogits | None = None,
+    estimator: str = "exact",
 ) -> TokenStatistics:
     """Statistics of the policy at each sampled token.
 
@@ -81,10 +87,16 @@ def token_statistics(
         temperature: Of all softmaxes, above 0.
         reference: The frozen reference, or None.
         previous: The policy with the memory of the turn before, or None; no gradients either.
+        estimator: How the KL to the reference is computed: exactly, or as `estimated_kl` does on the sampled tokens.
     """
+    if reference is not None and estimator != "exact":
+        found = token_statistics(policy, ids, temperature, None, previous)
+        with torch.no_grad():
+            theirs = token_log_probs(reference, ids, temperature)
+        return replace(found, reference_kl=estimated_kl(found.log_probs, theirs, estimator), reference_log_probs=theirs)
     others = [each for each in (reference, previous) if each is not None]
-    log_probs, entropy, *found = _statistics(ids, temperature, True, policy, *others)
-    kls, sampled = found[: len(others)], found[len(others) :]
+    log_probs, entropy, *rest = _statistics(ids, temperature, True, policy, *others)
+    kls, sampled = rest[: len(others)], rest[len(others) :]
     return TokenStatistics(
         log_probs,
         entropy,

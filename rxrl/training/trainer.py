@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from rxrl.evaluation.play import Playthrough, play_conditions
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.models import ReactiveTransformer
 from rxrl.policies import ModelPolicy
-from rxrl.runs.processes import Processes, Share
+from rxrl.runs.processes import Processes
 from rxrl.runs.signals import Interruption
 from rxrl.runs.tracking import Clock, MetricsLog, TimedPolicy, Tracker, open_trackers, plain
 from rxrl.training.alarms import Alarm, Alarms
@@ -38,7 +37,6 @@ from rxrl.training.learner import Learner
 from rxrl.training.rollout import Rollout, collect
 from rxrl.training.rules import check_rules, check_stages, number_of_groups, stage_algorithm
 from rxrl.training.saving import check_folder, resume_run, save_best, save_run
-from rxrl.training.targets import Targets
 from rxrl.types import RewardFunction
 
 
@@ -120,7 +118,6 @@ class MRLTrainer:
         )
         self.scheduler, self.state, self.alarms = StepScheduler(curriculum), TrainerState(), Alarms(config.alarms)
         self.left: Tensor | None = None
-        self.share = Share(0, 0, 0)
         self.tracker_ids: dict[str, str] = {}
         self.sounded: Alarm | None = None
         self._work: dict[str, int] = {}
@@ -146,9 +143,9 @@ class MRLTrainer:
                 stage = self.scheduler.stage
                 algorithm = self.begin(stage)
                 rollout = self.collect(stage, algorithm)
-                targets, metrics = self.estimate(rollout, algorithm)
-                metrics |= self.update(rollout, targets, algorithm)
-                self._count(stage, rollout)
+                targets, metrics = self.learner.estimate(rollout, algorithm)
+                metrics |= self.learner.update(rollout, targets, algorithm)
+                self._count(stage, algorithm, rollout, metrics)
                 held_out = self.evaluate(stage) if self._evaluation_due() else None
                 self._record(stage, metrics, held_out)
                 if held_out is not None:
@@ -184,42 +181,20 @@ class MRLTrainer:
             count = number_of_groups(stage.episodes or config.episodes, samples)
             conversations = self.episodes.conversations(self.scheduler.stage_index, count, state.iteration, state.positions)
             share = self.processes.share([conversation.id for conversation in conversations])
-            mine = conversations[share.start : share.stop]
             rollout = collect(
-                self.episodes.environment(self.scheduler.stage_index, len(mine) * samples),
+                self.episodes.environment(self.scheduler.stage_index, (share.stop - share.start) * samples),
                 TimedPolicy(ModelPolicy(self.model.eval(), config.max_answer_tokens + 1, temperature=algorithm.temperature), self.clock),
-                mine,
+                conversations,
                 seed=config.seed,
                 iteration=state.iteration,
                 device=self.processes.device,
                 left=self.left,
                 reset_ratio=stage.reset_ratio_at(len(state.stage_rewards)),
                 group_size=samples,
-                before=Counter(conversation.id for conversation in conversations[: share.start]),
+                share=share,
             )
-        self.share = share.times(samples)
         self._tell(lambda each: each.on_rollout(rollout))
         return rollout
-
-    def estimate(self, rollout: Rollout, algorithm: AlgorithmConfig) -> tuple[Targets, dict[str, Any]]:
-        """Reference, values, advantages and old log-probabilities: all that is fixed before the first step of the update."""
-        with self.clock("estimate"):
-            return self.learner.estimate(rollout, algorithm, self.share, self.state.iteration)
-
-    def update(self, rollout: Rollout, targets: Targets, algorithm: AlgorithmConfig) -> dict[str, Any]:
-        """Epochs over minibatches of conversations; stops between epochs where the KL to the old policy grows too large."""
-        with self.clock("update"):
-            metrics = self.learner.update(rollout, targets, algorithm, self.share, self.state.iteration)
-        steering = algorithm.experimental
-        if steering.adaptive_kl is not None:
-            metrics["kl_coefficient"] = algorithm.kl
-            self.state.kl_coefficient = adapted_coefficient(
-                algorithm.kl, float(metrics["kl"]), steering.adaptive_kl, steering.adaptive_rate
-            )
-        if self.callbacks:
-            told = {name: plain(value) for name, value in metrics.items()}
-            self._tell(lambda each: each.on_update(told))
-        return metrics
 
     def evaluate(self, stage: Stage, count: int | None = None, controls: Sequence[str] = ()) -> Evaluation:
         """Plays held-out conversations of a stage, greedy, always from fresh memory and without teacher forcing."""
@@ -264,13 +239,21 @@ class MRLTrainer:
         finally:
             self.log.close()
 
-    def _count(self, stage: Stage, rollout: Rollout) -> None:
-        """Takes note of an iteration, and of the memory that its episodes ended with, where others may start from it."""
+    def _count(self, stage: Stage, algorithm: AlgorithmConfig, rollout: Rollout, metrics: dict[str, Any]) -> None:
+        """Takes note of an iteration, steers the coefficient of the KL, and keeps the memory that others may start from."""
         self.state.iteration += 1
         self.state.tokens += (tokens := sum(self.processes.objects([rollout.tokens])))
-        self._work = {"episodes": self.share.total, "tokens": tokens}
+        self._work = {"episodes": rollout.share.total, "tokens": tokens}
         self.left = self.processes.rows(rollout.left, dim=1) if stage.reset_ratio < 1 else None
         self.learner.carry(stage.reset_ratio < 1)
+        steering = algorithm.experimental
+        if steering.adaptive_kl is not None:
+            kl, target = float(metrics["kl"]), steering.adaptive_kl
+            metrics["kl_coefficient"] = algorithm.kl
+            self.state.kl_coefficient = adapted_coefficient(algorithm.kl, kl, target, steering.adaptive_rate)
+        if self.callbacks:
+            told = {name: plain(value) for name, value in metrics.items()}
+            self._tell(lambda each: each.on_update(told))
 
     def _evaluation_due(self) -> bool:
         done = len(self.state.stage_rewards) + 1

@@ -13,12 +13,13 @@ from rxrl.algorithms.advantages import Reduce
 from rxrl.algorithms.losses import value_loss
 from rxrl.models import ReactiveTransformer
 from rxrl.models.experts import RouterStatistics, load_balance_loss
+from rxrl.models.trajectory import answer_hidden
 from rxrl.seeding import generator
 from rxrl.training.critics import AnyCritic, critic_values
-from rxrl.training.replay import hidden_states, scatter, statistics_of, trajectory, turn_by_turn
+from rxrl.training.replay import scatter, trajectory, turn_by_turn
 from rxrl.training.rollout import Rollout
 from rxrl.training.targets import Targets, trained_turns
-from rxrl.training.token_statistics import LazyLogits
+from rxrl.training.token_statistics import LazyLogits, token_statistics
 
 NO_ADVANTAGE = 1e-6
 """What rounding may leave of an advantage of 0, in points of reward or, where they are scaled, in spreads."""
@@ -144,9 +145,13 @@ def actor_loss(
         Loss with metrics, and the detached log-probabilities of this pass, `[turns, batch, time]`.
     """
     totals = totals_of(rollout, config) if totals is None else totals
-    replay = _Replay(model, config, reference_head, first, totals)
-    run = _turn_by_turn if config.checkpoint_turns else _all_at_once
-    result, log_probs, routed = run(replay, rollout, targets, shares_of(rollout, config))
+    replay, shares = _Replay(model, config, reference_head, first, totals), shares_of(rollout, config)
+    if config.checkpoint_turns:
+        result, log_probs, routed = _turn_by_turn(replay, rollout, targets, shares)
+    else:
+        stms = trajectory(model, rollout, config)
+        memories = Memories(stms, torch.cat([stms[:, :1], stms[:, :-1]], dim=1), stms, rollout.real)
+        result, log_probs, routed = replay.loss(rollout, targets, shares, memories)
     if routed is not None:
         loads, probabilities, tokens = routed
         if reduce is not None:
@@ -171,7 +176,7 @@ class _Replay:
     totals: Totals
 
     def loss(
-        self, rollout: Rollout, targets: Targets, shares: Shares, memories: Memories, earlier: Rollout | None
+        self, rollout: Rollout, targets: Targets, shares: Shares, memories: Memories, earlier: Rollout | None = None
     ) -> tuple[LossResult, Tensor, Routed | None]:
         """Loss of some turns without load balancing, the log-probabilities `[tokens]`, and what the experts were given.
 
@@ -179,9 +184,16 @@ class _Replay:
         """
         answer = rollout.answer
         statistics = RouterStatistics(rollout.turns.mask & rollout.real.unsqueeze(-1)) if self.config.balance else None
-        hidden = hidden_states(self.model, memories.read, rollout, statistics)
-        previous = self._previous(rollout, memories, hidden, earlier)
-        said = statistics_of(self._policy(hidden), rollout, self.config, self._reference(targets, rollout), previous)
+        hidden = answer_hidden(self.model, memories.read, rollout.turns, answer, statistics)
+        theirs = targets.reference_hidden
+        said = token_statistics(
+            LazyLogits.of(self.model.decoder.head, hidden),
+            rollout.turns.ids[answer],
+            self.config.temperature,
+            reference=None if theirs is None else LazyLogits.of(self.reference_head, theirs[answer]),
+            previous=self._previous(rollout, memories, hidden, earlier),
+            estimator=self.config.experimental.kl_estimator,
+        )
         inputs = PolicyInputs(
             log_probs=said.log_probs,
             old_log_probs=said.log_probs.detach() if self.first else targets.old_log_probs[answer],
@@ -201,26 +213,20 @@ class _Replay:
         result = self.config.algorithm.loss(inputs, self.config)
         return result, said.log_probs.detach(), statistics.sums() if statistics is not None and statistics.loads else None
 
-    def _policy(self, hidden: Tensor) -> LazyLogits:
-        return LazyLogits.of(self.model.decoder.head, hidden)
-
-    def _reference(self, targets: Targets, rollout: Rollout) -> LazyLogits | None:
-        if targets.reference_hidden is None:
-            return None
-        return LazyLogits.of(self.reference_head, targets.reference_hidden[rollout.answer])
-
     @torch.no_grad()
     def _previous(self, rollout: Rollout, memories: Memories, hidden: Tensor, earlier: Rollout | None) -> LazyLogits | None:
         """What the policy is compared with from turn to turn (IMPO's consistency)."""
         if not self.config.looks_back or memories.path.shape[1] < 2:
             return None
         if self.config.experimental.consistency_form == "same-tokens":
-            return self._policy(hidden_states(self.model, memories.before, rollout))
-        if earlier is None:
+            found = answer_hidden(self.model, memories.before, rollout.turns, rollout.answer)
+        elif earlier is None:
             answer = torch.cat([torch.zeros_like(rollout.answer[:1]), rollout.answer[:-1]])
+            found = hidden[_same_position(answer, rollout.answer)]
         else:
-            answer, hidden = earlier.answer, hidden_states(self.model, memories.before, earlier)
-        return self._policy(hidden[_same_position(answer, rollout.answer)])
+            found = answer_hidden(self.model, memories.before, earlier.turns, earlier.answer)
+            found = found[_same_position(earlier.answer, rollout.answer)]
+        return LazyLogits.of(self.model.decoder.head, found)
 
 
 def _same_position(earlier: Tensor, answer: Tensor) -> Tensor:
@@ -234,13 +240,6 @@ def _same_position(earlier: Tensor, answer: Tensor) -> Tensor:
     begins = (lengths.flatten().cumsum(0) - lengths.flatten()).view_as(lengths)
     index = begins.unsqueeze(-1) + (answer.cumsum(-1) - 1).minimum((lengths - 1).clamp(min=0).unsqueeze(-1))
     return index[answer].clamp(max=max(0, int(lengths.sum()) - 1))
-
-
-def _all_at_once(replay: _Replay, rollout: Rollout, targets: Targets, shares: Shares) -> tuple[LossResult, Tensor, Routed | None]:
-    """All turns in one batch: fast."""
-    stms = trajectory(replay.model, rollout, replay.config)
-    memories = Memories(stms, torch.cat([stms[:, :1], stms[:, :-1]], dim=1), stms, rollout.real)
-    return replay.loss(rollout, targets, shares, memories, None)
 
 
 def _turn_by_turn(replay: _Replay, rollout: Rollout, targets: Targets, shares: Shares) -> tuple[LossResult, Tensor, Routed | None]:

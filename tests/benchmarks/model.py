@@ -173,7 +173,7 @@ def _turn_backward(subject: _Subject, stm0: Tensor, written: TokenBatch, turn: T
     model, answer = subject.model, turn.mask.clone()
     answer[:, : subject.query + 3] = False
     stms = memory_trajectory(model, stm0, written.ids[None], written.mask[None])
-    hidden = answer_hidden(model, stms, turn.ids[None], turn.mask[None], answer[None])
+    hidden = answer_hidden(model, stms, TokenBatch(turn.ids[None], turn.mask[None]), answer[None])
     F.cross_entropy(model.decoder.head(hidden), turn.ids[answer]).backward()
     model.zero_grad()
 

@@ -79,12 +79,12 @@ def _phases(bench: Bench, preset: str, folder: Path) -> Iterator[Row]:
     stage = trainer.scheduler.stage
     algorithm = trainer.begin(stage)
     rollout = trainer.collect(stage, algorithm)
-    targets, _ = trainer.estimate(rollout, algorithm)
+    targets, _ = trainer.learner.estimate(rollout, algorithm)
     timed = _Phases(bench, preset, trainer)
     yield from timed.measure("collect", lambda: trainer.collect(stage, algorithm), {"collect/generate": "generation"})
     parts = {"estimate/critic": "critic values", "estimate/reference": "reference"}
-    yield from timed.measure("estimate", lambda: trainer.estimate(rollout, algorithm), parts)
-    yield from timed.measure("update", lambda: trainer.update(rollout, targets, algorithm), {})
+    yield from timed.measure("estimate", lambda: trainer.learner.estimate(rollout, algorithm), parts)
+    yield from timed.measure("update", lambda: trainer.learner.update(rollout, targets, algorithm), {})
     yield timed.sum("iteration", ("collect", "estimate", "update"))
     whole = timed.milliseconds["iteration"]
     episodes = BATCHES * batch

@@ -109,13 +109,13 @@ def test_old_log_probabilities_are_those_of_the_update(precision: str, tmp_path:
     trainer = trainer_in(tmp_path, algorithm={"name": "impo", "minibatches": 3, "temperature": 0.8}, precision=precision)
     stage, algorithm = trainer.scheduler.stage, trainer.begin(trainer.scheduler.stage)
     rollout = trainer.collect(stage, algorithm)
-    targets, _ = trainer.estimate(rollout, algorithm)
+    targets, _ = trainer.learner.estimate(rollout, algorithm)
     for rows in minibatches(rollout.batch, 3, 0):
         part = rollout.rows(rows)
         with trainer.processes.autocast():
             with torch.no_grad():
                 independent = policy_log_probs(trainer.model, part, algorithm)
-            targets.old_log_probs[:, rows] = independent
+            targets = targets.with_old_log_probs(rows, independent)
             result, log_probs = actor_loss(trainer.model, part, targets.rows(rows), algorithm, trainer.learner.reference.decoder.head)
         assert (log_probs - independent).abs().max() < (1e-5 if precision == "no" else 0.05)
         assert result.metrics["ratio_deviation"] < (1e-5 if precision == "no" else 0.02)
@@ -128,7 +128,7 @@ def test_recomputing_turns_gives_the_same_gradients(tmp_path: Path):
     trainer = trainer_in(tmp_path, {"steps": 5, "iterations": 1}, algorithm={"name": "impo", **ALL_ON})
     stage, whole = trainer.scheduler.stage, trainer.begin(trainer.scheduler.stage)
     rollout = trainer.collect(stage, whole)
-    targets, _ = trainer.estimate(rollout, whole)
+    targets, _ = trainer.learner.estimate(rollout, whole)
     found = []
     for algorithm in (whole, whole.model_copy(update={"checkpoint_turns": True})):
         trainer.model.zero_grad()

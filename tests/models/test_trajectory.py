@@ -98,7 +98,7 @@ def test_the_answer_of_turn_8_reaches_the_write_of_turn_1(window: int | None, re
     stms = memory_trajectory(model, memory_of(model, 1), ids, written.mask.view(8, 1, -1), window)
     turn = TokenBatch.pad([[1, 5, 9, 6, 10, 11, 3]])
     answer = torch.tensor([[False] * 4 + [True] * 3])
-    hidden = answer_hidden(model, stms[:, 7:], turn.ids[None], turn.mask[None], answer[None])
+    hidden = answer_hidden(model, stms[:, 7:], TokenBatch(turn.ids[None], turn.mask[None]), answer[None])
     loss = torch.nn.functional.cross_entropy(model.decoder.head(hidden), turn.ids[answer])
     [gradient] = torch.autograd.grad(loss, [model.embedding.weight])
     assert bool(gradient[marker].abs().max() > 1e-12) == reached
@@ -110,7 +110,7 @@ def test_answer_states_are_those_that_predict_each_answer_token():
     turns = interactions([6, 4, 8, 5, 7, 3])
     ids, mask = turns.ids.view(2, 3, -1), turns.mask.view(2, 3, -1)
     answer = mask & (torch.arange(mask.shape[-1]) >= 2)
-    found = model.decoder.head(answer_hidden(model, stms, ids, mask, answer))
+    found = model.decoder.head(answer_hidden(model, stms, TokenBatch(ids, mask), answer))
     expected = []
     for turn in range(2):
         logits = model.decode(ids[turn], mask[turn], stms[:, turn])

@@ -269,7 +269,7 @@ def test_what_memory_contributes_is_measured_with_an_empty_and_with_another_memo
     true = memory_trajectory(model, stm0, batch.writes.ids, batch.writes.mask)
 
     def expected(stms):
-        hidden = answer_hidden(model, stms, batch.turns.ids, batch.turns.mask, batch.answer)
+        hidden = answer_hidden(model, stms, batch.turns, batch.answer)
         return F.cross_entropy(model.decoder.head(hidden), batch.turns.ids[batch.answer])
 
     cases = {"true": true, "empty": stm0.unsqueeze(1).expand_as(true), "other": true[:, :, [4, 0, 1, 2, 3]]}

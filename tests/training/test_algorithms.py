@@ -106,10 +106,10 @@ def test_a_shared_trunk_learns_from_the_value_loss(tmp_path):
         stage = trainer.scheduler.stage
         algorithm = trainer.begin(stage)
         rollout = trainer.collect(stage, algorithm)
-        targets, _ = trainer.estimate(rollout, algorithm)
+        targets, _ = trainer.learner.estimate(rollout, algorithm)
         targets.advantages.zero_()
         before = weights(trainer.model)
-        trainer.update(rollout, targets, algorithm)
+        trainer.learner.update(rollout, targets, algorithm)
         after = weights(trainer.model)
         moved[kind] = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"text": set(), "shared": {"embedding", "encoder"}}

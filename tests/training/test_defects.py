@@ -19,7 +19,7 @@ from rxrl.training import learner as learner_module
 from rxrl.training.replay import policy_log_probs
 from rxrl.training.targets import advantages_of
 from rxrl.types import EOS, TokenBatch
-from tests.training.test_algorithms import trainer_in
+from tests.training import toy
 from tests.training.toy import conversations, play, tiny_model
 
 TESTS = Path(__file__).parents[1]
@@ -139,6 +139,11 @@ def test_the_tests_that_are_named_exist(defect):
         assert name in functions_of(file), place
 
 
+def trainer_in(folder, algorithm, **changes):
+    settings = {"episodes": 8, "evaluation": {"every": 1, "conversations": 3}, "algorithm": algorithm} | changes
+    return toy.trainer_in(folder, [{"steps": 3, "iterations": 1}], **settings)
+
+
 STILL = {"name": "sgd", "learning_rate": 1e-30, "weight_decay": 0.0}
 """Steps that change no weight."""
 
@@ -151,8 +156,8 @@ def test_every_epoch_replays_from_the_memory_that_the_rollout_started_from(tmp_p
     for _ in range(2):
         algorithm = trainer.begin(stage)
         rollout = trainer.collect(stage, algorithm)
-        targets, _ = trainer.estimate(rollout, algorithm)
-        metrics = trainer.update(rollout, targets, algorithm)
+        targets, _ = trainer.learner.estimate(rollout, algorithm)
+        metrics = trainer.learner.update(rollout, targets, algorithm)
         trainer.left = trainer.processes.rows(rollout.left, dim=1)
         # Minibatches of later epochs have other rows and other padding, hence other rounding.
         assert metrics["ratio_deviation"] < 1e-5
@@ -184,8 +189,8 @@ def test_every_epoch_trains_on_every_episode_once(micro_batch, tmp_path, monkeyp
     stage = trainer.scheduler.stage
     algorithm = trainer.begin(stage)
     rollout = trainer.collect(stage, algorithm)
-    targets, _ = trainer.estimate(rollout, algorithm)
-    trainer.update(rollout, targets, algorithm)
+    targets, _ = trainer.learner.estimate(rollout, algorithm)
+    trainer.learner.update(rollout, targets, algorithm)
     assert Counter(seen) == Counter(2 * list(map(tuple, rollout.turns.ids.transpose(0, 1).flatten(1).tolist())))
 
 
@@ -197,9 +202,9 @@ def test_an_update_leaves_the_rollout_as_it_was(tmp_path):
     fields = ("sampled_log_probs", "rewards", "stm0", "answer", "scored", "real", "left")
     before = {name: getattr(rollout, name).clone() for name in fields}
     tokens = [rollout.turns.ids.clone(), rollout.writes.ids.clone(), rollout.critic_tokens.ids.clone()]
-    targets, _ = trainer.estimate(rollout, algorithm)
+    targets, _ = trainer.learner.estimate(rollout, algorithm)
     advantages = targets.advantages.clone()
-    trainer.update(rollout, targets, algorithm)
+    trainer.learner.update(rollout, targets, algorithm)
     assert all(torch.equal(before[name], getattr(rollout, name)) for name in fields)
     assert all(torch.equal(a, b) for a, b in zip(tokens, (rollout.turns.ids, rollout.writes.ids, rollout.critic_tokens.ids), strict=True))
     assert torch.equal(advantages, targets.advantages)
@@ -269,8 +274,8 @@ def test_self_imitation_adds_to_fresh_data_and_replaces_none(tmp_path):
         stage = trainer.scheduler.stage
         algorithm = trainer.begin(stage)
         rollout = trainer.collect(stage, algorithm)
-        targets, _ = trainer.estimate(rollout, algorithm)
-        lines[coefficient] = trainer.update(rollout, targets, algorithm), rollout
+        targets, _ = trainer.learner.estimate(rollout, algorithm)
+        lines[coefficient] = trainer.learner.update(rollout, targets, algorithm), rollout
     (off, fresh), (on, same) = lines[0.0], lines[0.5]
     assert torch.equal(fresh.turns.ids, same.turns.ids)
     assert torch.allclose(off["policy_loss"], on["policy_loss"], atol=1e-7)

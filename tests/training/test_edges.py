@@ -1,7 +1,6 @@
 """What is rare in a training: equal groups, unscored minibatches, episodes that are cut, other critics, second tries, odd settings."""
 
 import json
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +14,7 @@ from rxrl.errors import CheckpointError, ConfigError, TrainingError
 from rxrl.policies import ModelPolicy
 from rxrl.runs.checkpoints import CRITIC_FILE, load_critic, numbered
 from rxrl.runs.optim import OptimizerConfig
-from rxrl.runs.processes import Processes
+from rxrl.runs.processes import Processes, Share
 from rxrl.training.alarms import AlarmConfig, Alarms
 from rxrl.training.config import MRLConfig
 from rxrl.training.critics import critic_values, make_critic
@@ -81,16 +80,16 @@ def test_a_run_whose_critic_is_gone_does_not_go_on(tmp_path):
 def test_a_conversation_that_comes_twice_is_answered_in_two_ways_by_any_number_of_processes():
     model, script = tiny_model(), conversation(3, 3)
 
-    def played(count, before=None, group_size=1):
+    def played(count, share=None, group_size=1):
         env = make_env(model, count * group_size)
-        found = collect(env, ModelPolicy(model, 5), [script] * count, seed=1, iteration=0, group_size=group_size, before=before)
+        found = collect(env, ModelPolicy(model, 5), [script] * count, seed=1, iteration=0, group_size=group_size, share=share)
         return [found.turns.ids[:, row][found.answer[:, row]].tolist() for row in range(found.batch)]
 
     one, two = played(2)
     assert one != two
     assert played(1) == [one]
-    assert played(1, Counter({script.id: 1})) == [two]
-    assert played(2, group_size=2)[2:] == played(1, {script.id: 1}, group_size=2)
+    assert played(2, Share(1, 2, 2)) == [two]
+    assert played(2, group_size=2)[2:] == played(2, Share(1, 2, 2), group_size=2)
 
 
 @pytest.mark.parametrize("kind", ["text", "shared"])

@@ -1,6 +1,5 @@
 """The learner: steps do not depend on how a minibatch is cut, frozen groups keep their optimizer state, one clip for each optimizer."""
 
-
 import pytest
 import torch
 from accelerate.state import AcceleratorState

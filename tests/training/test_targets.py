@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from rxrl.algorithms import AlgorithmConfig
+from rxrl.models.trajectory import answer_hidden
 from rxrl.training.critics import critic_values
-from rxrl.training.replay import hidden_states, policy_log_probs, reference_pass, scatter, trajectory
+from rxrl.training.replay import policy_log_probs, reference_pass, scatter, trajectory
 from rxrl.training.targets import Targets, advantages_of, old_policy, rollout_metrics, start_critic
 from rxrl.training.update import critic_loss
 from tests.algorithms.options import configured
@@ -115,7 +116,7 @@ def test_kl_in_the_reward_is_what_the_sampled_tokens_cost(estimator, again):
     parts = [torch.tensor([1, 2]), torch.tensor([0, 3])]
     old, penalties = old_policy(model, rollout, config, parts, hidden, reference.decoder.head)
     assert torch.equal(old[:, parts[0]], policy_log_probs(model, rollout.rows(parts[0]), config))
-    said = hidden_states(model, trajectory(model, rollout), rollout)
+    said = answer_hidden(model, trajectory(model, rollout), rollout.turns, rollout.answer)
     current, other = (tempered(m.decoder.head(h), 0.9) for m, h in ((model, said), (reference, hidden[rollout.answer])))
     difference = sampled(current, rollout.turns.ids[rollout.answer]) - sampled(other, rollout.turns.ids[rollout.answer])
     expected = {"exact": exact_kl(current, other), "k1": difference, "k2": difference**2 / 2, "k3": (-difference).exp() - 1 + difference}

@@ -13,10 +13,8 @@ from torch.utils._pytree import tree_leaves
 from rxrl.algorithms.losses import estimated_kl
 from rxrl.models import answer_logits
 from rxrl.training import token_statistics as module
-from rxrl.training.replay import statistics_of
 from rxrl.training.token_statistics import LazyLogits, token_log_probs, token_statistics
 from rxrl.types import EOS
-from tests.algorithms.options import configured
 from tests.distributions import entropy, exact_kl, sampled, tempered
 
 VOCAB, DIM = 12, 5
@@ -232,12 +230,10 @@ def test_under_mixed_precision_the_head_is_narrow_and_the_rest_is_not():
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_kl_may_be_estimated_on_the_sampled_tokens(estimator):
     made = case(6)
-    rollout = SimpleNamespace(turns=SimpleNamespace(ids=made.ids.view(1, 2, 3)), answer=torch.ones(1, 2, 3, dtype=torch.bool))
-    config = configured(kl_estimator=estimator, kl_in="reward", temperature=0.7)
     policy, reference = LazyLogits.of(made.head, made.hidden), LazyLogits.of(*made.others["reference"])
-    found, truth = statistics_of(policy, rollout, config, reference), by_formulas(made, 0.7)
+    found, truth = token_statistics(policy, made.ids, 0.7, reference, estimator=estimator), by_formulas(made, 0.7)
     expected = estimated_kl(truth.log_probs, truth.reference_log_probs, estimator)
     assert torch.allclose(found.reference_kl, expected)
     assert torch.allclose(found.reference_log_probs, truth.reference_log_probs)
     assert torch.allclose(*(torch.autograd.grad(each.sum(), made.hidden)[0] for each in (found.reference_kl, expected)))
-    assert statistics_of(policy, rollout, config).reference_kl is None
+    assert token_statistics(policy, made.ids, 0.7, estimator=estimator).reference_kl is None

@@ -69,19 +69,32 @@ def test_ratio_is_1_in_the_first_pass_and_is_not_later(tmp_path):
     assert lines(second)[0]["ratio_deviation"] > 0
 
 
-def test_old_log_probabilities_of_every_minibatch_are_those_of_unchanged_weights(tmp_path):
+def test_old_log_probabilities_of_every_minibatch_are_those_of_unchanged_weights(tmp_path, monkeypatch):
+    """Those of the second epoch, by when all are known, are as each pass of the first computes them."""
+    from rxrl.training import learner
     from rxrl.training.replay import policy_log_probs
-    from rxrl.training.update import minibatches
+    from rxrl.training.update import actor_loss, minibatches
 
-    trainer = trainer_in(tmp_path, [{"steps": 3, "iterations": 1}], algorithm={"minibatches": 3})
+    def recording(model, played, targets, *arguments):
+        seen.append(targets.old_log_probs)
+        return actor_loss(model, played, targets, *arguments)
+
+    seen = []
+    monkeypatch.setattr(learner, "actor_loss", recording)
+    trainer = trainer_in(tmp_path, [{"steps": 3, "iterations": 1}], algorithm={"minibatches": 3, "epochs": 2})
     stage, algorithm = trainer.scheduler.stage, trainer.begin(trainer.scheduler.stage)
     rollout = trainer.collect(stage, algorithm)
     start = copy.deepcopy(trainer.model)
-    targets, _ = trainer.estimate(rollout, algorithm)
-    trainer.update(rollout, targets, algorithm)
+    targets, _ = trainer.learner.estimate(rollout, algorithm)
+    trainer.learner.update(rollout, targets, algorithm)
     assert not same(weights(start), weights(trainer.model))
-    for rows in minibatches(rollout.batch, 3, trainer.config.seed, "minibatch", 0, 0):
-        assert torch.equal(targets.old_log_probs[:, rows], policy_log_probs(start, rollout.rows(rows), algorithm))
+    first, second = (list(minibatches(rollout.batch, 3, trainer.config.seed, "minibatch", 0, epoch)) for epoch in (0, 1))
+    old = torch.zeros_like(rollout.sampled_log_probs)
+    for rows, found in zip(second, seen[3:], strict=True):
+        old[:, rows] = found
+    for rows in first:
+        assert torch.equal(old[:, rows], policy_log_probs(start, rollout.rows(rows), algorithm))
+    assert targets.old_log_probs[:, first[0]].eq(0).all()
 
 
 def test_updates_stop_between_epochs_where_the_policy_has_moved_too_far(tmp_path):
@@ -319,7 +332,7 @@ def test_all_conversations_are_used_and_none_twice(tmp_path):
 def test_the_critic_starts_from_the_mean_of_what_it_will_learn(advantage, expected, tmp_path):
     trainer = trainer_in(tmp_path, env=BonusEnv, algorithm={"advantage": advantage})
     algorithm = trainer.begin(trainer.scheduler.stage)
-    trainer.estimate(trainer.collect(trainer.scheduler.stage, algorithm), algorithm)
+    trainer.learner.estimate(trainer.collect(trainer.scheduler.stage, algorithm), algorithm)
     assert trainer.learner.critic.shift.item() == pytest.approx(expected)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rxrl.algorithms import AlgorithmConfig, sum_results
-from rxrl.training.replay import hidden_states, trajectory
+from rxrl.models.trajectory import answer_hidden
+from rxrl.training.replay import trajectory
 from rxrl.training.rollout import Rollout
 from rxrl.training.update import actor_loss, critic_loss, has_advantage, minibatches, totals_of
 from tests.algorithms.options import configured
@@ -134,7 +135,7 @@ def test_consistency_is_a_mean_over_the_tokens_from_the_second_turn_on():
     result, _, _ = loss_and_gradients(model, rollout, targets_for(model, rollout, config, toy_critic(model)), config, model)
     stms = trajectory(model, rollout)
     before = torch.cat([stms[:, :1], stms[:, :-1]], dim=1)
-    now, then = (tempered(model.decoder.head(hidden_states(model, memory, rollout))) for memory in (stms, before))
+    now, then = (tempered(model.decoder.head(answer_hidden(model, memory, rollout.turns, rollout.answer))) for memory in (stms, before))
     counted = (rollout.answer & (rollout.scored & (rollout.turn > 1)).unsqueeze(-1))[rollout.answer]
     assert 0 < int(counted.sum()) < len(counted)
     assert torch.allclose(result.metrics["consistency"], exact_kl(now, then)[counted].mean())
@@ -146,7 +147,7 @@ def test_consistency_may_compare_position_by_position_with_the_answer_before():
     rollout = play(model, conversations(5, (3, 2)), reward=unscored_tells)
     config = configured(name="impo", consistency_form="positions", **ALL_ON)
     result, _, _ = loss_and_gradients(model, rollout, targets_for(model, rollout, config, toy_critic(model)), config, model)
-    all_hidden = hidden_states(model, trajectory(model, rollout), rollout)
+    all_hidden = answer_hidden(model, trajectory(model, rollout), rollout.turns, rollout.answer)
     policy = torch.zeros(*rollout.answer.shape, model.config.vocab_size, dtype=torch.float64)
     policy[rollout.answer] = tempered(model.decoder.head(all_hidden))
     found = []
