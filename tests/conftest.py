@@ -17,6 +17,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from tests.coverage_table import CoverageTable  # noqa: E402
 from tests.skips import SkipReport  # noqa: E402
 
 torch.set_num_threads(1)
@@ -28,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Processes of xdist report to the one that started them.
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(SkipReport(config))
+        if config.getoption("cov_source", None):
+            config.pluginmanager.register(CoverageTable())
 
 
 @pytest.fixture(autouse=True)

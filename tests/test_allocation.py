@@ -9,6 +9,8 @@ import pytest
 
 from tests import skips
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import resource, sys
 from rxrl.allocation import keep_freed_memory

@@ -114,6 +114,7 @@ def test_commands_of_the_rewards_page_run(folder: Path) -> None:
     assert "rescored.jsonl" in run(*rescore.split()[1:])
 
 
+@pytest.mark.slow
 def test_the_package_of_the_page_installs_and_registers(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = tmp_path / "source", tmp_path / "site"
     source.mkdir()
@@ -134,6 +135,7 @@ def test_the_page_names_every_reward() -> None:
     assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", first_table, re.M)))) == set(BUILT_IN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", table.REWARDS)
 def test_the_table_of_hand_made_answers_is_current(name: str) -> None:
     shown = table.cells(table.shown()[1])

@@ -48,6 +48,8 @@ PACKAGE = '''
 
 from rxrl.envs import ConversationVectorEnv
 
+pytestmark = pytest.mark.slow
+
 
 def polite(turns, word="please"):
     """10 for an answer with a polite word."""

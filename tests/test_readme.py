@@ -87,6 +87,7 @@ def chain(folder: Path) -> dict[str, str]:
     return printed
 
 
+@pytest.mark.slow
 def test_quickstart_prints_what_the_readme_shows(quickstart: str, folder: Path) -> None:
     shown = next(block.text for block in BLOCKS if "Tokenizer: " in block.text)
     wanted = [line for line in shown.splitlines() if not line.startswith("==>")]
@@ -100,6 +101,7 @@ def test_quickstart_prints_what_the_readme_shows(quickstart: str, folder: Path) 
     assert (folder / report[1]).is_file()
 
 
+@pytest.mark.slow
 def test_the_chain_of_commands_runs_as_written(chain: dict[str, str], folder: Path) -> None:
     assert any("you> Anna likes red." in printed for printed in chain.values())
     report = json.loads((folder / "runs/mrl/report.json").read_text())
@@ -137,6 +139,7 @@ def test_dry_runs_and_data_commands_run_as_written(chain: dict[str, str], folder
     assert done >= 6
 
 
+@pytest.mark.slow
 def test_python_snippets_run_as_written(quickstart: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     snippets = [block for block in BLOCKS if block.language == "python" and block.page not in TESTED_APART]
     assert len(snippets) >= 4
@@ -200,6 +203,7 @@ def test_every_metric_is_explained(quickstart: str, folder: Path) -> None:
     assert parts | {"after_supervised", "after_mrl", "after_smat_continued", "stages", "cost"} <= explained
 
 
+@pytest.mark.slow
 def test_tables_of_results_are_made_from_runs(quickstart: str, folder: Path) -> None:
     script, run = [sys.executable, str(ROOT / "scripts/results.py")], folder / "runs/quickstart"
     made = subprocess.run([*script, "runs", str(run)], check=True, capture_output=True, text=True).stdout

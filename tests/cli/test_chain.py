@@ -26,6 +26,7 @@ def changed(before: Path, after: Path) -> set[str]:
     return {name.split(".")[0] for name, value in new.items() if not torch.equal(value, old[name])}
 
 
+@pytest.mark.slow
 def test_stages_lead_from_nothing_to_a_report(invoke: Any, run_stage: Any, run_mrl: Any, tmp_path: Path) -> None:
     first = run_stage("pretrain", tmp_path / "pretrain")
     second = run_stage("sft", tmp_path / "sft", "--from", first)

@@ -16,6 +16,8 @@ from rxrl.models import ReactiveTransformer
 from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
 from rxrl.training.callbacks import Callback, Progress
 
+pytestmark = pytest.mark.slow
+
 SMALLER = (
     "data.test_conversations=3",
     "data.steps=3",

@@ -32,6 +32,7 @@ def run_script() -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_the_training_script_then_the_evaluation_script(run_script: Any, checkpoint: Path, curriculum: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shown = run_script("examples/train_mrl.py", checkpoint, "--curriculum", curriculum, "--episodes", 4, "--iterations", 2, "--out", run)
@@ -84,6 +85,7 @@ def rows_of(table: str, task: str) -> dict[str, list[str]]:
     return {first: cells for first, *cells in lines}
 
 
+@pytest.mark.slow
 def test_the_table_of_does_it_learn_has_every_run_in_its_place(run_script: Any, tmp_path: Path) -> None:
     keep(
         tmp_path,

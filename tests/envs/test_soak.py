@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import tracemalloc
 
+import pytest
+
 from tests.benchmarks.soak import environment, soak
 
 
+@pytest.mark.slow
 def test_resets_leave_nothing_behind() -> None:
     env = environment()
     # So many that every conversation was played and every cache has seen what there is.

@@ -24,6 +24,7 @@ from rxrl.types import SavedInteraction
 from tests.evaluation.fakes import KEYS, UNKNOWN, VALUES, Forgetful, Reader, WordCodec, conversations, environment, record
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_where_questions_of_a_conversation_are_correlated():
     rng = np.random.default_rng(0)
     clusters, questions, trials = 40, 8, 300

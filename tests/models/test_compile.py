@@ -29,6 +29,7 @@ def model(**changes: object) -> ReactiveTransformer:
     return model_of(config(**changes), dtype=torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads_memory", [False, True])
 def test_encoder_and_memory_update_compile(reads_memory: bool):
     made = model(reads_memory=reads_memory)

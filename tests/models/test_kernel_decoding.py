@@ -77,6 +77,7 @@ def continued(model: ReactiveTransformer, decoding: Decoding, lengths: Tensor, s
     return found
 
 
+@pytest.mark.slow
 @built
 @both
 @settings(max_examples=25, deadline=None)

@@ -47,6 +47,7 @@ def turns(draw: st.DrawFn) -> Turn:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(BUILT_IN) - NOT_OFFLINE))
 @given(batch=st.lists(turns(), min_size=1, max_size=4))
 @settings(max_examples=60)

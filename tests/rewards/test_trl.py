@@ -115,6 +115,7 @@ def test_columns_do_in_place_of_rows_and_messages_in_place_of_texts() -> None:
     assert [(turn.extra, turn.query, turn.asking) for turn in seen] == [({"level": n}, "What pet does Mia have?", True) for n in (1, 2)]
 
 
+@pytest.mark.slow
 def test_a_grpo_step_of_trl_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import trl
     from datasets import Dataset

@@ -14,6 +14,8 @@ from rxrl.runs.checkpoints import numbered
 from rxrl.runs.processes import Share, share_edges
 from tests.training.processes_worker import SCENARIOS, recorded, trainer_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

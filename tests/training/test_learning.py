@@ -8,6 +8,8 @@ from rxrl.stages.runner import StageRunner
 from rxrl.stages.tasks import SmatTask
 from scripts.learning import ALGORITHMS, CODEC, LEARNED, LENGTH, TASKS, RecallSource, accuracy, recall_trainer, small_model
 
+pytestmark = pytest.mark.slow
+
 
 def test_supervised_training_learns_to_recall_one_of_four_words(tmp_path):
     config = SmatConfig(

@@ -193,6 +193,7 @@ def first_turns(rollout, count):
     return replace(rollout, **batches, **{name: getattr(rollout, name)[:count] for name in names}, terms={})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"bptt_turns": 2}])
 def test_memory_use_of_an_update_does_not_grow_with_the_turns_where_they_are_recomputed(options):
     """What one more turn leaves behind is its memory (a window keeps a second one) and a few numbers: a hundredth of its activations."""

@@ -23,6 +23,8 @@ from rxrl.training.callbacks import Callback
 from rxrl.training.learner import Learner
 from tests.training.resume_worker import run, trainer_in, weights_of
 
+pytestmark = pytest.mark.slow
+
 KILLS = 10
 
 
