@@ -22,6 +22,7 @@ from pydantic import Field, field_validator
 
 from rxrl.endpoint import LONGEST_PAUSE, ChatEndpoint, Reply, check_address
 from rxrl.errors import ConfigError, EndpointError, RewardError
+from rxrl.reading import Refusal, read_text
 from rxrl.rewards.options import Options
 from rxrl.rewards.verdicts import Verdicts, parse_verdict
 from rxrl.types import Score, Turn
@@ -102,10 +103,8 @@ class Judge(Options):
         """The rubric, with the scale filled in."""
         if self.rubric is None:
             return RUBRIC.replace("LOWEST", f"{self.lowest:g}").replace("HIGHEST", f"{self.highest:g}")
-        try:
-            return self.rubric.expanduser().read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"Reward 'judge' cannot read its rubric {self.rubric}: {error.strerror}.") from error
+        missing = f"Reward 'judge' cannot read its rubric {self.rubric}: there is no such file."
+        return read_text(self.rubric.expanduser(), Refusal(ConfigError, "give a rubric of plain text", missing), most=1 << 20)
 
     def __call__(self, turns: Sequence[Turn]) -> list[Score]:
         """One score for each turn; None where the judge gave none."""

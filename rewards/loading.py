@@ -14,13 +14,12 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rxrl.config import parse_yaml
 from rxrl.errors import ConfigError, RewardError, sentence, unknown_name
+from rxrl.reading import parse_yaml, read_yaml
 from rxrl.registry import Registry, absolute, called
 from rxrl.rewards.classic import Classic
 from rxrl.rewards.embedding import HashedEmbedding
@@ -53,11 +52,7 @@ def read_spec(text: str) -> RewardSpec:
     """
     if not text.endswith((".yaml", ".yml")) and not text.lstrip().startswith("{"):
         return text
-    try:
-        source = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The reward {text} cannot be read: {' '.join(str(error).split())}.") from error
-    given = parse_yaml(source, f"The reward {text}")
+    given = (parse_yaml(text, f"The reward {text}") if text.lstrip().startswith("{") else read_yaml(text)).data
     spec = given["reward"] if isinstance(given, dict) and "reward" in given else given
     if not isinstance(spec, str | dict):
         raise ConfigError(f"{text} must hold a reward, a name or a mapping, got {type(spec).__name__}.")

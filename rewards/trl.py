@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from rxrl.errors import ConfigError, RewardError, unknown_name
+from rxrl.reading import json_value
 from rxrl.registry import absolute, load_object
 from rxrl.rewards.embedding import word_ids
 from rxrl.rewards.options import Options
@@ -323,8 +324,8 @@ def _turn(query: str, answer: str, row: Mapping[str, Any], encode: Callable[[str
 def _made_by_us(value: Any) -> dict[str, Any] | None:
     """The turn that `trl_row` has written; None where a data set has a column of this name for something else."""
     try:
-        found = json.loads(value) if isinstance(value, str) else None
-    except (ValueError, RecursionError):
+        found = json_value(value, halves=True, numbers="any") if isinstance(value, str) else None
+    except ValueError:
         return None
     return found if isinstance(found, dict) and found.keys() >= {"conversation_id", "query"} else None
 

@@ -6,7 +6,6 @@ given there and the class's own defaults.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from rxrl.errors import ConfigError, sentence, unknown_name
+from rxrl.reading import YamlDocument, parse_yaml, read_yaml
+from rxrl.reading.settings import plain_copy
 from rxrl.secrets import redacted_data
 from rxrl.validation import Location, known_keys, models_at, refusal, shown
 from rxrl.writing import write_text
@@ -58,7 +59,7 @@ def load_config(path: str | Path | None, model: type[ModelT], overrides: Sequenc
     Raises:
         ConfigError: The file is missing or not YAML, or a key or value is wrong; the message names file, line and reason.
     """
-    document = _Document() if path is None else _read_yaml(Path(path))
+    document = _Document() if path is None else _read_document(Path(path))
     return _build(document, model, overrides)
 
 
@@ -68,16 +69,7 @@ def parse_config(data: Mapping[str, Any], model: type[ModelT], overrides: Sequen
     Raises:
         ConfigError: A key or value is wrong.
     """
-    return _build(_Document(_copy(data), source=source), model, overrides)
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Plain data of a YAML text, read as `load_config` reads its files; None for an empty text.
-
-    Raises:
-        ConfigError: It is not YAML, or a key is given twice; the message names `source` and line.
-    """
-    return _parsed(text, source)[0]
+    return _build(_Document(plain_copy(data), source=source), model, overrides)
 
 
 def dump_config(config: BaseModel, path: str | Path | None = None) -> str:
@@ -115,7 +107,7 @@ class _Document:
 
     data: dict[str, Any] = field(default_factory=dict)
     source: str = "configuration"
-    root: yaml.Node | None = None
+    text: YamlDocument | None = None
     assigned: dict[Location, str] = field(default_factory=dict)
 
     def place(self, location: Location) -> str:
@@ -123,67 +115,15 @@ class _Document:
         for length in range(len(location), 0, -1):
             if (override := self.assigned.get(location[:length])) is not None:
                 return f"override {override!r}"
-        return self.source if self.root is None else f"{self.source}, line {_line(self.root, location)}"
+        return self.source if self.text is None else f"{self.source}, line {self.text.line(location)}"
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML loader that refuses a key given twice, reads `1e-4` as a number and `no` as a word."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen and key.value != "<<":
-                    problem = f"key {key.value!r} is given twice; keep one of the two"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                seen.add(key.value)
-        return node
-
-
-# As in YAML 1.2, `yes`, `no`, `on` and `off` are words.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
-
-
-def _read_yaml(path: Path) -> _Document:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"There is no file {str(path)!r}; give the path of an existing YAML file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as a UTF-8 text file: {error}.") from None
-    data, root = _parsed(text, str(path))
-    if data is None:
-        data = {}
+def _read_document(path: Path) -> _Document:
+    found = read_yaml(path)
+    data = {} if found.data is None else found.data
     if not isinstance(data, dict):
         raise ConfigError(f"{path}, line 1: expected a mapping of settings (`key: value`), got {shown(data)}.")
-    return _Document(data, str(path), root)
-
-
-def _parsed(text: str, source: str) -> tuple[Any, yaml.Node | None]:
-    """Plain data of a YAML text, and the nodes that say where it stands."""
-    try:
-        loader = _Loader(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}.") from None
-    try:
-        root = loader.get_single_node()
-        # What an alias repeats becomes a thing of its own, so that an override changes one place.
-        return (None, None) if root is None else (_copy(loader.construct_document(root)), root)
-    except RecursionError:
-        raise ConfigError(f"{source}: an alias stands within what it repeats; write it out.") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise ConfigError(f"{source}, line {mark.line + 1 if mark else 1}: not valid YAML: {error.problem or error.context}.") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}.") from None
-    finally:
-        loader.dispose()
+    return _Document(data, str(path), found)
 
 
 def _build(document: _Document, model: type[ModelT], overrides: Iterable[str]) -> ModelT:
@@ -202,9 +142,11 @@ def _assign(data: dict[str, Any], override: str) -> Location:
     if not equals or not all(names):
         raise ConfigError(f"Override {override!r}: expected `key=value` with a dotted key, such as `optimizer.learning_rate=1e-4`.")
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"Override {override!r}: {text!r} is not a YAML value; put quotes around text with special characters.") from None
+        value = parse_yaml(text, "override").data
+    except ConfigError:
+        raise ConfigError(
+            f"Override {shown(override)}: {shown(text)} is not a YAML value; put quotes around text with special characters."
+        ) from None
     location: list[str | int] = []
     here: Any = data
     for position, name in enumerate(names):
@@ -260,29 +202,3 @@ def _real(data: Any, location: Location) -> Location:
             continue
         found.append(part)
     return tuple(found)
-
-
-def _line(root: yaml.Node, location: Location) -> int:
-    """Line (from 1) of the deepest part of `location` that the document holds."""
-    node, line = root, root.start_mark.line
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            pair = next((pair for pair in node.value if str(pair[0].value) == str(part)), None)
-            if pair is None:
-                break
-            line, node = pair[0].start_mark.line, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line
-        else:
-            break
-    return int(line) + 1
-
-
-def _copy(value: Any) -> Any:
-    """Deep copy of mappings and sequences as dicts and lists, so that overrides never reach into the caller's data."""
-    if isinstance(value, Mapping):
-        return {key: _copy(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_copy(each) for each in value]
-    return value

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from rxrl.errors import ConfigError, EndpointError
 from rxrl.eventloop import wait_for
+from rxrl.reading import json_value
 from rxrl.secrets import has_user_info, redacted
 
 if TYPE_CHECKING:
@@ -138,8 +139,8 @@ class ChatEndpoint:
                 continue
             if response.is_success:
                 try:
-                    return read(json.loads(content))
-                except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                    return read(json_value(content, halves=True, numbers="any"))
+                except (ValueError, LookupError, TypeError, AttributeError):
                     problem = f"no chat completion came back, but {_kind(response)}{self.shown(content)}"
                     continue
             problem = f"status {response.status_code}: {self.shown(content)}"

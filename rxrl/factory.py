@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +18,13 @@ from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.endpoint import ChatEndpoint
 from rxrl.envs import MEMORIES, ConversationEnv, ConversationTokensEnv, ConversationVectorEnv, TranscriptMemory, unwrap
 from rxrl.envs.conversation import OneRowEnv
-from rxrl.errors import CheckpointError, ConfigError, DataError, unknown_name
+from rxrl.errors import CheckpointError, ConfigError, DataError, RxrlError, unknown_name
 from rxrl.facts import attribute_values
 from rxrl.models import ReactiveTransformer
 from rxrl.models.interop.hub import local_folder
 from rxrl.models.model import CONFIG_FILE
 from rxrl.policies import POLICIES, EndpointPolicy, HuggingFacePolicy, ModelPolicy, Oracle, Parrot, StmBackend
+from rxrl.reading import OBJECT, read_json
 from rxrl.registry import called
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.types import ANSWER_TOKENS, Conversation, MemoryBackend, Policy, RewardFunction, TextCodec, longest_query
@@ -357,8 +357,8 @@ def _is_reactive(name: str) -> bool:
 
 def _is_hugging_face(folder: Path) -> bool:
     try:
-        return "model_type" in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "model_type" in read_json(folder / CONFIG_FILE, OBJECT)
+    except RxrlError:
         return False
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from rxrl.errors import CheckpointError
+from rxrl.reading import Refusal, hash_of, read_json
 from rxrl.writing import write_json
 
 MANIFEST_FILE = "manifest.json"
+
+
+class _Manifest(BaseModel):
+    sha256: dict[str, str]
 
 
 def write_manifest(folder: Path, names: Iterable[str]) -> None:
@@ -19,7 +24,7 @@ def write_manifest(folder: Path, names: Iterable[str]) -> None:
     Raises:
         WriteError: The manifest could not be written.
     """
-    write_json(folder / MANIFEST_FILE, {"sha256": {name: _hash(folder / name) for name in sorted(names)}})
+    write_json(folder / MANIFEST_FILE, {"sha256": {name: hash_of(folder / name) for name in sorted(names)}})
 
 
 def check_files(folder: Path, names: Iterable[str], required: bool = False) -> None:
@@ -42,7 +47,7 @@ def check_files(folder: Path, names: Iterable[str], required: bool = False) -> N
             continue
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} is not whole: {name} is missing; copy the whole folder, or use another checkpoint.")
-        if _hash(folder / name) != expected:
+        if hash_of(folder / name) != expected:
             raise CheckpointError(
                 f"{folder / name} is not the file that was written (its SHA-256 is not the one in {MANIFEST_FILE}): copy it again, or use "
                 "another checkpoint."
@@ -52,17 +57,7 @@ def check_files(folder: Path, names: Iterable[str], required: bool = False) -> N
 def _noted(folder: Path) -> dict[str, str] | None:
     """Hashes by file name; None where there is no manifest."""
     path = folder / MANIFEST_FILE
-    try:
-        noted = json.loads(path.read_bytes())["sha256"]
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is broken ({type(error).__name__}): copy the whole folder, or use another checkpoint.") from None
-    if not isinstance(noted, dict):
-        raise CheckpointError(f"{path} is broken (no table of hashes): copy the whole folder, or use another checkpoint.")
-    return noted
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    advice = "copy the whole folder, or use another checkpoint"
+    return read_json(path, _Manifest, Refusal(CheckpointError, advice, expected="a table of hashes")).sha256

@@ -62,7 +62,7 @@ def expectation(error: ErrorDetails) -> str:
     return text
 
 
-def refusal(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> str:
+def refusal(errors: Iterable[ErrorDetails], model: type[Any]) -> str:
     """Why a value was refused, as a sentence without a full stop.
 
     Args:
@@ -83,7 +83,7 @@ def refusal(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> str:
     return f"expected {' or '.join(expected)}, got {shown(first['input'])}"
 
 
-def first_refusal(error: ValidationError, model: type[BaseModel], whole: str = "its values") -> str:
+def first_refusal(error: ValidationError, model: type[Any], whole: str = "its values") -> str:
     """Where the first wrong value stands and why it was refused, as a sentence without a full stop.
 
     Args:
@@ -95,16 +95,16 @@ def first_refusal(error: ValidationError, model: type[BaseModel], whole: str = "
     location = errors[0]["loc"]
     where = location[:-1] if errors[0]["type"] in {"missing", "extra_forbidden"} else location
     same_place = [each for each in errors if each["loc"] == location]
-    return ": ".join(
-        part for part in (".".join(map(str, where)) or (whole if where == location else ""), refusal(same_place, model)) if part
-    )
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
+    return ": ".join(part for part in (place or (whole if where == location else ""), refusal(same_place, model)) if part)
 
 
-def models_at(model: type[BaseModel], location: Location) -> list[type[BaseModel]]:
+def models_at(model: type[Any], location: Location) -> list[type[Any]]:
     """Models that may stand at a location; unions, lists and mappings on the way are looked through."""
     models = [model]
     for part in location:
-        annotations = [each.model_fields[part].annotation for each in models if isinstance(part, str) and part in each.model_fields]
+        known = [getattr(each, "model_fields", {}) for each in models]
+        annotations = [fields[part].annotation for fields in known if isinstance(part, str) and part in fields]
         if annotations:
             models = [inner for annotation in annotations for inner in _models_in(annotation)]
         elif named := [each for each in models if each.__name__ == part]:
@@ -119,6 +119,12 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(argument)
 
 
-def known_keys(model: type[BaseModel], location: Location) -> list[str]:
+def known_keys(model: type[Any], location: Location) -> list[str]:
     """Keys that are known at a location."""
-    return [name for each in models_at(model, location) for name in each.model_fields]
+    return [name for each in models_at(model, location) for name in fields_of(each)]
+
+
+def fields_of(model: type[Any]) -> Mapping[str, Any]:
+    """Fields of a pydantic model or of a dataclass; none of another type."""
+    found: Mapping[str, Any] = getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {})
+    return found

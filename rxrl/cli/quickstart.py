@@ -14,6 +14,7 @@ from rxrl.cli.shared import Seed, quoted, seed_override
 from rxrl.config import dump_config, load_config
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
+from rxrl.reading import read_text
 from rxrl.writing import move
 
 
@@ -49,7 +50,7 @@ def quickstart(
 
 
 def _same_run(out: Path, settings: PipelineConfig) -> bool:
-    return (out / "config.yaml").exists() and (out / "config.yaml").read_text(encoding="utf-8") == dump_config(settings)
+    return (out / "config.yaml").exists() and read_text(out / "config.yaml") == dump_config(settings)
 
 
 def _set_aside(out: Path) -> Path | None:

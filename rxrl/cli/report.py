@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from rxrl.cli.output import writable_folder
 from rxrl.errors import DataError
 from rxrl.evaluation import write_run_report
 from rxrl.evaluation.report import REPORT_JSON
+from rxrl.reading import OBJECT, Refusal, read_json
 
 EVALUATION_JSON = "evaluation.json"
 
@@ -45,10 +45,4 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         DataError: The file is missing or holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}): make it again.") from None
-    if not isinstance(content, dict):
-        raise DataError(f"Expected an object in {path}, got {type(content).__name__}: make it again.")
-    return content
+    return read_json(path, OBJECT, Refusal(DataError, "make it again"))

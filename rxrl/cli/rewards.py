@@ -16,6 +16,7 @@ from rich.text import Text
 
 from rxrl.cli.console import plain_console
 from rxrl.cli.listing import names_table, print_names
+from rxrl.reading import parse_yaml
 from rxrl.rewards import BUILT_IN, REWARDS, Report, check_reward, load_reward, read_spec, sample_turn
 from rxrl.rewards.loading import parameters
 from rxrl.scoring import score_turns
@@ -153,7 +154,7 @@ def _example(name: str, target: Any) -> str:
     options = _EXAMPLES.get(name, {})
     if not options:
         pairs = ((option, default) for option, (default, _) in _options(target).items())
-        options = dict([(option, yaml.safe_load(default)) for option, default in pairs if _is_number(default)][:1])
+        options = dict([(option, parse_yaml(default, name).data) for option, default in pairs if _is_number(default)][:1])
     alias = name if name in BUILT_IN or ":" not in name else "mine"
     use = {"use": name} if alias != name else {}
     main = {} if name == "retention" else {"retention": 0.9}

@@ -15,10 +15,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from rxrl.data.tables import dataset_rows, parquet_rows, write_parquet
+from rxrl.data.tables import dataset_rows, write_parquet
 from rxrl.errors import DataError, unknown_name
 from rxrl.facts import value_words
+from rxrl.reading import json_value, parquet_rows, read_json_rows
 from rxrl.types import Conversation, Interaction, TextCodec
+from rxrl.validation import first_refusal
 from rxrl.writing import write_bytes
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -186,7 +188,7 @@ def to_conversation(row: Any, default_id: str) -> Conversation:
     try:
         checked = ConversationRow.model_validate(row)
     except ValidationError as error:
-        raise ValueError(_first_reason(error)) from error
+        raise ValueError(first_refusal(error, ConversationRow, "")) from error
     first = checked.to_interaction()
     extra = dict(first.extra)
     first = Interaction(first.query, first.answer, first.facts, first.asks, first.aliases, first.unknown, first.kind)
@@ -231,7 +233,8 @@ def read_conversations(
     refused = [] if refused is None else refused
     for file, number, row in _rows(source, subset, split):
         try:
-            conversation = to_conversation(parsed_json(row) if isinstance(row, str) else row, default_id=_default_id(file, number))
+            found = json_value(row, halves=True) if isinstance(row, bytes) else row
+            conversation = to_conversation(found, default_id=_default_id(file, number))
             if conversation.id in seen:
                 raise ValueError(f"the id {conversation.id!r} is already taken by row {seen[conversation.id]}")
             if limit is not None and (reason := limit.complaint(conversation)):
@@ -292,31 +295,9 @@ def _interaction_row(interaction: Interaction) -> dict[str, Any]:
     return row
 
 
-def _first_reason(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
-    reason = str(problem["msg"]).removeprefix("Value error, ")
-    found = "" if problem["type"] in ("missing", "value_error") else f", but is {_short(problem['input'])}"
-    return f"{place}: {reason}{found}" if place else f"{reason}{found}"
-
-
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def parsed_json(line: str) -> Any:
-    """What a line of JSON says.
-
-    Raises:
-        ValueError: It is not JSON, or nested beyond what Python can follow.
-    """
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON ({error.msg}, character {error.pos + 1})") from error
-    except RecursionError as error:
-        raise ValueError("not valid JSON for a row (it is nested too deeply)") from error
 
 
 def json_line(row: Mapping[str, Any], name: str) -> bytes:
@@ -353,22 +334,12 @@ def _rows(source: str | Path, subset: str | None, split: str | None) -> Iterator
     """Yields (file, row number, row); rows of text files are yielded as text, so that a broken line spoils only itself."""
     path = Path(source)
     if path.is_file() and path.suffix in JSON_FILES:
-        yield from _json_lines(path)
+        yield from ((str(path), number, row) for number, row in read_json_rows(path))
     elif path.is_file() and path.suffix == ".parquet":
-        yield from parquet_rows(path)
+        yield from ((str(path), number, row) for number, row in parquet_rows(path))
     elif path.is_file():
         raise DataError(f"Conversations are read from .jsonl or .parquet files, but {path.name!r} was given.")
     elif path.suffix in (".jsonl", ".parquet"):
         raise DataError(f"There is no file {path}: check the path.")
     else:
         yield from dataset_rows(str(source), subset, split)
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, int, Any]]:
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield str(path), number, line
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}): convert it first.") from error

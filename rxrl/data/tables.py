@@ -13,17 +13,6 @@ from rxrl.writing import replacing
 INTERACTION_FIELDS = ("query", "answer", "facts", "asks", "aliases", "unknown", "kind")
 
 
-def parquet_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
-    """Yields (file, row number, row) of a Parquet file."""
-    pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet ({error}).") from error
-    for number, row in enumerate(rows, start=1):
-        yield str(path), number, row
-
-
 def dataset_rows(name: str, subset: str | None, split: str | None) -> Iterator[tuple[str, int, Any]]:
     """Yields (data set and split, row number, row) of a folder that `datasets` saved or can load, or of a data set on the Hub."""
     datasets = import_module("datasets")  # takes seconds, so only where it is needed

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from rxrl.errors import CheckpointError, ConfigError, DataError
+from rxrl.reading import OBJECT, Refusal, guarded, parse_json, read_json, read_text
 from rxrl.types import SPECIAL_TOKENS
 from rxrl.writing import write_text
 
@@ -80,13 +81,13 @@ class Tokenizer:
         path = Path(directory) / TOKENIZER_FILE
         if not path.is_file():
             raise CheckpointError(f"No {TOKENIZER_FILE} in {directory}: give the folder of a checkpoint or of a trained tokenizer.")
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare `Exception`
-            raise CheckpointError(f"{path} is not a tokenizer file ({error}): save it again with the checkpoint.") from error
+        refusal = Refusal(CheckpointError, "save it again with the checkpoint")
+        content = read_json(path, OBJECT, refusal)
+        with guarded(path, "a tokenizer", refusal):
+            backend = tokenizers.Tokenizer.from_str(json.dumps(content))
         loaded = cls(backend)
         hash_path = path.with_name(HASH_FILE)
-        if hash_path.is_file() and (expected := hash_path.read_text(encoding="utf-8").strip()) != loaded.hash:
+        if hash_path.is_file() and (expected := read_text(hash_path, refusal).strip()) != loaded.hash:
             raise CheckpointError(
                 f"{path} has the hash {loaded.hash[:12]}, but {expected[:12]} was saved with it: restore the original file."
             )
@@ -134,7 +135,7 @@ class Tokenizer:
 
 
 def _canonical_json(backend: tokenizers.Tokenizer) -> str:
-    return json.dumps(json.loads(backend.to_str()), sort_keys=True, ensure_ascii=False)
+    return json.dumps(parse_json(backend.to_str(), "the tokenizer", OBJECT), sort_keys=True, ensure_ascii=False)
 
 
 def _checked(text: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field
 
 from rxrl.errors import DataError, RewardError, sentence
+from rxrl.reading import Refusal, open_lines, parse_json
 from rxrl.rewards.retention import held
 from rxrl.scoring import score_turns
 from rxrl.types import RewardFunction, SavedInteraction, Score, Turn
@@ -96,35 +98,39 @@ class TurnRecord:
         row["exact"] = self.exact
         return row
 
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` made (after a round through JSON text).
 
-        Raises:
-            DataError: A key is missing or not known.
-        """
-        values = {name: value for name, value in row.items() if name != "exact"}
-        try:
-            for name in ("saved", "history"):
-                values[name] = tuple(_interaction(item) for item in values.get(name, ()))
-            for name in ("query_ids", "answer_ids", "reference_ids"):
-                values[name] = tuple(values[name])
-            for name in ("aliases", "rivals"):
-                values[name] = {key: tuple(items) for key, items in values.get(name, {}).items()}
-            outcome = values.get("outcome")
-            values["outcome"] = None if outcome is None else Score(outcome["value"], dict(outcome["terms"]))
-            for name in ("retention", "reward"):
-                values[name] = None if values.get(name) is None else float(values[name])
-            return cls(**values)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"Expected a turn record with the keys of TurnRecord, got {sorted(row)}: {error}.") from error
-
-
+_REFUSAL = Refusal(advice="use a file that an evaluation wrote", expected="a turn record")
 _SHARED = tuple(item.name for item in fields(Turn) if item.name != "index")
 
 
-def _interaction(row: Mapping[str, Any]) -> SavedInteraction:
-    return SavedInteraction(row["query"], row["answer"], tuple(row["query_ids"]), tuple(row["answer_ids"]))
+@dataclass(frozen=True, slots=True)
+class TurnLine(TurnRecord):
+    """A record as it stands in a line of a transcript: the schema of the file.
+
+    Attributes:
+        exact: For readers of the file; made anew from `retention`.
+        history_kept: How many interactions of its history are those of the line before it.
+        history_of: Conversation and turn of that line.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    exact: bool | None = None
+    history_kept: Annotated[int, Field(ge=0)] = 0
+    history_of: tuple[str, int] | None = None
+
+    def record(self, before: TurnRecord | None) -> TurnRecord:
+        """The record; `before` is that of the line before it.
+
+        Raises:
+            DataError: The history goes on from another line.
+        """
+        record = TurnRecord(**{item.name: getattr(self, item.name) for item in fields(TurnRecord)})
+        if not self.history_kept:
+            return record
+        if before is None or self.history_of not in (None, before.key) or len(before.history) < self.history_kept:
+            raise DataError("its history goes on from that of a line that does not stand before it: use the whole file.")
+        return replace(record, history=(*before.history[: self.history_kept], *self.history))
 
 
 def asking_keys(records: Iterable[TurnRecord]) -> set[tuple[str, int]]:
@@ -162,24 +168,14 @@ def read_records(path: str | Path) -> list[TurnRecord]:
     if not path.is_file():
         raise DataError(f"Expected a transcript (JSONL) at {path}, found no such file: give a file written by an evaluation.")
     records: list[TurnRecord] = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                records.append(_record(json.loads(line.decode("utf-8")), records[-1] if records else None))
-            except (ValueError, DataError, AttributeError, TypeError) as error:
-                raise DataError(f"{path}, line {number}: expected a turn record as JSON, got something else ({error}).") from error
+    for number, line in open_lines(path):
+        source = f"{path}, line {number}"
+        row = parse_json(line, source, TurnLine, _REFUSAL)
+        try:
+            records.append(row.record(records[-1] if records else None))
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from None
     return records
-
-
-def _record(row: dict[str, Any], before: TurnRecord | None) -> TurnRecord:
-    """The record of a line; `before` is that of the line before it."""
-    kept, source = row.pop("history_kept", 0), row.pop("history_of", None)
-    record = TurnRecord.from_json(row)
-    if not kept:
-        return record
-    if before is None or source not in (None, list(before.key)) or len(before.history) < kept:
-        raise DataError("its history goes on from that of a line that does not stand before it: use the whole file")
-    return replace(record, history=(*before.history[:kept], *record.history))
 
 
 @contextmanager

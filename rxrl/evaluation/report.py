@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from rxrl.evaluation.views import (
     run_facts,
     stages_view,
 )
+from rxrl.reading import OBJECT, Refusal, parse_json, read_json, read_text
 from rxrl.writing import write_json, write_text
 
 REPORT_JSON = "report.json"
@@ -36,6 +36,7 @@ METRICS = "metrics.jsonl"
 TRANSCRIPTS = ("transcripts.jsonl", "evaluation/mrl/transcripts.jsonl")
 """Where transcripts may be, below the folder of a run; the first that is there is shown."""
 
+_METRICS_REFUSAL = Refusal(advice="use the file that the run wrote")
 _COLUMNS = ("distance", "mean", "low", "high", "exact", "turns", "conversations")
 _CONDITIONS = ("after_mrl", "after_smat_continued", "after_supervised")
 
@@ -87,9 +88,7 @@ def write_run_report(run_dir: str | Path, changes: Mapping[str, Any] | None = No
             f"Expected {source}, found no such file: give the folder of a run, such as `rxrl quickstart` and `rxrl train` leave; "
             "what `rxrl evaluate` leaves in a folder of its own is whole as it is."
         )
-    run = _json(_text(source), source)
-    if not isinstance(run, dict):
-        raise DataError(f"Expected an object in {source}, got {type(run).__name__}: make the file again with an evaluation.")
+    run = read_json(source, OBJECT, Refusal(DataError, "make the file again with an evaluation"))
     found = next((folder / name for name in TRANSCRIPTS if (folder / name).is_file()), None)
     metrics, transcripts = read_metrics(folder / METRICS), read_records(found) if found else []
     try:
@@ -103,11 +102,13 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         return []
-    lines = _text(path).split("\n")
-    rows = [_json(line, f"{path}, line {index}") for index, line in enumerate(lines[:-1], start=1) if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path} should hold a JSON object in each line: use the file that the run wrote.")
-    return rows
+    # Whole lines end, so what follows the last end of a line was cut off.
+    lines = read_text(path, _METRICS_REFUSAL).split("\n")[:-1]
+    return [
+        parse_json(line, f"{path}, line {number}", OBJECT, _METRICS_REFUSAL, numbers="null")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
 
 
 def render(run: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]], transcripts: Sequence[TurnRecord]) -> str:
@@ -140,17 +141,3 @@ def _csv(run: Mapping[str, Any]) -> str:
         for row in part.get("by_distance") or ():
             writer.writerow((condition, *(row.get(name) for name in _COLUMNS)))
     return text.getvalue()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}): use the file that the run wrote.") from error
-
-
-def _json(text: str, where: str | Path) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: expected JSON, got something else ({error}).") from error

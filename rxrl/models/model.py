@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rxrl.errors import CheckpointError, ModelError, sentence
+from rxrl.errors import CheckpointError, ModelError
 from rxrl.manifest import check_files, write_manifest
 from rxrl.models.config import AttentionBackend, ModelConfig
 from rxrl.models.experts import RouterStatistics
@@ -25,8 +22,9 @@ from rxrl.models.memory_attention import MemoryAttention
 from rxrl.models.missing import MissingPart
 from rxrl.models.presets import preset
 from rxrl.models.transformer import Decoder, Encoder
+from rxrl.reading import Refusal, read_json
+from rxrl.reading.tensors import Shapes, read_tensors
 from rxrl.types import TokenBatch
-from rxrl.validation import first_refusal
 from rxrl.writing import replacing, write_text
 
 if TYPE_CHECKING:
@@ -239,12 +237,13 @@ class ReactiveTransformer(nn.Module):
         """
         folder = local_folder(path)
         check_files(folder, [CONFIG_FILE, WEIGHTS_FILE])
-        config = _read_config(folder)
-        weights_path = folder / WEIGHTS_FILE
-        weights = _read_weights(weights_path)
+        config_path, path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+        config = read_json(config_path, ModelConfig, _refusal(config_path))
         with torch.device("meta"):
             model = cls(config)
-        _check_weights(weights_path, weights, model.state_dict())
+        expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        weights, _ = read_tensors(path, _refusal(path), check=lambda found: _check_shapes(path, found, expected))
+        _check_values(path, weights)
         model.load_state_dict(weights, assign=True)
         return model
 
@@ -295,43 +294,25 @@ def _group_of(name: str) -> str:
     return part
 
 
-def _read_config(folder: Path) -> ModelConfig:
-    file = folder / CONFIG_FILE
-    try:
-        return ModelConfig.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{folder} is not a model checkpoint: {CONFIG_FILE} is missing.") from None
-    except ValidationError as error:
-        raise CheckpointError(sentence(f"{file} is not a configuration of this version: {first_refusal(error, ModelConfig)}")) from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON ({_first_line(error)}): copy the checkpoint again.") from None
+def _refusal(file: Path) -> Refusal:
+    missing = f"{file.parent} is not a model checkpoint: {file.name} is missing."
+    return Refusal(CheckpointError, "copy the checkpoint again", missing, "a configuration of this version")
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    try:
-        # Cloned, because loaded tensors are views of the file: saving over it would pull them away.
-        return {name: value.clone() for name, value in load_file(file).items()}
-    except FileNotFoundError:
-        raise CheckpointError(f"{file.parent} is not a model checkpoint: {file.name} is missing.") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read ({_first_line(error)}): copy the checkpoint again.") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def _check_weights(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def _check_shapes(path: Path, found: Shapes, expected: Shapes) -> None:
     """Refuses a file whose tensors are not exactly the model's; nothing is loaded halfway."""
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     shapes = [
-        f"{name} is {list(found[name].shape)}, expected {list(expected[name].shape)}"
+        f"{name} is {list(found[name])}, expected {list(expected[name])}"
         for name in sorted(expected.keys() & found.keys())
-        if found[name].shape != expected[name].shape
+        if found[name] != expected[name]
     ]
     problems = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(unknown)}"] * bool(unknown) + shapes
     if problems:
         raise CheckpointError(f"{path} does not fit its config.json ({'; '.join(problems)}): use the file that belongs to it.")
+
+
+def _check_values(path: Path, found: dict[str, Tensor]) -> None:
     broken = sorted(name for name, tensor in found.items() if not bool(tensor.isfinite().all()))
     if broken:
         raise CheckpointError(f"{path} holds NaN or infinite weights in {', '.join(broken)}: use an earlier checkpoint.")

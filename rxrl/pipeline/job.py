@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from rxrl.factory import model_play
 from rxrl.models import ReactiveTransformer, preset
 from rxrl.pipeline.config import PipelineConfig, StagesConfig
 from rxrl.rewards import load_reward
-from rxrl.runs.checkpoints import STATE_FILE, Saved, numbered, save_checkpoint
+from rxrl.runs.checkpoints import STATE_FILE, numbered, read_values, save_checkpoint
 from rxrl.runs.tracking import read_metrics
 from rxrl.stages.config import STAGES, JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase, StageConfig
 from rxrl.stages.runner import Observer, StageRunner
@@ -109,7 +108,7 @@ class Pipeline:
         path = runner.checkpoints
         sweep(path.parent)
         if self.resumes and (path / STATE_FILE).exists():
-            state = Saved(json.loads((path / STATE_FILE).read_bytes()), path / STATE_FILE)
+            state = read_values(path)
             runner.model.load_state_dict(ReactiveTransformer.from_pretrained(path).state_dict())
             if newest:
                 runner.log.rewind(state["log"])

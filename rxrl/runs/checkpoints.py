@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -13,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import CheckpointError
 from rxrl.manifest import MANIFEST_FILE, check_files, write_manifest
 from rxrl.models import ReactiveTransformer
+from rxrl.reading import OBJECT, Refusal, read_json
+from rxrl.reading.tensors import read_archive, read_tensors
 from rxrl.writing import move, replacing_folder, write_json
 
 STATE_FILE, TENSORS_FILE, CRITIC_FILE = "training_state.json", "training_state.pt", "critic.safetensors"
@@ -85,15 +84,25 @@ def load_state(path: str | Path) -> tuple[Saved, Saved]:
     folder = Path(path)
     for name in (STATE_FILE, TENSORS_FILE):
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} cannot be resumed: {name} is missing; start from it instead.")
+            raise _resumable(folder / name).absent(folder / name)
     check_files(folder, [STATE_FILE, TENSORS_FILE], required=True)
-    try:
-        state = json.loads((folder / STATE_FILE).read_bytes())
-        tensors = torch.load(folder / TENSORS_FILE, weights_only=True, map_location="cpu")
-    except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"The training state of {folder} is broken ({reason}): use an older checkpoint.") from None
-    return Saved(state, folder / STATE_FILE), Saved(tensors, folder / TENSORS_FILE)
+    file = folder / TENSORS_FILE
+    return read_values(path), Saved(read_archive(file, _resumable(file)), file)
+
+
+def read_values(path: str | Path) -> Saved:
+    """The plain values of a checkpoint.
+
+    Raises:
+        CheckpointError: The file is missing or broken.
+    """
+    file = Path(path) / STATE_FILE
+    return Saved(read_json(file, OBJECT, _resumable(file)), file)
+
+
+def _resumable(file: Path) -> Refusal:
+    missing = f"{file.parent} cannot be resumed: {file.name} is missing; start from it instead."
+    return Refusal(CheckpointError, "the training state is broken, use an older checkpoint", missing)
 
 
 def load_critic(path: str | Path, critic: nn.Module) -> bool:
@@ -106,10 +115,7 @@ def load_critic(path: str | Path, critic: nn.Module) -> bool:
     check_files(file.parent, [CRITIC_FILE])
     if not file.exists():
         return False
-    try:
-        found = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"The critic in {file} cannot be read ({str(error).splitlines()[0]}): copy it again, or delete it.") from None
+    found, _ = read_tensors(file, Refusal(CheckpointError, "copy the critic again, or delete it"))
     if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in critic.state_dict().items()}:
         _logger.warning("The critic in %s is of another kind or size than the one that is asked for, which starts anew.", file)
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -17,6 +16,7 @@ from pydantic import Field
 
 from rxrl.config import BaseConfig
 from rxrl.errors import MissingExtraError
+from rxrl.reading import whole_objects
 from rxrl.types import Action, Policy, TokenBatch
 from rxrl.writing import append_line, cut, flush, json_text
 
@@ -243,7 +243,7 @@ class TensorBoardTracker(Tracker):
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """All lines of a run's `metrics.jsonl`; empty where there is none."""
     path = Path(folder) / METRICS_FILE
-    return [json.loads(line) for line in path.read_bytes()[: _whole_lines(path)].splitlines()] if path.exists() else []
+    return [row for _, row in whole_objects(path)] if path.exists() else []
 
 
 def plain(value: Any) -> Any:
@@ -267,12 +267,8 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _whole_lines(path: Path, most: int | None = None) -> int:
     """Bytes of the whole lines of JSON objects that a file begins with, of its first `most` bytes."""
     size = 0
-    for line in path.read_bytes()[:most].splitlines(keepends=True):
-        try:
-            whole = line.endswith(b"\n") and isinstance(json.loads(line), dict)
-        except (ValueError, RecursionError):
-            whole = False
-        if not whole:
+    for end, _ in whole_objects(path):
+        if most is not None and end > most:
             break
-        size += len(line)
+        size = end
     return size

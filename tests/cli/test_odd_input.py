@@ -86,7 +86,7 @@ def test_what_cannot_be_written_or_read_is_named(invoke: Any, tmp_path: Path) ->
     mixed = data(tmp_path / "mixed.jsonl", TALK | {"note": 1}, TALK | {"note": "a"})
     assert "one type" in refused(invoke("data", "import", "published", mixed, tmp_path / "out.parquet", code=2))
     (tmp_path / "latin.yaml").write_bytes("reward: {retention: 1}  # é".encode("latin-1"))
-    assert "latin.yaml cannot be read" in refused(invoke("rewards", "check", tmp_path / "latin.yaml", code=2))
+    assert "latin.yaml is not UTF-8 text" in refused(invoke("rewards", "check", tmp_path / "latin.yaml", code=2))
     odd = data(tmp_path / "odd.jsonl", TALK | {"note": "\ud800"})
     invoke("data", "import", "published", odd, tmp_path / "out.jsonl")
     assert len(read_conversations(tmp_path / "out.jsonl")) == 1
@@ -108,7 +108,7 @@ def test_an_evaluation_does_not_join_comparisons_of_others(invoke: Any, tmp_path
 def test_metrics_of_something_else(invoke: Any, tmp_path: Path) -> None:
     file(tmp_path / "report.json", "{}")
     file(tmp_path / "metrics.jsonl", "[1]\n")
-    assert "metrics.jsonl should hold a JSON object in each line" in refused(invoke("report", tmp_path, code=2))
+    assert "metrics.jsonl, line 1 should hold a JSON object" in refused(invoke("report", tmp_path, code=2))
     (tmp_path / "metrics.jsonl").write_bytes(b"\xff\n")
     assert "metrics.jsonl is not UTF-8" in refused(invoke("report", tmp_path, code=2))
 

@@ -88,17 +88,17 @@ def test_top_level_keys_belong_to_the_first_interaction_and_the_rest_is_passed_t
 
 BROKEN = [
     ("{not json", "not valid JSON"),
-    ([1, 2], "valid dictionary"),
-    ("[" * 100_000, "not valid JSON for a row \\(it is nested too deeply"),
-    (row(query=...), "query: Field required"),
-    (row(answer="  "), "answer: String should have at least 1 character"),
-    (row(answer=7), "answer: Input should be a valid string, but is 7"),
-    (row(interactions=...), "interactions: Field required"),
-    (row(interactions=[]), "interactions: List should have at least 1 item"),
-    (row(interactions=[{"query": "a"}]), r"interactions\[0\]\.answer: Field required"),
-    (row(facts=[{"key": "anna.pet"}]), r"facts\[0\]\.value: Field required"),
-    (row(facts=[{"key": "a", "value": "b", "vlaue": "c"}]), r"facts\[0\]\.vlaue"),
-    (row(interactions=[{"query": "a", "answer": "b", "asks": "anna.pet"}]), r"asks: Input should be a valid list"),
+    ([1, 2], r"expected a mapping, got \[1, 2\]"),
+    ("[" * 100_000, "not valid JSON \\(it is nested too deeply"),
+    (row(query=...), "'query' is missing"),
+    (row(answer="  "), "answer: expected text of at least 1 characters, got '  '"),
+    (row(answer=7), "answer: expected text, got 7"),
+    (row(interactions=...), "'interactions' is missing"),
+    (row(interactions=[]), r"interactions: expected at least 1 item, got \[\]"),
+    (row(interactions=[{"query": "a"}]), r"interactions\[0\]: 'answer' is missing"),
+    (row(facts=[{"key": "anna.pet"}]), r"facts\[0\]: 'value' is missing"),
+    (row(facts=[{"key": "a", "value": "b", "vlaue": "c"}]), r"facts\[0\]: Unknown key 'vlaue'; known: key, value\. Did you mean 'value'"),
+    (row(interactions=[{"query": "a", "answer": "b", "asks": "anna.pet"}]), r"asks: expected a list, got 'anna\.pet'"),
     (row(interactions=[{"query": "a", "answer": "b", "asks": ["ben.pet"]}]), r"interactions\[0\] asks for 'ben\.pet', which no earlier"),
     (row(facts=[], interactions=[{"query": "a", "answer": "b", "asks": ["x.y"], "facts": [{"key": "x.y", "value": "z"}]}]), "no earlier"),
     (row(interactions=[{"query": "a", "answer": "b", "unknown": True}]), r"interactions\[0\] is unknown, but has no asks: name"),
@@ -142,7 +142,7 @@ def test_where_no_row_is_left_the_first_reason_is_said(tmp_path):
 def test_numbers_are_ids_too(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", [row(id=7), row(id="8")])
     assert [each.id for each in read_conversations(path)] == ["7", "8"]
-    with pytest.raises(ValueError, match="id: Input should be a valid string, but is True"):
+    with pytest.raises(ValueError, match="id: expected text, got True"):
         to_conversation(row(id=True), "x")
 
 

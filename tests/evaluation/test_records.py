@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from rxrl.errors import DataError, RewardError
 from rxrl.evaluation import TurnRecord, play, read_records, rescore, write_records
 from rxrl.evaluation.play import play_conditions
+from rxrl.evaluation.records import TurnLine
+from rxrl.reading import parse_json
 from rxrl.rewards import Retention, held
 from rxrl.types import SavedInteraction, Score
 from tests.evaluation.fakes import Reader, WordCodec, conversations, environment, record
@@ -32,7 +34,7 @@ _records = st.builds(
 
 @given(_records)
 def test_a_record_survives_json(each):
-    assert TurnRecord.from_json(json.loads(json.dumps(each.to_json()))) == each
+    assert parse_json(json.dumps(each.to_json()), "x", TurnLine).record(None) == each
 
 
 @given(st.lists(_records, max_size=5))
@@ -69,7 +71,12 @@ def test_a_broken_line_is_named(tmp_path, line):
         read_records(path)
 
 
-@pytest.mark.parametrize("change", [{"history_kept": "x"}, {"retention": "x"}, {"retention": []}])
+@pytest.mark.parametrize(
+    "change",
+    [{"history_kept": "x"}, {"history_kept": -1}, {"retention": "x"}, {"retention": []}, {"retention": "0.5"}, {"turn": "1"},
+     {"turn": 1.0}, {"asking": 1}, {"query": 3}, {"query_ids": ["1"]}, {"terms": {"a": "1"}}, {"outcome": 3}, {"saved": {}},
+     {"history": [{"query": "q"}]}],
+)  # fmt: skip
 def test_values_of_other_types_are_named(tmp_path, change):
     path = tmp_path / "transcripts.jsonl"
     path.write_text(json.dumps({**record().to_json(), **change}) + "\n")

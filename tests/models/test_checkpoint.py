@@ -105,7 +105,7 @@ def write_config(text: str):
         (edit_config(heads=3), "not a configuration of this version: its values: .*dim / heads must be an even whole number"),
         (edit_config(slots=6), r"memory_attention.gate.bias is \[2, 5\], expected \[2, 6\]"),
         (write_config("{"), "config.json cannot be read as JSON"),
-        (write_config("[]"), "not a configuration of this version: its values"),
+        (write_config("[]"), "not a configuration of this version: its values: expected a mapping, got"),
     ],
 )
 def test_a_broken_checkpoint_gets_one_clear_sentence(saved: Path, damage, message: str):

@@ -305,7 +305,7 @@ def test_a_spec_is_read_as_it_is_written_on_a_command_line(tmp_path: Path) -> No
     assert read_spec("{retention: 1, length: 0.5}") == {"retention": 1, "length": 0.5}
     (tmp_path / "own.yaml").write_text("seed: 3\nreward: {use: classic, decay: 0.3}\n")
     assert read_spec(str(tmp_path / "own.yaml")) == {"use": "classic", "decay": 0.3}
-    for wrong, message in ((str(tmp_path / "no.yaml"), "cannot be read"), ("{a: [", "not valid YAML"), ("{reward: 3}", "got int")):
+    for wrong, message in ((str(tmp_path / "no.yaml"), "There is no file"), ("{a: [", "not valid YAML"), ("{reward: 3}", "got int")):
         with pytest.raises(ConfigError, match=message):
             read_spec(wrong)
 

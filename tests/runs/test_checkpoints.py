@@ -150,7 +150,7 @@ def test_what_the_manifest_names_must_be_there_and_a_run_needs_its_manifest(tmp_
     with pytest.raises(CheckpointError, match=r"is not whole: critic.safetensors is missing"):
         load_critic(path, critic)
     (path / MANIFEST_FILE).write_text("[]")
-    with pytest.raises(CheckpointError, match=r"manifest.json is broken"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json (is not a table of hashes|cannot be read as JSON)"):
         ReactiveTransformer.from_pretrained(path)
     (path / MANIFEST_FILE).unlink()
     assert not load_critic(path, critic)

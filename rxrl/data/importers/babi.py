@@ -15,11 +15,12 @@ from itertools import permutations
 from pathlib import Path
 
 from rxrl.data.importers.babi_world import EXACT_TASKS, Carrying, question_key, renamed, reworded
-from rxrl.data.importers.common import ImportResult, existing, read_text
+from rxrl.data.importers.common import ImportResult, existing
 from rxrl.data.rows import LengthLimit, RefusedRow
 from rxrl.data.sources import said
 from rxrl.errors import ConfigError, DataError
 from rxrl.facts import contains
+from rxrl.reading import read_text
 from rxrl.seeding import derive_seed
 from rxrl.types import Conversation, Interaction
 

@@ -62,18 +62,6 @@ def existing(path: str | Path, what: str) -> Path:
     return found
 
 
-def read_text(path: Path) -> str:
-    """Text of a UTF-8 file, without a byte-order mark.
-
-    Raises:
-        DataError: The file is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it first.") from error
-
-
 def one_line(text: str) -> str:
     """`text` with all runs of white space turned into single spaces."""
     return " ".join(text.split())

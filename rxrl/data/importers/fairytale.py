@@ -6,18 +6,17 @@ is the data set's own label of the question (action, character, feeling, ...); o
 
 from __future__ import annotations
 
-import csv
-import io
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rxrl.data.importers.common import ImportResult, cut, existing, one_line, read_text
+from rxrl.data.importers.common import ImportResult, cut, existing, one_line
 from rxrl.data.rows import LengthLimit, RefusedRow
 from rxrl.errors import DataError
 from rxrl.facts import content_words, value_words
+from rxrl.reading import Refusal, csv_rows
 from rxrl.seeding import derive_seed
 from rxrl.types import Conversation, Interaction
 
@@ -165,20 +164,12 @@ def _each_once(questions: Sequence[Question], work: _Import) -> list[Question]:
 
 
 def _csv_rows(file: Path, columns: Sequence[str], work: _Import) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields (row number, row) of the rows that have all columns; row 1 is the header."""
-    reader = csv.DictReader(io.StringIO(read_text(file), newline=""), restkey="?", restval="")
-    missing = [column for column in columns if column not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(f"{file} has no column {missing[0]!r}: expected the CSV files of FairytaleQA.")
-    number = 1
-    try:
-        for number, row in enumerate(reader, start=2):
-            if "?" in row:
-                work.refused.append(RefusedRow(str(file), number, "more fields than the header has columns"))
-            else:
-                yield number, row
-    except csv.Error as error:
-        raise DataError(f"{file} cannot be read as CSV after row {number} ({error}): look for a quote that is not closed.") from error
+    """Yields (row number, row) of the rows that have no more fields than the header; row 1 is the header."""
+    for number, row in csv_rows(file, columns, Refusal(advice="expected the CSV files of FairytaleQA")):
+        if row is None:
+            work.refused.append(RefusedRow(str(file), number, "more fields than the header has columns"))
+        else:
+            yield number, row
 
 
 def _question(number: int, row: dict[str, str], pieces: dict[str, list[str]]) -> Question:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from rxrl.data.importers.common import cut, existing, pack, read_text
-from rxrl.data.rows import JSON_FILES, LengthLimit, json_line, parsed_json
+from rxrl.data.importers.common import cut, existing, pack
+from rxrl.data.rows import JSON_FILES, LengthLimit, json_line
 from rxrl.errors import DataError
+from rxrl.reading import json_value, read_json_rows, read_text
 from rxrl.writing import write_bytes
 
 DOCUMENT_BORDER = "<|endoftext|>"
@@ -23,10 +25,9 @@ def is_plain_text(source: str | Path) -> bool:
         raise DataError(f"There is no file {path}: check the path.")
     if path.is_dir() or path.suffix not in JSON_FILES:
         return path.suffix != ".parquet"
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        first = next((line for line in file if line.strip()), "")
+    _, first = next(read_json_rows(path), (0, b""))
     try:
-        row = parsed_json(first)
+        row = json_value(first, halves=True) if isinstance(first, bytes) else first
     except ValueError:
         return False
     return isinstance(row, dict) and "text" in row
@@ -76,20 +77,20 @@ def write_texts(path: str | Path, texts: Sequence[str]) -> int:
 
 
 def _documents(file: Path) -> list[str]:
-    content = read_text(file)
     if file.suffix not in JSON_FILES:
+        content: str = read_text(file)
         return content.split(DOCUMENT_BORDER)
-    return [_text_of(line, file, number) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
+    return [_text_of(row, file, number) for number, row in read_json_rows(file)]
 
 
-def _text_of(line: str, file: Path, number: int) -> str:
+def _text_of(row: Any, file: Path, number: int) -> str:
     try:
-        row = parsed_json(line)
+        found = json_value(row, halves=True) if isinstance(row, bytes) else row
     except ValueError as error:
         raise DataError(f"{file}, row {number}: {error}.") from error
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+    if not isinstance(found, dict) or not isinstance(found.get("text"), str):
         raise DataError(f'{file}, row {number}: expected {{"text": "..."}}.')
-    return str(row["text"])
+    return str(found["text"])
 
 
 def _texts(document: str, limit: LengthLimit) -> list[str]:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -27,6 +26,8 @@ from rxrl.memory import drift
 from rxrl.models.generation.batch import generate_steps
 from rxrl.models.generation.sampling import chosen_sampling
 from rxrl.models.model import ReactiveTransformer
+from rxrl.reading import Refusal
+from rxrl.reading.tensors import Shapes, read_tensors
 from rxrl.types import EOS, TextCodec, TokenBatch, interaction_ids, prompt_ids
 from rxrl.writing import replacing
 
@@ -226,17 +227,18 @@ class ReactiveSession:
         Raises:
             CheckpointError: The file is missing or broken, or holds no memory of this model's shape.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"No memory can be read from {path} ({error}): give a file that `save` wrote.") from None
-        stm = found.get(_MEMORY_NAME)
-        if stm is None or tuple(stm.shape) != self._memory_shape:
-            came = "none" if stm is None else f"one of shape {list(stm.shape)}"
-            raise CheckpointError(
-                f"{path} should hold a memory of shape {list(self._memory_shape)}, but holds {came}: use the model's own."
-            )
+
+        def check(found: Shapes) -> None:
+            shape = found.get(_MEMORY_NAME)
+            if shape != self._memory_shape:
+                came = "none" if shape is None else f"one of shape {list(shape)}"
+                raise CheckpointError(
+                    f"{path} should hold a memory of shape {list(self._memory_shape)}, but holds {came}: use the model's own."
+                )
+
+        advice = "give a file that `save` wrote"
+        missing = f"No memory can be read from {path} (there is no such file): {advice}."
+        stm = read_tensors(path, Refusal(CheckpointError, advice, missing), check=check)[0][_MEMORY_NAME]
         if not stm.is_floating_point() or not bool(stm.isfinite().all()):
             raise CheckpointError(f"The memory in {path} holds what is no finite number: use an earlier one.")
         self._replace(stm.to(self.model.device, self.model.dtype))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from rxrl.errors import CheckpointError, DataError
 from rxrl.models.presets import count_parameters
+from rxrl.reading import read_text
 
 if TYPE_CHECKING:
     from rxrl.models.model import ReactiveTransformer
@@ -81,7 +81,7 @@ def model_card(
         DataError: `evaluation` is something else.
     """
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False)
-    template = environment.from_string((files("rxrl.models.interop") / "templates" / "model_card.md.j2").read_text(encoding="utf-8"))
+    template = environment.from_string(read_text(Path(__file__).with_name("templates") / "model_card.md.j2"))
     config = model.config
     return template.render(
         config=config,

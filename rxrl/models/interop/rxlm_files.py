@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from rxrl.errors import CheckpointError
 from rxrl.models.interop.hub import local_folder
+from rxrl.reading import OBJECT, Refusal, read_json
+from rxrl.reading.tensors import read_tensors
 from rxrl.writing import replacing, write_text
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -139,27 +140,16 @@ def _kind_of(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file.parent} is not a published checkpoint: {file.name} is missing.") from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON ({_first_line(error)}): copy the checkpoint again.") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} should hold a JSON object, got {type(config).__name__}: copy the checkpoint again.")
-    return config
+    return read_json(file, OBJECT, _refusal(file))
+
+
+def _refusal(file: Path) -> Refusal:
+    return Refusal(CheckpointError, "copy the checkpoint again", f"{file.parent} is not a published checkpoint: {file.name} is missing.")
 
 
 def _read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata; tensors that the metadata lists as aliases of stored ones are followed."""
-    try:
-        with safe_open(file, framework="pt") as stored:
-            metadata = dict(stored.metadata() or {})
-            tensors = {key: stored.get_tensor(key).clone() for key in stored.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise CheckpointError(f"{file.parent} is not a published checkpoint: {file.name} is missing.") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read ({_first_line(error)}): copy the checkpoint again.") from None
+    tensors, metadata = read_tensors(file, _refusal(file))
     for alias, stored_name in metadata.items():
         if stored_name in tensors:
             tensors.setdefault(alias, tensors[stored_name])
