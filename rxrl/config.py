@@ -28,6 +28,11 @@ class BaseConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
+    def saved(self) -> dict[str, Any]:
+        """Plain data for files, trackers and reports, and for telling two runs apart: keys and passwords in it are `***`."""
+        plain: dict[str, Any] = redacted_data(self.model_dump(mode="json"))
+        return plain
+
 
 class WrongValueError(ValueError):
     """For validators that look at several fields: says which one is to blame, so that the message names its line.
@@ -72,7 +77,7 @@ def parse_config(data: Mapping[str, Any], model: type[ModelT], overrides: Sequen
     return _build(_Document(plain_copy(data), source=source), model, overrides)
 
 
-def dump_config(config: BaseModel, path: str | Path | None = None) -> str:
+def dump_config(config: BaseConfig, path: str | Path | None = None) -> str:
     """Writes a configuration as YAML that `load_config` reads back to an equal one; keys and passwords in it become `***`.
 
     Args:
@@ -82,7 +87,7 @@ def dump_config(config: BaseModel, path: str | Path | None = None) -> str:
     Returns:
         The YAML text, keys in the order of the model's fields.
     """
-    text: str = yaml.safe_dump(redacted_data(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.safe_dump(config.saved(), sort_keys=False, allow_unicode=True, width=120)
     if path is not None:
         write_text(path, text)
     return text

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, model_validator
 
+import rxrl
 from rxrl.config import BaseConfig, WrongValueError, dump_config, field_help, load_config, parse_config
 from rxrl.errors import ConfigError
 
@@ -153,3 +154,24 @@ def test_dump_is_read_back_equal(tmp_path_factory: pytest.TempPathFactory, run: 
     text = dump_config(run, path)
     assert path.read_text(encoding="utf-8") == text
     assert load_config(path, Run) == run
+
+
+class Judge(BaseConfig):
+    address: str = ""
+    settings: dict[str, str] = Field(default_factory=dict)
+
+
+def test_what_is_saved_holds_no_key_and_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_API_KEY", "sk-from-the-environment")
+    judge = Judge(address="http://user:URLSECRET@host/v1", settings={"api_key": "GIVEN", "note": "uses sk-from-the-environment"})
+    text = dump_config(judge, tmp_path / "config.yaml")
+    for secret in ("URLSECRET", "GIVEN", "sk-from-the-environment"):
+        assert secret not in text + str(judge.saved()) + (tmp_path / "config.yaml").read_text()
+    assert load_config(tmp_path / "config.yaml", Judge).saved() == judge.saved()
+
+
+def test_nothing_but_the_configuration_itself_decides_what_is_saved() -> None:
+    """`model_dump(mode="json")` past `saved` would write secrets into files again."""
+    package = Path(rxrl.__file__).parent
+    past = [path.name for path in package.rglob("*.py") if 'model_dump(mode="json")' in path.read_text(encoding="utf-8")]
+    assert past == ["config.py"]

@@ -173,7 +173,7 @@ def finish(trainer: MRLTrainer, out: Path, started: float, resumed: bool) -> Non
         "resumed": resumed,
         "preset": trainer.model.config.name,
         "stages": trainer.state.stages,
-        "config": trainer.config.model_dump(mode="json") | {"curriculum": trainer.curriculum.model_dump(mode="json")},
+        "config": trainer.config.saved() | {"curriculum": trainer.curriculum.saved()},
     }
     write_report(run, read_metrics(out), None, out)
     save_result(trainer, out / CHECKPOINT)

@@ -193,7 +193,7 @@ class Pipeline:
             ),
             "stages": trainer.state.stages,
             "cost": mrl.cost,
-            "config": self.config.model_dump(mode="json") | {"curriculum": self.curriculum.model_dump(mode="json")},
+            "config": self.config.saved() | {"curriculum": self.curriculum.saved()},
         }
         if smat is not None:
             run["after_smat_continued"] = smat.summary

@@ -121,7 +121,7 @@ class StageRunner:
             "task": self.task.state() if isinstance(self.task, SmatTask) else {},
             "log": self.log.position(),
             "best": self.best,
-            "config": self.config.model_dump(mode="json"),
+            "config": self.config.saved(),
             "data": self.task.fingerprints(),
         }
         folder = self.checkpoints
@@ -141,7 +141,7 @@ class StageRunner:
         if not found:
             return False
         state, tensors = load_state(found[-1])
-        if state.get("config") != self.config.model_dump(mode="json"):
+        if state.get("config") != self.config.saved():
             raise CheckpointError(f"{found[-1]} belongs to a stage with another configuration: start anew in another folder.")
         if state["data"] != self.task.fingerprints():
             raise CheckpointError(f"{found[-1]} belongs to a stage on other data: give the same, or start anew in another folder.")

@@ -51,8 +51,8 @@ def save_run(trainer: MRLTrainer) -> Path:
                 "alarms": trainer.alarms.state_dict(),
                 "log": trainer.log.position(),
                 "trackers": trainer.log.tracker_ids(),
-                "config": trainer.config.model_dump(mode="json"),
-                "curriculum": trainer.curriculum.model_dump(mode="json"),
+                "config": trainer.config.saved(),
+                "curriculum": trainer.curriculum.saved(),
                 "conversations": trainer.episodes.fingerprints(),
             },
             tensors={"left": trainer.left, **learner.state_dict()},
@@ -108,11 +108,11 @@ def _check(trainer: MRLTrainer, path: Path, state: Saved) -> None:
         raise CheckpointError(f"{path} does not belong to a training with `rxrl train`: start from it with --from.")
     if state["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {state['format']}, this version of rxrl reads {FORMAT}: start from it with --from.")
-    if changed := _differences(state["config"], trainer.config.model_dump(mode="json")):
+    if changed := _differences(state["config"], trainer.config.saved()):
         raise CheckpointError(
             f"{path} belongs to a run with another configuration ({', '.join(changed)}): start a new run in another folder."
         )
-    if state["curriculum"] != trainer.curriculum.model_dump(mode="json"):
+    if state["curriculum"] != trainer.curriculum.saved():
         raise CheckpointError(f"{path} belongs to a run with another curriculum: start a new run in another folder.")
     if state["conversations"] != trainer.episodes.fingerprints():
         raise CheckpointError(f"{path} belongs to a run on other conversations: give the same ones, or start a new run in another folder.")

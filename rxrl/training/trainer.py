@@ -123,7 +123,7 @@ class MRLTrainer:
         self._work: dict[str, int] = {}
         self.callbacks = tuple(callbacks) if self.processes.first else ()
         if trackers is None:
-            trackers = open_trackers(config.tracking, self.folder, config.model_dump(mode="json"))
+            trackers = open_trackers(config.tracking, self.folder, config.saved())
         self.log = MetricsLog(self.folder, trackers, writes=self.processes.first)
         self.interruption = Interruption()
 
