@@ -43,7 +43,30 @@ class Learner:
         processes: Those of the training.
         clock: Times the phases.
         start: A checkpoint whose critic is loaded where it has one.
+
+    Attributes:
+        config, processes, clock: As given.
+        model: The policy.
+        reference: Its frozen start.
+        reference_left: Memory that the reference ended the last rollout with, where episodes carry memory over.
+        critic: Of the kind that the configuration names.
+        critic_ready: Whether the critic has learned something.
+        groups, critic_groups: Named parameters by group.
+        optimizer, critic_optimizer: Each takes one step a minibatch.
     """
+
+    config: MRLConfig
+    processes: Processes
+    clock: Clock
+    model: ReactiveTransformer
+    reference: ReactiveTransformer
+    reference_left: Tensor | None
+    critic: AnyCritic
+    critic_ready: bool
+    groups: Groups
+    critic_groups: Groups
+    optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer
 
     def __init__(
         self, model: ReactiveTransformer, config: MRLConfig, processes: Processes, clock: Clock, start: str | Path | None = None
@@ -53,14 +76,14 @@ class Learner:
         if config.attention_backend is not None:
             model.use_attention(config.attention_backend)
         self.reference = copy.deepcopy(model).requires_grad_(False).eval()
-        self.reference_left: Tensor | None = None
+        self.reference_left = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.seed, "critic"))
             self.critic = make_critic(config.critic, model, config.critic_layers)
         self.critic_ready = start is not None and load_critic(start, self.critic)
         self.critic.to(processes.device)
-        self.groups: Groups = model.group_parameters()
-        self.critic_groups: Groups = {"critic": list(self.critic.named_parameters())}
+        self.groups = model.group_parameters()
+        self.critic_groups = {"critic": list(self.critic.named_parameters())}
         self.optimizer = make_optimizer(self.groups, config.optimizer)
         self.critic_optimizer = make_optimizer(self.critic_groups, config.critic_optimizer)
 

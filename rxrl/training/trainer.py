@@ -78,10 +78,48 @@ class MRLTrainer:
         folder: Metrics and checkpoints go here.
         reward: Used in place of `config.reward`.
         env: Class or factory of the environment, takes the arguments of `ConversationVectorEnv`; None: as `config.env` names it.
-        callbacks: Hear of what happens.
+        callbacks: Notified of training events.
         start: A checkpoint whose critic is loaded where it has one.
         trackers: Where metrics go besides `metrics.jsonl`; None: as `config.tracking` says.
+
+    Attributes:
+        config, curriculum, tokenizer, folder: As given.
+        processes: This process among those of the training.
+        clock: Seconds of each phase.
+        learner: Model, critic, reference and optimizers.
+        model: The learner's model.
+        episodes: Conversations, environments and rewards.
+        scheduler: Where the run stands in the curriculum.
+        state: Where it stands otherwise; saved with every checkpoint.
+        alarms: Watches the metrics.
+        log: `metrics.jsonl`, `timings.jsonl` and the trackers.
+        interruption: Signals that have come.
+        callbacks: Those that are notified; none but in the first process.
+        left: Memory that the last episodes of all processes ended with, where others may start from it.
+        tracker_ids: Runs of the trackers that a resumed training goes on with.
+        sounded: The alarm that ends the run after its next checkpoint.
     """
+
+    config: MRLConfig
+    curriculum: Curriculum
+    tokenizer: Tokenizer
+    folder: Path
+    processes: Processes
+    clock: Clock
+    learner: Learner
+    model: ReactiveTransformer
+    episodes: Episodes
+    scheduler: StepScheduler
+    state: TrainerState
+    alarms: Alarms
+    log: MetricsLog
+    interruption: Interruption
+    callbacks: tuple[Callback, ...]
+    left: Tensor | None = None
+    tracker_ids: Mapping[str, str]
+    sounded: Alarm | None = None
+    _work: Mapping[str, int]
+    """Episodes and tokens of the last iteration, for what is done in a second."""
 
     def __init__(
         self,
@@ -117,10 +155,7 @@ class MRLTrainer:
             reward=reward,
         )
         self.scheduler, self.state, self.alarms = StepScheduler(curriculum), TrainerState(), Alarms(config.alarms)
-        self.left: Tensor | None = None
-        self.tracker_ids: dict[str, str] = {}
-        self.sounded: Alarm | None = None
-        self._work: dict[str, int] = {}
+        self.tracker_ids = {}
         self.callbacks = tuple(callbacks) if self.processes.first else ()
         if trackers is None:
             trackers = open_trackers(config.tracking, self.folder, config.saved())
@@ -145,7 +180,7 @@ class MRLTrainer:
                 rollout = self.collect(stage, algorithm)
                 targets, metrics = self.learner.estimate(rollout, algorithm)
                 metrics |= self.learner.update(rollout, targets, algorithm)
-                self._count(stage, algorithm, rollout, metrics)
+                self._after_update(stage, algorithm, rollout, metrics)
                 held_out = self.evaluate(stage) if self._evaluation_due() else None
                 self._record(stage, metrics, held_out)
                 if held_out is not None:
@@ -239,7 +274,7 @@ class MRLTrainer:
         finally:
             self.log.close()
 
-    def _count(self, stage: Stage, algorithm: AlgorithmConfig, rollout: Rollout, metrics: dict[str, Any]) -> None:
+    def _after_update(self, stage: Stage, algorithm: AlgorithmConfig, rollout: Rollout, metrics: dict[str, Any]) -> None:
         """Takes note of an iteration, steers the coefficient of the KL, and keeps the memory that others may start from."""
         self.state.iteration += 1
         self.state.tokens += (tokens := sum(self.processes.objects([rollout.tokens])))
