@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from rxrl.config import BaseConfig, WrongValueError, load_config, parse_config
 from rxrl.errors import ConfigError
 from rxrl.registry import Registry, called, first_paragraph
+from rxrl.types import ParameterGroup, Strategy
 
-Strategy = Literal["single-step", "multi-step", "long-range"]
-Group = Literal["embedding", "encoder", "memory_attention", "decoder_memory", "decoder", "critic"]
+Group = Literal[ParameterGroup, "critic"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 """Parameter groups that a stage can train, each with its own learning rate."""
 

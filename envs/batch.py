@@ -16,8 +16,6 @@ from rxrl.types import EOS, Action, Score, TokenBatch, Turn, prompt_ids
 Observation = dict[str, NDArray[np.int64]]
 Ids = list[int]
 
-PROMPT_MARKERS = 3
-
 
 def token_batch(observation: Mapping[str, Any], device: torch.device | str | None = None) -> TokenBatch:
     """The prompts of an observation as a `TokenBatch`, without the columns that are padding in every row.

@@ -11,14 +11,14 @@ from typing import Any, SupportsFloat
 import gymnasium
 import numpy as np
 
-from rxrl.envs.batch import PROMPT_MARKERS, Observation
+from rxrl.envs.batch import Observation
 from rxrl.envs.checks import at_least_one, known_render_mode
 from rxrl.envs.live import LiveSpec
 from rxrl.envs.render import print_lines, text_of
 from rxrl.envs.spaces import UnicodeText, is_unicode, padded_ids
 from rxrl.envs.vector import ConversationVectorEnv
 from rxrl.errors import EpisodeError, unknown_name
-from rxrl.types import Scenario
+from rxrl.types import PROMPT_MARKERS, Scenario
 
 _OPTIONS = {"conversation": "conversations", "stm_seed": "stm_seeds", "strategy": "strategies", "stm": "stm", "carry": "carry"}
 _ROW = 0

@@ -79,9 +79,7 @@ class Drawing:
             )
         return self.conversations[int(wanted)]
 
-    def stm_seeds(
-        self, rows: Sequence[int], chosen: Sequence[Scenario], wanted: Any, source: Sequence[np.random.Generator]
-    ) -> list[int]:
+    def stm_seeds(self, rows: Sequence[int], chosen: Sequence[Scenario], wanted: Any, source: Sequence[np.random.Generator]) -> list[int]:
         """One seed for each row of the environment; rows that do not begin an episode get 0."""
         seeds = [0] * self.rows
         given = per_conversation("stm_seeds", wanted, chosen)

@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from rxrl.envs.backends import NoMemory
-from rxrl.envs.batch import PROMPT_MARKERS, Ids, Observation, answer_rows, info_arrays, observe, restarted_info
+from rxrl.envs.batch import Ids, Observation, answer_rows, info_arrays, observe, restarted_info
 from rxrl.envs.checks import (
     at_least_one,
     check_references,
@@ -41,7 +41,7 @@ from rxrl.envs.speech import SHORTEST_INTERACTION, Limits, Speech
 from rxrl.errors import EpisodeError, RewardError, unknown_name
 from rxrl.facts import Asked
 from rxrl.scoring import score_turns
-from rxrl.types import EOS, MemoryBackend, RewardFunction, Scenario, Score, TextCodec, TokenBatch, Turn
+from rxrl.types import EOS, PROMPT_MARKERS, MemoryBackend, RewardFunction, Scenario, Score, TextCodec, TokenBatch, Turn
 
 _OPTIONS = ("conversations", "stm_seeds", "stm", "stm_rows", "carry", "reset_mask", "strategies")
 _FALLBACK_VOCABULARY = 2**16

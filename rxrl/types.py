@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,7 +15,14 @@ from torch import Tensor
 PAD, BOS, UNK, EOS, MASK, QUERY, ANSWER = range(7)
 """Ids of the special tokens; they are the same in every tokenizer of rxrl."""
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[UNK]", "[EOS]", "[MASK]", "[Q]", "[A]")
-STRATEGIES = ("single-step", "multi-step", "long-range")
+INTERACTION_MARKERS, PROMPT_MARKERS = 4, 3
+"""Special tokens of `interaction_ids` and of `prompt_ids`."""
+Strategy = Literal["single-step", "multi-step", "long-range"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+ParameterGroup = Literal["embedding", "encoder", "memory_attention", "decoder_memory", "decoder"]
+PARAMETER_GROUPS: tuple[ParameterGroup, ...] = get_args(ParameterGroup)
+"""Groups of a model's parameters, each with its own learning rate and freezing; `decoder_memory` is the decoder's memory cross-attention
+with its norms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +334,7 @@ ANSWER_TOKENS = 16
 
 def longest_query(max_length: int) -> int:
     """Tokens of the longest query that leaves room for an answer of one token: `[BOS] [Q] query [A] answer [EOS]` in `max_length`."""
-    return max_length - 5
+    return max_length - INTERACTION_MARKERS - 1
 
 
 def prompt_ids(query_ids: Sequence[int]) -> list[int]:

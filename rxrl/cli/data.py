@@ -20,19 +20,11 @@ from rxrl.data.stats import DataStats, data_stats
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError
-from rxrl.types import Conversation
+from rxrl.types import Conversation, Strategy
 
 app = typer.Typer(help="Generate, import and inspect conversations.", no_args_is_help=True, add_completion=False)
 imports = typer.Typer(help="Turn data sets and plain text into the rows of rxrl.", no_args_is_help=True)
 app.add_typer(imports, name="import")
-
-
-class Strategy(StrEnum):
-    """Shapes of a conversation."""
-
-    single_step = "single-step"
-    multi_step = "multi-step"
-    long_range = "long-range"
 
 
 class Split(StrEnum):
@@ -59,7 +51,7 @@ def generate(
     count: Annotated[int, typer.Option(min=1, help="Number of conversations (or stories).")] = 1000,
     level: Annotated[int, typer.Option(min=1, max=3, help="Difficulty: 1 people, 2 everything, 3 with stories and aliases.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Turns of each conversation.")] = 16,
-    strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = Strategy.multi_step,
+    strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = "multi-step",
     split: Annotated[Split, typer.Option(help="No two splits share a conversation; test holds unseen combinations.")] = Split.train,
     start: Annotated[int, typer.Option(min=0, help="Index of the first one in the endless sequence.")] = 0,
     seed: Seed = 0,
@@ -70,7 +62,7 @@ def generate(
     if stories:
         written, what = write_texts(out, world.stories(split.value, start, count)), "stories"
     else:
-        conversations = world.take(steps=steps, strategy=strategy.value, start=start, count=count)
+        conversations = world.take(steps=steps, strategy=strategy, start=start, count=count)
         written, what = write_conversations(out, conversations), "conversations"
     typer.echo(f"Wrote {written} {what} to {out}.")
 

@@ -11,7 +11,6 @@ import typer
 from rich.table import Table
 
 from rxrl.cli.console import plain_console
-from rxrl.cli.data import Strategy
 from rxrl.cli.device import Device, load_on
 from rxrl.cli.output import writable_folder
 from rxrl.data.rows import read_conversations
@@ -24,7 +23,7 @@ from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.factory import TokenEmbeddings, model_play
 from rxrl.rewards import load_reward, read_spec
-from rxrl.types import ANSWER_TOKENS, Conversation
+from rxrl.types import ANSWER_TOKENS, Conversation, Strategy
 
 KNOWN_SAMPLE = 500
 _HEADLINE = {
@@ -43,7 +42,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     steps: Annotated[
         int | None, typer.Option(min=1, max=64, help="Turns of each conversation; without it 16, or as long as they are with --data.")
     ] = None,
-    strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = Strategy.multi_step,
+    strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = "multi-step",
     conversations: Annotated[int, typer.Option(min=1, help="Most conversations.")] = 200,
     controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also with empty and swapped memory, and the oracle.")] = True,
     greedy: Annotated[bool, typer.Option("--greedy/--sampled", help="Likeliest tokens, or sampled ones.")] = True,
@@ -59,8 +58,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
     function = load_reward(read_spec(reward), embed=embed)
     model, tokenizer = load_on(device, checkpoint)
     embed.model = model
-    chosen, known = held_out_conversations(data, level, steps, strategy.value, conversations, seed)
-    game = model_play(model, tokenizer, chosen, reward=function, known=known, max_answer_tokens=max_answer_tokens, strategy=strategy.value)
+    chosen, known = held_out_conversations(data, level, steps, strategy, conversations, seed)
+    game = model_play(model, tokenizer, chosen, reward=function, known=known, max_answer_tokens=max_answer_tokens, strategy=strategy)
     console = plain_console()
     console.print(f"Playing {len(chosen)} conversations.")
     with nullcontext() if out is None else keeping_transcripts(out / "transcripts.unscored.jsonl"):

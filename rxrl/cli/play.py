@@ -14,7 +14,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from rxrl.cli.console import plain_console
-from rxrl.cli.data import Strategy
 from rxrl.cli.device import Device, find_device
 from rxrl.cli.evaluate import held_out_conversations
 from rxrl.envs import ConversationVectorEnv, token_batch
@@ -26,7 +25,7 @@ from rxrl.memory import drift
 from rxrl.policies import Person
 from rxrl.rewards.loading import read_spec
 from rxrl.seeding import derive_seed, generator
-from rxrl.types import ANSWER_TOKENS, Conversation, Turn
+from rxrl.types import ANSWER_TOKENS, Conversation, Strategy, Turn
 
 DEFAULT_STEPS = 6
 
@@ -43,7 +42,7 @@ def play(  # noqa: PLR0913, PLR0917
     conversations: Annotated[int, typer.Option("--conversations", "-n", min=1, help="Most conversations.")] = 1,
     level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the embedded world; 1 without it.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=64, help="Turns; without it 6, or as many as there are in DATA.")] = None,
-    strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = Strategy.multi_step,
+    strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = "multi-step",
     max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = ANSWER_TOKENS,
     teacher_forcing: Annotated[bool, typer.Option("--teacher-forcing", help="Write the right answers into memory.")] = False,
     sampled: Annotated[bool, typer.Option("--sampled", help="Sampled answers, in place of the likeliest ones.")] = False,
@@ -60,14 +59,14 @@ def play(  # noqa: PLR0913, PLR0917
     if temperature is not None and not sampled:
         raise ConfigError("--temperature is for sampled answers: add --sampled.")
     turns = DEFAULT_STEPS if data is None and steps is None else steps
-    chosen, known = held_out_conversations(data, level, turns, strategy.value, conversations, seed)
+    chosen, known = held_out_conversations(data, level, turns, strategy, conversations, seed)
     game = make_play(
         policy,
         chosen,
         memory=memory,
         device=find_device(device),
         reward=read_spec(reward),
-        strategy=strategy.value,
+        strategy=strategy,
         teacher_forcing=teacher_forcing,
         max_answer_tokens=max_answer_tokens,
         values=attribute_values([*known, *chosen]),

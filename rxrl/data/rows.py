@@ -19,7 +19,7 @@ from rxrl.data.tables import dataset_rows, write_parquet
 from rxrl.errors import DataError, unknown_name
 from rxrl.facts import value_words
 from rxrl.reading import json_value, parquet_rows, read_json_rows
-from rxrl.types import Conversation, Interaction, TextCodec
+from rxrl.types import INTERACTION_MARKERS, Conversation, Interaction, TextCodec
 from rxrl.validation import first_refusal
 from rxrl.writing import write_bytes
 
@@ -27,8 +27,6 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Key = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 WHOLE_ANSWER = "*"
 JSON_FILES = (".jsonl", ".json", ".ndjson")
-MARKERS = 4
-"""Special tokens of an interaction: `[BOS] [Q] [A] [EOS]`."""
 
 
 class FactRow(BaseModel):
@@ -163,7 +161,7 @@ class LengthLimit:
     @classmethod
     def in_tokens(cls, longest: int, codec: TextCodec) -> LengthLimit:
         """Limit in tokens of `[BOS] [Q] query [A] answer [EOS]`, as models have it."""
-        return cls(longest - MARKERS, lambda text: len(codec.encode(text)), "tokens")
+        return cls(longest - INTERACTION_MARKERS, lambda text: len(codec.encode(text)), "tokens")
 
     @classmethod
     def of_texts(cls, longest: int, codec: TextCodec) -> LengthLimit:

@@ -7,11 +7,10 @@ from rxrl.models.generation.sampling import Sampling, answer_logits
 from rxrl.models.generation.session import AnswerEnd, MemoryUpdated, MemoryUpdating, ReactiveSession, Token
 from rxrl.models.heads import Critic, MLMHead, SharedCritic
 from rxrl.models.interop.rxlm import export_rxlm, import_rxlm
-from rxrl.models.model import PARAMETER_GROUPS, ReactiveTransformer
+from rxrl.models.model import ReactiveTransformer
 from rxrl.models.presets import PRESETS, count_parameters, preset
 
 __all__ = [
-    "PARAMETER_GROUPS",
     "PRESETS",
     "AnswerEnd",
     "AsyncReactiveSession",

@@ -24,7 +24,7 @@ from rxrl.models.presets import preset
 from rxrl.models.transformer import Decoder, Encoder
 from rxrl.reading import Refusal, read_json
 from rxrl.reading.tensors import Shapes, read_tensors
-from rxrl.types import TokenBatch
+from rxrl.types import PARAMETER_GROUPS, TokenBatch
 from rxrl.writing import replacing, write_text
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 T = TypeVar("T")
-PARAMETER_GROUPS = ("embedding", "encoder", "memory_attention", "decoder_memory", "decoder")
-"""Groups with their own learning rate and freezing; `decoder_memory` is the decoder's memory cross-attention with its norms."""
 
 
 class ReactiveTransformer(nn.Module):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from rxrl.config import BaseConfig, WrongValueError
 from rxrl.runs.optim import OptimizerConfig, Share
+from rxrl.types import PARAMETER_GROUPS, ParameterGroup, Strategy
 
 
 class StageConfig(BaseConfig):
@@ -65,9 +66,7 @@ class MemoryAttentionStageConfig(PlainStageConfig):
     noise: float = Field(0.02, ge=0, description="Standard deviation of the noise on inputs and targets.")
 
 
-Group = Literal["embedding", "encoder", "memory_attention", "decoder_memory", "decoder"]
-GROUPS: tuple[Group, ...] = get_args(Group)
-Unfreezing = Annotated[dict[Group, Share], Field(description="Share of the run from which a parameter group is trained.")]
+Unfreezing = Annotated[dict[ParameterGroup, Share], Field(description="Share of the run from which a parameter group is trained.")]
 
 
 class SmatPhase(BaseConfig):
@@ -93,7 +92,7 @@ class SmatConfig(StageConfig):
         min_length=1,
         description="Lengths of conversation, in order; the stage has as many iterations as they have together.",
     )
-    strategy: Literal["single-step", "multi-step", "long-range"] = "multi-step"
+    strategy: Strategy = "multi-step"
     bptt_turns: int | None = Field(None, ge=1, description="Memory writes a loss differentiates through; null: the whole conversation.")
     unfreeze: Unfreezing = Field(
         default_factory=dict, description="Share of the run from which a parameter group is trained; groups left out: from the start."
@@ -110,9 +109,9 @@ class SmatConfig(StageConfig):
         """Optimizer steps at most."""
         return sum(phase.iterations for phase in self.phases)
 
-    def trained_groups(self, progress: float) -> frozenset[Group]:
+    def trained_groups(self, progress: float) -> frozenset[ParameterGroup]:
         """The parameter groups that learn at `progress` in [0, 1] of the run."""
-        return frozenset(group for group in GROUPS if progress >= self.unfreeze.get(group, 0.0))
+        return frozenset(group for group in PARAMETER_GROUPS if progress >= self.unfreeze.get(group, 0.0))
 
 
 STAGES: dict[str, type[StageConfig]] = {

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rxrl.algorithms import LossResult
 from rxrl.data.batches import EpisodeBatch
 from rxrl.models.experts import RouterStatistics, load_balance_loss
 from rxrl.models.model import ReactiveTransformer
 from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.types import MASK, SPECIAL_TOKENS, TokenBatch
-
-Metrics = dict[str, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class LossResult:
-    """A scalar loss and detached metrics."""
-
-    loss: Tensor
-    metrics: Metrics
 
 
 def mask_tokens(batch: TokenBatch, vocab_size: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

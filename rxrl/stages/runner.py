@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 
+from rxrl.algorithms import LossResult
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from rxrl.models import ReactiveTransformer
@@ -18,7 +19,6 @@ from rxrl.runs.optim import make_optimizer, schedule_factor, set_learning_rates,
 from rxrl.runs.signals import Interruption
 from rxrl.runs.tracking import MetricsLog
 from rxrl.stages.config import StageConfig
-from rxrl.stages.losses import LossResult
 from rxrl.stages.tasks import SmatTask, StageTask
 from rxrl.writing import sweep
 

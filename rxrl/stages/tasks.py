@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from rxrl.algorithms import LossResult
 from rxrl.data.batches import EpisodeBatch, checked_ids, episode_batch
 from rxrl.data.sources import ConversationSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
@@ -16,12 +17,12 @@ from rxrl.models import ReactiveTransformer
 from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.seeding import generator
 from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase, StageConfig
-from rxrl.stages.losses import LossResult, joint_loss, memory_attention_loss, reading_loss, smat_loss
-from rxrl.types import BOS, EOS, Conversation, TokenBatch
+from rxrl.stages.losses import joint_loss, memory_attention_loss, reading_loss, smat_loss
+from rxrl.types import BOS, EOS, PARAMETER_GROUPS, Conversation, TokenBatch
 
 Texts = Callable[[int, int], Sequence[str]]
 """`(start, count)` to that many texts of an endless sequence."""
-ALL_GROUPS = frozenset({"embedding", "encoder", "memory_attention", "decoder_memory", "decoder"})
+ALL_GROUPS = frozenset(PARAMETER_GROUPS)
 
 
 class StageTask(Protocol):

@@ -241,11 +241,9 @@ def collect(
         carried[: len(mine)] = torch.tensor([_carried_from(left, reset_ratio, seed, iteration, each.id) for each in mine])
     observation, info, stm0 = _begin(env, mine, seed, iteration, left, carried)
     steps, recorder = torch.from_numpy(info["steps"][: len(mine)]).to(device), _Recorder(len(mine))
-
-    def draws(turn: int) -> list[torch.Generator]:
-        return [generator(seed, "answer", iteration, *key, turn) for key in keys]
-
-    truncated = _play(env, policy, observation, info, recorder, draws)
+    truncated = _play(
+        env, policy, observation, info, recorder, lambda turn: [generator(seed, "answer", iteration, *key, turn) for key in keys]
+    )
     after, after_query, unwritten = (
         TokenBatch.pad(rows, device) for rows in zip(*map(following, env.continuations[: len(mine)]), strict=True)
     )

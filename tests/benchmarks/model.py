@@ -14,12 +14,11 @@ from torch.nn import functional as F
 
 from rxrl.models import ReactiveTransformer
 from rxrl.models.trajectory import answer_hidden, memory_trajectory
-from rxrl.types import EOS, SPECIAL_TOKENS, TokenBatch, prompt_ids
+from rxrl.types import EOS, INTERACTION_MARKERS, SPECIAL_TOKENS, TokenBatch, prompt_ids
 from tests.benchmarks.bounds import decode_work
 from tests.benchmarks.measure import Bench, Row, Usage
 
 QUERY, ROWS, TURNS = 32, 16, 64
-MARKERS = 4
 """`[BOS] [Q] [A]` of a prompt and `[EOS]` behind what is written."""
 USER_ANSWER = 63
 ENDING_ROWS, ENDS = 64, 50
@@ -93,7 +92,7 @@ def endless(model: ReactiveTransformer, draws: torch.Generator) -> ReactiveTrans
 
 def _generation(bench: Bench, subject: _Subject) -> Iterator[Row]:
     """Answers of up to 64 tokens, and of all that an interaction of 256 leaves."""
-    whole = subject.longest - subject.query - MARKERS
+    whole = subject.longest - subject.query - INTERACTION_MARKERS
     for batch in (1, ROWS) if bench.quick else (1, ROWS, 128):
         prompts, stm = subject.prompts(batch), subject.memory(batch)
         for limit, name in ((min(64, whole), "up to 64 tokens"), (whole, "up to 256 tokens")):
@@ -133,7 +132,7 @@ def _wasted(bench: Bench, subject: _Subject) -> Row:
         model.decoder.head.bias[EOS] = math.log((model.config.vocab_size - len(SPECIAL_TOKENS)) / (ENDS - 1))
     prompts, stm = subject.prompts(ENDING_ROWS), subject.memory(ENDING_ROWS)
     draws = [torch.Generator().manual_seed(row) for row in range(ENDING_ROWS)]
-    limit = subject.longest - subject.query - MARKERS
+    limit = subject.longest - subject.query - INTERACTION_MARKERS
     found = model.generate(prompts, stm, max_new_tokens=limit, generators=draws)
     useful = int(found.mask.sum()) - ENDING_ROWS  # the first token of each row comes from the prompt
     # On a GPU so few finished rows cost less than to drop them.
@@ -194,7 +193,7 @@ def _one_user(bench: Bench, subject: _Subject) -> Iterator[Row]:
 
 def _turn(subject: _Subject, prompts: TokenBatch, stm: Tensor) -> Tensor:
     """Memory after a query, its answer and their write."""
-    limit = min(USER_ANSWER, subject.longest - subject.query - MARKERS)
+    limit = min(USER_ANSWER, subject.longest - subject.query - INTERACTION_MARKERS)
     answer = subject.model.generate(prompts, stm, max_new_tokens=limit)
     ids = torch.cat([prompts.ids, answer.ids, torch.full_like(answer.ids[:, :1], EOS)], dim=1)
     with torch.no_grad():
@@ -221,7 +220,7 @@ def _alternating(first: Callable[[], Any], last: Callable[[], Any], runs: int) -
 def _peaks(bench: Bench, subject: _Subject) -> Iterator[Row]:
     """Memory that the heaviest pieces of work need besides the weights."""
     written, stm, name = subject.interactions(ROWS), subject.memory(ROWS), f"{ROWS} x {subject.longest}"
-    whole = 8 if bench.quick else subject.longest - subject.query - MARKERS
+    whole = 8 if bench.quick else subject.longest - subject.query - INTERACTION_MARKERS
     yield bench.peak(subject.preset, f"peak memory, generation, {name}", _generate(subject, subject.prompts(ROWS), stm, whole))
     yield bench.peak(subject.preset, f"peak memory, memory update, {name}", _write(subject, stm, written))
     turn = subject.interactions(ROWS)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rxrl.errors import ModelError
-from rxrl.models import PARAMETER_GROUPS, Critic, ReactiveTransformer
+from rxrl.models import Critic, ReactiveTransformer
 from rxrl.models.experts import RouterStatistics
 from rxrl.policies import ModelPolicy, StmBackend
-from rxrl.types import Action
+from rxrl.types import PARAMETER_GROUPS, Action
 from tests.models.small import VOCAB, config, configs, generators, interactions, memory_of, model_of, padded, prompts
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=4)

@@ -9,7 +9,6 @@ import torch
 from rxrl.curricula.curriculum import GROUPS as CURRICULUM_GROUPS
 from rxrl.errors import ConfigError
 from rxrl.models import Critic
-from rxrl.models.model import PARAMETER_GROUPS
 from rxrl.runs.optim import (
     GroupOptimizer,
     OptimizerConfig,
@@ -20,7 +19,7 @@ from rxrl.runs.optim import (
     set_learning_rates,
     train_only,
 )
-from rxrl.stages.config import GROUPS as STAGE_GROUPS
+from rxrl.types import PARAMETER_GROUPS
 from tests.training.toy import tiny_model
 
 
@@ -181,7 +180,7 @@ def test_a_rate_for_a_group_that_does_not_exist_is_an_error():
 
 
 def test_all_parts_speak_of_the_same_groups():
-    assert set(PARAMETER_GROUPS) == set(STAGE_GROUPS) == set(CURRICULUM_GROUPS) - {"critic"}
+    assert set(PARAMETER_GROUPS) == set(CURRICULUM_GROUPS) - {"critic"}
     assert set(tiny_model().group_parameters()) == set(PARAMETER_GROUPS)
 
 

@@ -8,13 +8,13 @@ from torch.nn import functional
 from rxrl.config import parse_config
 from rxrl.errors import ConfigError
 from rxrl.runs.optim import OptimizerConfig
-from rxrl.stages.config import GROUPS, SmatConfig, SmatPhase
+from rxrl.stages.config import SmatConfig, SmatPhase
 from rxrl.stages.losses import reading_loss
 from rxrl.stages.runner import StageRunner
 from rxrl.stages.tasks import (
     SmatTask,
 )
-from rxrl.types import TokenBatch
+from rxrl.types import PARAMETER_GROUPS, TokenBatch
 from scripts.learning import CODEC, RecallSource
 from tests.stages.small import COMMON, by_group, changed, reading, runner_in, smat
 from tests.training.toy import tiny_model
@@ -29,12 +29,16 @@ def test_smat_unfreezes_group_by_group(tmp_path):
     runner.run()
     decoder = {"decoder", "decoder_memory"}
     moved = [changed(a, b) for a, b in zip([start, *seen], seen, strict=False)]
-    assert moved == [decoder] * 2 + [decoder | {"memory_attention"}] * 2 + [set(GROUPS)] * 4
+    assert moved == [decoder] * 2 + [decoder | {"memory_attention"}] * 2 + [set(PARAMETER_GROUPS)] * 4
 
 
 @pytest.mark.parametrize(
     ("unfreeze", "reason"),
-    [({"encodr": 0.5}, "encod"), ({"encoder": 1.5}, "less than 1"), (dict.fromkeys(GROUPS, 0.5), "no group is trained at the start")],
+    [
+        ({"encodr": 0.5}, "encod"),
+        ({"encoder": 1.5}, "less than 1"),
+        (dict.fromkeys(PARAMETER_GROUPS, 0.5), "no group is trained at the start"),
+    ],
 )
 def test_an_unfreezing_that_makes_no_sense_is_refused(unfreeze, reason):
     with pytest.raises(ConfigError, match=reason):
@@ -103,7 +107,7 @@ def test_reading_answers_from_the_interaction_before_and_ends_once_it_can():
     assert likeliest.shape == batch.turns.ids[batch.answer].shape
     result.loss.backward()
     reached = {group: any(p.grad is not None and p.grad.any() for _, p in named) for group, named in model.group_parameters().items()}
-    assert reached == {group: group != "memory_attention" for group in GROUPS}
+    assert reached == {group: group != "memory_attention" for group in PARAMETER_GROUPS}
     other = replace(batch, writes=TokenBatch(batch.writes.ids.roll(1, dims=1), batch.writes.mask.roll(1, dims=1)))
     assert reading_loss(model, other)[0].loss != result.loss
     padded = TokenBatch(functional.pad(batch.writes.ids, (0, 3), value=9), functional.pad(batch.writes.mask, (0, 3)))

@@ -15,7 +15,7 @@ from rxrl.errors import CheckpointError, ConfigError, DataError, Interrupted, Tr
 from rxrl.models import ReactiveTransformer
 from rxrl.runs.checkpoints import BEST, numbered
 from rxrl.runs.optim import OptimizerConfig
-from rxrl.stages.config import GROUPS, JointConfig, SmatConfig
+from rxrl.stages.config import JointConfig, SmatConfig
 from rxrl.stages.tasks import (
     JointTask,
     SmatTask,
@@ -24,7 +24,7 @@ from rxrl.stages.tasks import (
     likeliest_answers,
     memory_health,
 )
-from rxrl.types import ANSWER, BOS, EOS, QUERY
+from rxrl.types import ANSWER, BOS, EOS, PARAMETER_GROUPS, QUERY
 from scripts.learning import CODEC
 from tests.stages.small import (
     COMMON,
@@ -42,11 +42,11 @@ from tests.stages.small import (
 from tests.training.toy import ToySource, tiny_model
 
 EXPECTED = {
-    "pretrain": set(GROUPS) - {"memory_attention"},
-    "sft": set(GROUPS) - {"memory_attention"},
-    "reading": set(GROUPS) - {"memory_attention"},
+    "pretrain": set(PARAMETER_GROUPS) - {"memory_attention"},
+    "sft": set(PARAMETER_GROUPS) - {"memory_attention"},
+    "reading": set(PARAMETER_GROUPS) - {"memory_attention"},
     "memory-attention": {"memory_attention"},
-    "smat": set(GROUPS),
+    "smat": set(PARAMETER_GROUPS),
 }
 
 
