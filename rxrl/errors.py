@@ -35,6 +35,10 @@ class WriteError(RxrlError):
     """A file or folder cannot be written; the message names it, the reason and what to do."""
 
 
+class RunInUse(RxrlError):
+    """The folder of a run is held by another process, which the message names."""
+
+
 class ModelError(RxrlError):
     """A model configuration or an input to the model makes no sense."""
 

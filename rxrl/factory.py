@@ -54,7 +54,7 @@ def load_checkpoint(path: str | Path) -> tuple[ReactiveTransformer, Tokenizer]:
     Raises:
         CheckpointError: Something is missing, broken, or does not fit together.
     """
-    folder = model_folder(path)
+    folder = checkpoint_folder(path)
     if not (folder / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"No {TOKENIZER_FILE} in {folder}, and text needs one: put the model's own beside {CONFIG_FILE}.")
     model, tokenizer = ReactiveTransformer.from_pretrained(folder), Tokenizer.load(folder)
@@ -66,14 +66,21 @@ def load_checkpoint(path: str | Path) -> tuple[ReactiveTransformer, Tokenizer]:
     return model, tokenizer
 
 
-def model_folder(path: str | Path) -> Path:
-    """The folder of a checkpoint's `config.json`: `path`, its folder `checkpoint` or `model`, or where a Hub id is fetched to.
+def checkpoint_folder(source: str | Path) -> Path:
+    """The one folder that model, tokenizer and critic of a checkpoint are read from.
+
+    Args:
+        source: The folder of a checkpoint; one that holds it as `checkpoint` (the folder of a run) or `model`; or the name `owner/name` of
+            one on the Hub, which is fetched.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none, or `source` is the folder of a run that has not ended.
     """
-    folder = local_folder(path)
-    return next((each for each in (folder, folder / "checkpoint", folder / "model") if (each / CONFIG_FILE).exists()), folder)
+    folder = local_folder(source)
+    found = next((each for each in (folder, folder / "checkpoint", folder / "model") if (each / CONFIG_FILE).exists()), None)
+    if found is None and (inner := sorted(file.parent for file in (folder / "checkpoints").glob("**/" + CONFIG_FILE))):
+        raise CheckpointError(f"{folder} is a run that has not ended: go on with it, or name one of its checkpoints, such as {inner[-1]}.")
+    return found or folder
 
 
 def make_env(conversations: Any = None, **options: Any) -> ConversationEnv:

@@ -70,9 +70,16 @@ def json_text(content: Any, indent: int | None = None, exact: bool = False) -> s
     Args:
         content: Plain values.
         indent: Spaces of each level; None writes one line.
-        exact: Numbers that are not finite become the texts `NaN`, `Infinity` and `-Infinity`, which `float` reads back; otherwise null.
+        exact: Numbers that are not finite become objects such as `{"number": "NaN"}`, which `exact_numbers` turns back; otherwise null.
     """
     return json.dumps(_finite(content, exact), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+
+
+def exact_numbers(value: Any) -> Any:
+    """Plain values as they were before `json_text` wrote them with `exact`."""
+    if isinstance(value, dict):
+        return float(value["number"]) if value.keys() == {"number"} else {key: exact_numbers(item) for key, item in value.items()}
+    return [exact_numbers(item) for item in value] if isinstance(value, list) else value
 
 
 def append_line(path: str | Path, line: str, **words: str) -> None:
@@ -113,10 +120,11 @@ def replacing(path: str | Path, **words: str) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     with failures_told(Path(path), **words):
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if target.exists() and not os.access(target, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if Path(path).exists() and not target.is_file() and not target.is_dir():
+            # A pipe or a device, /dev/stdout say, has no place that could be taken.
+            yield Path(path)
+            return
+        check_writable(path, folder=False)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _held(beside(target, NEW)) as folder:
             # In a folder of its own, because some writers put temporary files of theirs beside it.
@@ -308,5 +316,5 @@ def _finite(value: Any, exact: bool) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item, exact) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return ("NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity") if exact else None
+        return {"number": str(value)} if exact else None
     return value

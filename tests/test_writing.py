@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from rxrl.errors import WriteError
-from rxrl.writing import append_line, cut, json_text, replacing, replacing_folder, sweep, write_json, write_text
+from rxrl.writing import append_line, cut, exact_numbers, json_text, replacing, replacing_folder, sweep, write_json, write_text
 
 SOURCES = [Path("rxrl") / ".." / folder for folder in ("rxrl", "envs", "rewards", "curricula", "scripts", "examples")]
 MEANS = {
@@ -52,9 +52,11 @@ def test_half_a_surrogate_pair_is_escaped_as_json_reads_it_back(tmp_path):
 def test_json_has_no_numbers_that_are_not_finite():
     content = {"a": [math.nan, (math.inf, -math.inf)], "b": {1: 2.5}}
     assert json_text(content) == '{"a": [null, [null, null]], "b": {"1": 2.5}}'
-    exact = json.loads(json_text(content, exact=True))
-    assert [float(exact["a"][1][0]), float(exact["a"][1][1])] == [math.inf, -math.inf]
-    assert math.isnan(float(exact["a"][0]))
+    text = json_text(content, exact=True)
+    json.loads(text, parse_constant=pytest.fail)
+    exact = exact_numbers(json.loads(text))
+    assert exact["a"][1] == [math.inf, -math.inf]
+    assert math.isnan(exact["a"][0])
 
 
 def test_a_new_file_has_the_permissions_that_the_user_gives_and_a_replaced_one_keeps_its_own(tmp_path):
@@ -155,6 +157,19 @@ def test_a_file_that_is_read_only_is_not_replaced(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(WriteError, match="that you may write to"):
         write_text(tmp_path / "a", "x")
+
+
+def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    (tmp_path / "null").symlink_to("/dev/null")
+    write_text(tmp_path / "pipe", "through")
+    write_text(tmp_path / "null", "away")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    assert Path("/dev/null").is_char_device()
+    assert files_of(tmp_path) == ["null", "pipe"]
 
 
 LIMITED = """
@@ -276,7 +291,7 @@ def _calls(tree: ast.AST):
 
 
 def _opens_to_write(call: ast.Call, name: str) -> bool:
-    if name.rpartition(".")[2] not in ("open", "fdopen"):
+    if name.rpartition(".")[2] not in ("open", "fdopen") or "os.devnull" in ast.unparse(call):
         return False
     texts = [a.value for a in [*call.args, *(k.value for k in call.keywords)] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
     return name == "os.open" or any(text and set(text) <= set("rwaxbt+") and set(text) & set("wax+") for text in texts)

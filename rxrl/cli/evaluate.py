@@ -23,6 +23,7 @@ from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.factory import TokenEmbeddings, model_play
 from rxrl.rewards import load_reward, read_spec
+from rxrl.runs.folder import RunFolder
 from rxrl.types import ANSWER_TOKENS, Conversation, Strategy
 
 KNOWN_SAMPLE = 500
@@ -56,17 +57,18 @@ def evaluate(  # noqa: PLR0913, PLR0917
     # What is wrong with the reward is said before the checkpoint is read.
     embed = TokenEmbeddings()
     function = load_reward(read_spec(reward), embed=embed)
-    model, tokenizer = load_on(device, checkpoint)
-    embed.model = model
-    chosen, known = held_out_conversations(data, level, steps, strategy, conversations, seed)
-    game = model_play(model, tokenizer, chosen, reward=function, known=known, max_answer_tokens=max_answer_tokens, strategy=strategy)
-    console = plain_console()
-    console.print(f"Playing {len(chosen)} conversations.")
-    with nullcontext() if out is None else keeping_transcripts(out / "transcripts.unscored.jsonl"):
-        found = evaluate_policy(*game, chosen, seed=seed, greedy=greedy, controls=CONTROLS if controls else ())
-    console.print(*tables(found), sep="\n")
-    if out is not None:
-        console.print(f"Wrote {found.save(out)} and the transcripts.")
+    with nullcontext() if out is None else RunFolder(out).claimed():
+        model, tokenizer = load_on(device, checkpoint)
+        embed.model = model
+        chosen, known = held_out_conversations(data, level, steps, strategy, conversations, seed)
+        game = model_play(model, tokenizer, chosen, reward=function, known=known, max_answer_tokens=max_answer_tokens, strategy=strategy)
+        console = plain_console()
+        console.print(f"Playing {len(chosen)} conversations.")
+        with nullcontext() if out is None else keeping_transcripts(out / "transcripts.unscored.jsonl"):
+            found = evaluate_policy(*game, chosen, seed=seed, greedy=greedy, controls=CONTROLS if controls else ())
+        console.print(*tables(found), sep="\n")
+        if out is not None:
+            console.print(f"Wrote {found.save(out)} and the transcripts.")
 
 
 def held_out_conversations(

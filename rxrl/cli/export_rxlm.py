@@ -10,7 +10,7 @@ import typer
 from rxrl.cli.output import writable_folder
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.errors import ConfigError
-from rxrl.factory import model_folder
+from rxrl.factory import checkpoint_folder
 from rxrl.models import ReactiveTransformer
 from rxrl.models.interop.rxlm import export_rxlm
 from rxrl.models.interop.rxlm_pieces import rope_order_named
@@ -28,7 +28,7 @@ def export_rxlm_command(
     """Write a checkpoint in the published layout; importing it again gives the same model, bit for bit."""
     if out.exists():
         raise ConfigError(f"{out} exists already: choose another folder, or remove it.")
-    folder = model_folder(checkpoint)
+    folder = checkpoint_folder(checkpoint)
     model = ReactiveTransformer.from_pretrained(folder)
     codec = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).exists() else None
     with replacing_folder(out) as fresh:

@@ -11,10 +11,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rxrl.cli.console import plain_console
 from rxrl.training.alarms import Alarm
 from rxrl.training.callbacks import Callback
-from rxrl.training.callbacks import Progress as MRLProgress
+from rxrl.training.callbacks import Progress as Training
 
 PLAIN_SECONDS = 20.0
 """Seconds between two lines where the output is no terminal."""
+_SHOWN = {
+    "mrl": {"reward": "reward", "retention": "retention", "kl": "KL"},
+    "stage": {
+        "loss": "loss",
+        "val_ar_accuracy": "accuracy",
+        "val_cosine": "cosine",
+        "val_asking_accuracy": "asked right",
+        "val_steps": "turns",
+    },
+}
+"""Metrics on the line of progress, and what they are called there."""
 
 
 class Terminal(Callback):
@@ -33,23 +44,16 @@ class Terminal(Callback):
         self.close()
         self.console.print(text, soft_wrap=True)
 
-    def stage(self, name: str, step: int, total: int, line: dict[str, Any]) -> None:
-        """Observer of the supervised stages."""
-        wanted = {"loss": "loss", "val_ar_accuracy": "accuracy", "val_cosine": "cosine"}
-        wanted |= {"val_asking_accuracy": "asked right", "val_steps": "turns"}
-        self._keep(name, {text: line[key] for key, text in wanted.items() if key in line})
-        self._show(name, step, total)
-
     def on_alarm(self, alarm: Alarm) -> None:
         """Shows the alarm."""
         self.say(f"Alarm {alarm.name}: {alarm.message}")
 
-    def on_iteration(self, progress: MRLProgress) -> None:
-        """Shows where MRL stands."""
-        metrics = progress.metrics
-        wanted = {"reward": "reward", "retention": "retention", "kl": "KL"}
-        self._keep("mrl", {text: metrics[key] for key, text in wanted.items() if metrics.get(key) is not None})
-        self._show(f"mrl {progress.stage.name}", progress.iteration, progress.total, group="mrl")
+    def on_iteration(self, progress: Training) -> None:
+        """Shows where a stage or MRL stands."""
+        metrics, wanted = progress.metrics, _SHOWN["mrl" if progress.stage else "stage"]
+        self._keep(progress.phase, {text: metrics[key] for key, text in wanted.items() if metrics.get(key) is not None})
+        label = progress.phase if progress.stage is None else f"mrl {progress.stage.name}"
+        self._show(label, progress.iteration, progress.total, group=progress.phase)
 
     def close(self) -> None:
         """Ends the progress bar."""

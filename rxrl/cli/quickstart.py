@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +10,13 @@ import typer
 from rxrl.cli.output import writable_folder
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import Seed, quoted, seed_override
-from rxrl.config import dump_config, load_config
+from rxrl.config import load_config
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
-from rxrl.reading import read_text
-from rxrl.writing import move
+from rxrl.runs.folder import RunFolder
+from rxrl.runs.identity import WATCHING, absolute_paths, differences
+
+WATCHED = frozenset(f"mrl.{name}" for name in WATCHING)
 
 
 def quickstart(
@@ -33,29 +34,30 @@ def quickstart(
         raise ConfigError(unknown_name("budget", budget, BUDGETS))
     files = [f"data.{name}={quoted(file)}" for name, file in (("train", data), ("held_out", held_out)) if file]
     settings = load_config(config or BUDGETS[budget], PipelineConfig, [*seed_override(seed), *files, *(override or [])])
-    terminal = Terminal()
-    if (out / "report.html").exists():
-        if _same_run(out, settings):
-            terminal.say(f"This run is finished already; remove {out} to train anew.\nReport: {out / 'report.html'}")
-            return
-        raise ConfigError(f"{out} holds a finished run with other settings: choose another folder with --out, or remove it.")
-    if resume and (out / "config.yaml").exists() and not _same_run(out, settings):
-        raise ConfigError(f"{out} holds an unfinished run with other settings: give the same ones, or choose another folder with --out.")
-    if not resume and (moved := _set_aside(out)):
-        terminal.say(f"An unfinished run was moved to {moved}; --resume would have gone on with it.")
-    label = budget if config is None else config.stem
-    pipeline = Pipeline(settings, out, say=terminal.say, observers=(terminal.stage,), callbacks=(terminal,), label=label)
-    report = pipeline.run(resume)
-    terminal.say(f"Report: {report}")
+    terminal, label = Terminal(), budget if config is None else config.stem
+    folder = RunFolder(out)
+    with folder.claimed():
+        changed = _changed_settings(out, settings)
+        if (out / "report.html").exists():
+            if changed == []:
+                terminal.say(f"This run is finished already; remove {out} to train anew.\nReport: {out / 'report.html'}")
+                return
+            raise ConfigError(f"{out} holds a finished run with other settings{_listed(changed)}: choose another folder, or remove it.")
+        if resume and changed:
+            raise ConfigError(f"{out} holds an unfinished run with other settings{_listed(changed)}: give its own, or another folder.")
+        if not resume and changed is not None:
+            terminal.say(f"An unfinished run was moved to {folder.set_aside()}; --resume would have gone on with it.")
+        report = Pipeline(settings, folder, say=terminal.say, callbacks=(terminal,), label=label).run(resume)
+        terminal.say(f"Report: {report}")
 
 
-def _same_run(out: Path, settings: PipelineConfig) -> bool:
-    return (out / "config.yaml").exists() and read_text(out / "config.yaml") == dump_config(settings)
-
-
-def _set_aside(out: Path) -> Path | None:
-    """Moves what an interrupted run has left, so that nothing of it is lost or mixed with the new one."""
+def _changed_settings(out: Path, settings: PipelineConfig) -> list[str] | None:
+    """Dotted names of the settings that a run in the folder does not share; None where it holds none."""
     if not (out / "config.yaml").exists():
         return None
-    number = next(number for number in count(1) if not out.with_name(f"{out.name}.unfinished-{number}").exists())
-    return move(out, out.with_name(f"{out.name}.unfinished-{number}"))
+    saved = load_config(out / "config.yaml", PipelineConfig)
+    return differences(absolute_paths(saved.saved()), absolute_paths(settings.saved()), WATCHED)
+
+
+def _listed(names: list[str] | None) -> str:
+    return f" ({', '.join(names)})" if names else ""

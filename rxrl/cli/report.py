@@ -12,6 +12,7 @@ from rxrl.errors import DataError
 from rxrl.evaluation import write_run_report
 from rxrl.evaluation.report import REPORT_JSON
 from rxrl.reading import OBJECT, Refusal, read_json
+from rxrl.runs.folder import RunFolder
 
 EVALUATION_JSON = "evaluation.json"
 
@@ -20,8 +21,9 @@ def report(run: Annotated[Path, typer.Argument(callback=writable_folder, help="F
     """Write the HTML and JSON report of a run."""
     if not run.is_dir():
         raise DataError(f"There is no folder {run}: give the folder of a run.")
-    later = (run / EVALUATION_JSON).is_file() and (run / REPORT_JSON).is_file()
-    typer.echo(f"Wrote {write_run_report(run, later_evaluation(run) if later else None)}.")
+    with RunFolder(run).claimed():
+        later = (run / EVALUATION_JSON).is_file() and (run / REPORT_JSON).is_file()
+        typer.echo(f"Wrote {write_run_report(run, later_evaluation(run) if later else None)}.")
 
 
 def later_evaluation(folder: Path) -> dict[str, Any]:

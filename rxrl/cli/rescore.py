@@ -18,6 +18,7 @@ from rxrl.errors import ConfigError, DataError
 from rxrl.evaluation import TurnRecord, read_records, rescore, write_records
 from rxrl.factory import TokenEmbeddings, load_checkpoint
 from rxrl.rewards import Weighted, load_reward, read_spec
+from rxrl.runs.folder import claimed_around
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 10
@@ -41,21 +42,22 @@ def rescore_transcripts(
     """Compute other rewards for stored transcripts, without a model."""
     if out is not None and out.exists() and any(out.samefile(path) for path in transcripts if path.exists()):
         raise ConfigError(f"{out} is one of the transcripts that are read: give --out another name.")
-    console = plain_console()
-    handed_in: dict[str, Any] = {"notify": console.print}
-    if checkpoint is not None:
-        handed_in["embed"] = TokenEmbeddings(load_checkpoint(checkpoint)[0])
-    rewards = {spec: load_reward(read_spec(spec), time_limit, **handed_in) for spec in dict.fromkeys(reward)}
-    records = [record for path in transcripts for record in read_records(path)]
-    if not records:
-        raise DataError(f"{', '.join(map(str, transcripts))} hold no turns: give transcripts of an evaluation, a game or a training.")
-    first = next(iter(rewards))
-    weighted = Weighted({name: (float(name == first), function) for name, function in rewards.items()})
-    scored = rescore(records, weighted if len(rewards) > 1 else rewards[first])
-    console.print(_table(records, scored, first))
-    if out is not None:
-        write_records(out, scored)
-        console.print(f"Wrote {len(scored)} turns with reward {first} to {out}.", soft_wrap=True)
+    with claimed_around(out):
+        console = plain_console()
+        handed_in: dict[str, Any] = {"notify": console.print}
+        if checkpoint is not None:
+            handed_in["embed"] = TokenEmbeddings(load_checkpoint(checkpoint)[0])
+        rewards = {spec: load_reward(read_spec(spec), time_limit, **handed_in) for spec in dict.fromkeys(reward)}
+        records = [record for path in transcripts for record in read_records(path)]
+        if not records:
+            raise DataError(f"{', '.join(map(str, transcripts))} hold no turns: give transcripts of an evaluation, a game or a training.")
+        first = next(iter(rewards))
+        weighted = Weighted({name: (float(name == first), function) for name, function in rewards.items()})
+        scored = rescore(records, weighted if len(rewards) > 1 else rewards[first])
+        console.print(_table(records, scored, first))
+        if out is not None:
+            write_records(out, scored)
+            console.print(f"Wrote {len(scored)} turns with reward {first} to {out}.", soft_wrap=True)
 
 
 def _table(before: Sequence[TurnRecord], after: Sequence[TurnRecord], name: str) -> Table:

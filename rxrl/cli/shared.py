@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 from rxrl.cli.output import writable_folder
 from rxrl.errors import ConfigError
 from rxrl.pipeline.job import CHECKPOINT
+from rxrl.runs.folder import RunFolder
 from rxrl.runs.tracking import METRICS_FILE
 
 Start = Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")]
@@ -32,6 +35,20 @@ def quoted(text: str | None) -> str | None:
 def seed_override(seed: int | None) -> list[str]:
     """`--seed` as an override."""
     return [] if seed is None else [f"seed={seed}"]
+
+
+@contextmanager
+def run_folder(out: Path, resume: bool, first: bool = True) -> Iterator[RunFolder]:
+    """The folder of a command that trains, claimed while it runs; the first process of a training claims it for all.
+
+    Raises:
+        ConfigError: The folder holds a run, and nobody said to go on with it.
+        RunInUse: Another process writes there.
+    """
+    folder = RunFolder(out)
+    with folder.claimed(first):
+        check_unused(out, resume)
+        yield folder
 
 
 def check_unused(out: Path, resume: bool) -> None:

@@ -18,10 +18,10 @@ from rxrl.cli.shared import (
     Seed,
     Start,
     TrainFile,
-    check_unused,
+    run_folder,
     seed_override,
 )
-from rxrl.config import dump_config, load_config
+from rxrl.config import load_config
 from rxrl.data.rows import LengthLimit
 from rxrl.data.splits import DataConfig, Sources, holds_texts, open_data, open_texts
 from rxrl.data.tokenizer import Tokenizer
@@ -30,6 +30,7 @@ from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer, preset
 from rxrl.pipeline import PipelineConfig
 from rxrl.pipeline.job import CHECKPOINT, make_task, train_tokenizer
+from rxrl.runs.identity import save_settings
 from rxrl.stages.config import STAGES, SmatConfig, StageConfig
 from rxrl.stages.runner import StageRunner
 
@@ -57,28 +58,28 @@ def stage(  # noqa: PLR0913, PLR0917
     if name not in STAGES:
         raise ConfigError(unknown_name("stage", name, STAGES))
     settings = load_config(config, STAGES[name], [*seed_override(seed), *(override or [])])
-    check_unused(out, resume)
-    terminal = Terminal()
-    if (out / CHECKPOINT).exists():
-        terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
-        return
     if start is not None and (size or tokenizer):
         raise ConfigError("--preset and --tokenizer are for a fresh model: leave them out, or leave out --from.")
-    sources = open_data(data, held_out, level, settings.seed, texts=name == "pretrain")
-    check_lengths(settings, sources)
-    model, codec = load_checkpoint(start) if start else fresh_model(size or DEFAULT_PRESET, tokenizer, sources, data, settings.seed)
-    if name == "pretrain" and data is not None and holds_texts(data):
-        # Only now is there a tokenizer to measure with: what is longer than the model takes is cut into several texts.
-        sources = open_texts(data, held_out, settings.seed, LengthLimit.of_texts(model.config.max_length, codec))
-    task = make_task(name, settings, sources, codec, model.config.max_length)
-    runner = StageRunner(name, model, codec, task, settings, out, (terminal.stage,), checkpoint_every)
-    if resume and not runner.resume():
-        runner.log.rewind()
-    dump_config(settings, out / "config.yaml")
-    terminal.say(f"Stage {name}: step {runner.step} of at most {runner.config.most_iterations}.")
-    runner.run(terminal.say)
-    path = runner.save(out / CHECKPOINT)
-    terminal.say(f"Wrote {path}.")
+    terminal = Terminal()
+    with run_folder(out, resume) as folder:
+        if (out / CHECKPOINT).exists():
+            terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
+            return
+        sources = open_data(data, held_out, level, settings.seed, texts=name == "pretrain")
+        check_lengths(settings, sources)
+        model, codec = load_checkpoint(start) if start else fresh_model(size or DEFAULT_PRESET, tokenizer, sources, data, settings.seed)
+        if name == "pretrain" and data is not None and holds_texts(data):
+            # Only now is there a tokenizer to measure with: what is longer than the model takes is cut into several texts.
+            sources = open_texts(data, held_out, settings.seed, LengthLimit.of_texts(model.config.max_length, codec))
+        task = make_task(name, settings, sources, codec, model.config.max_length)
+        runner = StageRunner(name, model, codec, task, settings, folder, (terminal,), checkpoint_every)
+        if resume and not runner.resume():
+            runner.log.rewind()
+        save_settings(settings, out / "config.yaml")
+        terminal.say(f"Stage {name}: step {runner.step} of at most {runner.config.most_iterations}.")
+        runner.train(terminal.say)
+        path = runner.save(out / CHECKPOINT)
+        terminal.say(f"Wrote {path}.")
 
 
 def fresh_model(size: str, tokenizer: Path | None, sources: Sources, data: str | None, seed: int) -> tuple[ReactiveTransformer, Tokenizer]:

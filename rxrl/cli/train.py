@@ -23,19 +23,20 @@ from rxrl.cli.shared import (
     Resume,
     Seed,
     TrainFile,
-    check_unused,
     quoted,
+    run_folder,
     seed_override,
 )
-from rxrl.config import dump_config, load_config
+from rxrl.config import load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
 from rxrl.data.splits import Sources, open_data
 from rxrl.envs import ENVIRONMENTS
 from rxrl.evaluation import write_report
-from rxrl.factory import TokenEmbeddings, load_checkpoint
+from rxrl.factory import TokenEmbeddings, checkpoint_folder, load_checkpoint
 from rxrl.models import ReactiveTransformer
-from rxrl.pipeline.job import CHECKPOINT, check_supply, save_result
+from rxrl.pipeline.job import CHECKPOINT, check_supply
+from rxrl.runs.identity import save_settings
 from rxrl.runs.optim import check_groups
 from rxrl.runs.processes import Processes
 from rxrl.runs.tracking import read_metrics
@@ -79,42 +80,52 @@ def train(  # noqa: PLR0913, PLR0917
     chosen = [f"{key}={value}" for key, value in named.items() if value is not None]
     chosen += ["tracking.tensorboard=true"] * tensorboard + ["alarms.stop=true"] * stop_on_alarm
     settings = load_config(config, MRLConfig, [*seed_override(seed), *chosen, *(override or [])])
-    if not dry_run:
-        check_unused(out, resume)
     processes = Processes(settings.precision)
     terminal = Terminal(plain_console(quiet=not processes.first))
-    if (out / CHECKPOINT).exists() and not dry_run:
-        terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
-        return
-    model, tokenizer = load_checkpoint(start)
-    sources = open_data(data, held_out, level, settings.seed)
-    check_run(stages, settings, model, sources, processes.count)
     if dry_run:
+        model, _ = load_checkpoint(start)
+        check_run(stages, settings, model, open_data(data, held_out, level, settings.seed), processes.count)
         stage_rewards(stages, settings, TokenEmbeddings(model))
         terminal.console.print(plan(stages, settings))
         return
-    trainer = MRLTrainer(
-        model,
-        tokenizer,
-        curriculum=stages,
-        source=sources.train,
-        held_out=sources.validation,
-        config=settings,
-        folder=out,
-        callbacks=(terminal,),
-        start=start,
-    )
+    with run_folder(out, resume, processes.first) as folder:
+        if (out / CHECKPOINT).exists():
+            terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
+            return
+        # Resolved once: model, tokenizer and critic all come from here.
+        start = checkpoint_folder(start)
+        model, tokenizer = load_checkpoint(start)
+        sources = open_data(data, held_out, level, settings.seed)
+        check_run(stages, settings, model, sources, processes.count)
+        trainer = MRLTrainer(
+            model,
+            tokenizer,
+            curriculum=stages,
+            source=sources.train,
+            held_out=sources.validation,
+            config=settings,
+            folder=folder,
+            callbacks=(terminal,),
+            start=start,
+        )
+        reinforce(trainer, terminal, resume)
+
+
+def reinforce(trainer: MRLTrainer, terminal: Terminal, resume: bool) -> None:
+    """Trains, or goes on; leaves the settings, the last weights and a report in the folder."""
+    out, first = trainer.folder, trainer.processes.first
     if resume and not trainer.resume():
         trainer.log.rewind()
-    if processes.first:
-        dump_config(settings, out / "config.yaml")
-        dump_config(stages, out / "curriculum.yaml")
-    terminal.say(f"Memory Reinforcement Learning ({settings.algorithm.name}): {', '.join(stage.name for stage in stages.stages)}.")
+    if first:
+        save_settings(trainer.config, out / "config.yaml")
+        save_settings(trainer.curriculum, out / "curriculum.yaml")
+    names = ", ".join(stage.name for stage in trainer.curriculum.stages)
+    terminal.say(f"Memory Reinforcement Learning ({trainer.config.algorithm.name}): {names}.")
     started = time.perf_counter()
     trainer.train(terminal.say)
-    if processes.first:
+    if first:
         finish(trainer, out, started, resume)
-    processes.wait()
+    trainer.processes.wait()
     terminal.say(f"Wrote {out / CHECKPOINT} and {out / 'report.html'}.")
 
 
@@ -176,4 +187,4 @@ def finish(trainer: MRLTrainer, out: Path, started: float, resumed: bool) -> Non
         "config": trainer.config.saved() | {"curriculum": trainer.curriculum.saved()},
     }
     write_report(run, read_metrics(out), None, out)
-    save_result(trainer, out / CHECKPOINT)
+    trainer.save_result(out / CHECKPOINT)

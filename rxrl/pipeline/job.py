@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from rxrl.config import dump_config
 from rxrl.curricula import Curriculum, load_curriculum
 from rxrl.data.sources import RowsSource
 from rxrl.data.splits import Sources, open_sources
@@ -20,15 +19,16 @@ from rxrl.factory import model_play
 from rxrl.models import ReactiveTransformer, preset
 from rxrl.pipeline.config import PipelineConfig, StagesConfig
 from rxrl.rewards import load_reward
-from rxrl.runs.checkpoints import STATE_FILE, numbered, read_values, save_checkpoint
-from rxrl.runs.tracking import read_metrics
+from rxrl.runs.checkpoints import newest_position
+from rxrl.runs.folder import RunFolder
+from rxrl.runs.identity import save_settings
+from rxrl.runs.tracking import MetricsLog, read_metrics
 from rxrl.stages.config import STAGES, JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase, StageConfig
-from rxrl.stages.runner import Observer, StageRunner
+from rxrl.stages.runner import StageRunner
 from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatTask, StageTask
 from rxrl.training.callbacks import Callback
 from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.trainer import MRLTrainer
-from rxrl.writing import sweep
 
 TOKENIZER_CONVERSATIONS = 1000
 CHECKPOINT = "checkpoint"
@@ -39,35 +39,52 @@ CHECKPOINT_EVERY = 200
 
 
 class Pipeline:
-    """Runs the main job in a folder; says what it does through `say` and the observers."""
+    """Runs the main job in a folder; tells what it does through `say` and the callbacks.
+
+    Args:
+        config: Of the whole job.
+        folder: Everything goes here; a claimed `RunFolder` where the caller holds it.
+        say: Is told each step in a sentence.
+        callbacks: Notified of the events of all trainings.
+        label: Name of the settings, for the report.
+    """
 
     def __init__(
         self,
         config: PipelineConfig,
-        folder: str | Path,
+        folder: str | Path | RunFolder,
         *,
         say: Callable[[str], None] = lambda text: None,
-        observers: tuple[Observer, ...] = (),
         callbacks: tuple[Callback, ...] = (),
         label: str = "",
     ) -> None:
-        self.config, self.folder, self.say = config, Path(folder), say
-        self.observers, self.callbacks, self.label = observers, callbacks, label
+        self.config, self.run_folder, self.say = config, RunFolder.of(folder), say
+        self.folder, self.callbacks, self.label = self.run_folder.path, callbacks, label
         self.curriculum: Curriculum = load_curriculum(config.curriculum)
         self.reward = load_reward("retention")
         self.started = time.perf_counter()
         self.resumes = False
 
     def run(self, resume: bool = False) -> Path:
-        """From nothing, or from what the folder holds of this run, to the report; returns its path."""
+        """From nothing, or from what the folder holds of this run, to the report; returns its path.
+
+        Raises:
+            Interrupted: A signal came; a checkpoint was written.
+            RunInUse: Another process writes in the folder.
+        """
+        with self.run_folder.claimed():
+            return self._run(resume)
+
+    def _run(self, resume: bool) -> Path:
         self.resumes = resume
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         sources = open_sources(self.config.data, self.config.seed)
         self._check(sources)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        dump_config(self.config, self.folder / "config.yaml")
-        dump_config(self.curriculum, self.folder / "curriculum.yaml")
+        save_settings(self.config, self.folder / "config.yaml")
+        save_settings(self.curriculum, self.folder / "curriculum.yaml")
+        if resume:
+            MetricsLog(self.folder).rewind(newest_position(self.folder / "checkpoints"))
         tokenizer = self._tokenizer(sources)
         changes = {"vocab_size": tokenizer.vocab_size} | self.config.model
         model = ReactiveTransformer.from_preset(self.config.preset, seed=self.config.seed, **changes)
@@ -76,7 +93,7 @@ class Pipeline:
         after_supervised = self.measure(model, tokenizer, sources, "supervised", ())
         self.say(headline("after supervised training", after_supervised))
         trainer = self.reinforce(model, tokenizer, sources)
-        save_result(trainer, self.folder / CHECKPOINT)
+        trainer.save_result(self.folder / CHECKPOINT)
         after_mrl = self.measure(model, tokenizer, sources, "mrl", CONTROLS)
         self.say(headline("after MRL", after_mrl))
         smat = self.continue_smat(supervised, tokenizer, sources, trainer.state.tokens) if self.config.smat_continued else None
@@ -97,34 +114,9 @@ class Pipeline:
                 continue
             seeded = config.model_copy(update={"seed": self.config.seed})
             task = make_task(name, seeded, sources, tokenizer, model.config.max_length)
-            runner = StageRunner(name, model, tokenizer, task, seeded, self.folder, self.observers, CHECKPOINT_EVERY)
+            runner = StageRunner(name, model, tokenizer, task, seeded, self.run_folder, self.callbacks, CHECKPOINT_EVERY)
             self.say(f"Stage {name}: at most {seeded.most_iterations} steps.")
-            self._finish_stage(runner)
-
-    def _finish_stage(self, runner: StageRunner) -> None:
-        """Runs a stage, or the rest of it, or loads what it ended with."""
-        later = self._parts()[self._parts().index(runner.name) + 1 :]
-        newest = not any(self._begun(name) for name in later)
-        path = runner.checkpoints
-        sweep(path.parent)
-        if self.resumes and (path / STATE_FILE).exists():
-            state = read_values(path)
-            runner.model.load_state_dict(ReactiveTransformer.from_pretrained(path).state_dict())
-            if newest:
-                runner.log.rewind(state["log"])
-            return
-        if self.resumes and not runner.resume() and not any(self._begun(name) for name in self._parts()):
-            runner.log.rewind()
-        runner.run(self.say)
-        runner.save(path)
-
-    def _parts(self) -> tuple[str, ...]:
-        return (*STAGES, "mrl", CONTINUED)
-
-    def _begun(self, name: str) -> bool:
-        """Whether a part of the job has left a checkpoint."""
-        folder = self.folder / "checkpoints" / ("" if name == "mrl" else name)
-        return bool(numbered(folder)) or (folder / STATE_FILE).exists()
+            runner.complete(self.resumes, self.say)
 
     def reinforce(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources) -> MRLTrainer:
         """Memory Reinforcement Learning through the curriculum."""
@@ -138,11 +130,11 @@ class Pipeline:
             source=sources.train,
             held_out=sources.validation,
             config=config,
-            folder=self.folder,
+            folder=self.run_folder,
             callbacks=self.callbacks,
         )
         if self.resumes:
-            trainer.resume(rewind=not self._begun(CONTINUED))
+            trainer.resume(rewind=False)
         trainer.train(self.say)
         return trainer
 
@@ -160,9 +152,9 @@ class Pipeline:
             }
         )
         task = make_task("smat", config, sources, tokenizer, model.config.max_length)
-        runner = StageRunner(CONTINUED, model, tokenizer, task, config, self.folder, self.observers, CHECKPOINT_EVERY)
+        runner = StageRunner(CONTINUED, model, tokenizer, task, config, self.run_folder, self.callbacks, CHECKPOINT_EVERY)
         self.say(f"For comparison, SMAT continued for the same {tokens:,} tokens.")
-        self._finish_stage(runner)
+        runner.complete(self.resumes, self.say)
         evaluation = self.measure(model, tokenizer, sources, CONTINUED, ())
         self.say(headline("after SMAT continued", evaluation))
         return evaluation
@@ -204,12 +196,6 @@ class Pipeline:
         tokenizer = train_tokenizer(self.config, sources)
         self.say(f"Tokenizer: {tokenizer.vocab_size} tokens, {tokenizer.hash[:12]}.")
         return tokenizer
-
-
-def save_result(trainer: MRLTrainer, path: Path) -> None:
-    """Writes the last weights of a training, to start from."""
-    state = {"kind": "mrl-result", "iteration": trainer.state.iteration, "tokens": trainer.state.tokens}
-    save_checkpoint(path, trainer.model, trainer.tokenizer, state=state, critic=trainer.learner.trained_critic)
 
 
 def check_supply(curriculum: Curriculum, sources: Sources) -> None:

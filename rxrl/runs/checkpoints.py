@@ -20,7 +20,7 @@ from rxrl.manifest import MANIFEST_FILE, check_files, write_manifest
 from rxrl.models import ReactiveTransformer
 from rxrl.reading import OBJECT, Refusal, read_json
 from rxrl.reading.tensors import read_archive, read_tensors
-from rxrl.writing import move, replacing_folder, write_json
+from rxrl.writing import exact_numbers, move, replacing_folder, write_json
 
 STATE_FILE, TENSORS_FILE, CRITIC_FILE = "training_state.json", "training_state.pt", "critic.safetensors"
 _logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def load_state(path: str | Path) -> tuple[Saved, Saved]:
     for name in (STATE_FILE, TENSORS_FILE):
         if not (folder / name).is_file():
             raise _resumable(folder / name).absent(folder / name)
-    check_files(folder, [STATE_FILE, TENSORS_FILE], required=True)
+    check_files(folder, [TENSORS_FILE], required=True)
     file = folder / TENSORS_FILE
     return read_values(path), Saved(read_archive(file, _resumable(file)), file)
 
@@ -97,7 +97,8 @@ def read_values(path: str | Path) -> Saved:
         CheckpointError: The file is missing or broken.
     """
     file = Path(path) / STATE_FILE
-    return Saved(read_json(file, OBJECT, _resumable(file)), file)
+    check_files(file.parent, [STATE_FILE], required=True)
+    return Saved(exact_numbers(read_json(file, OBJECT, _resumable(file))), file)
 
 
 def _resumable(file: Path) -> Refusal:
@@ -132,6 +133,18 @@ def numbered(folder: str | Path, kind: str = STEP) -> list[Path]:
 def number_of(path: Path) -> int:
     """The step or iteration in the name of a checkpoint."""
     return int(path.name.rpartition("-")[2])
+
+
+def newest_position(folder: str | Path) -> dict[str, int] | None:
+    """Where the metrics of a job stood at the newest checkpoint of all its parts that it can go on from; None where there is none.
+
+    Args:
+        folder: `checkpoints`, with those of the last part, and a folder for each earlier one.
+    """
+    parts = [Path(folder), *Path(folder).glob("*/")]
+    found = [path for part in parts for path in [*numbered(part)[-1:], *([part] if (part / STATE_FILE).exists() else [])]]
+    positions = [read_values(path)["log"] for path in found if not path.name.startswith((BEST, "abandoned"))]
+    return max(positions, key=lambda each: each["metrics.jsonl"], default=None)
 
 
 def abandon_later(folder: str | Path, iteration: int) -> None:

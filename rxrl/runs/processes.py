@@ -7,6 +7,7 @@ of their own, and it would write rank 0's buffers over everybody's. Here all tha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.state import GradientState  # type: ignore[import-untyped]
 from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from rxrl.errors import ConfigError, TrainingError
+from rxrl.errors import ConfigError, TrainingError, reason
 from rxrl.runs.signals import go_down_in_peace
 
 T = TypeVar("T")
+_LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,11 @@ class Processes:
     """
 
     def __init__(self, precision: str | None = None) -> None:
-        try:
-            self.accelerator = Accelerator(mixed_precision=precision)
-        except ValueError as error:
-            raise ConfigError(f"Precision {precision!r} cannot be used here: {error} One process has one precision.") from None
+        self.accelerator = _accelerator(precision)
         if (mode := str(self.accelerator.mixed_precision)) not in ("no", "bf16"):
             raise ConfigError(f"Training runs in float32 or bf16, but accelerate is configured for {mode}: set precision to no or bf16.")
+        if (kind := str(self.accelerator.distributed_type.value)) != "NO" and not kind.startswith("MULTI_"):
+            raise ConfigError(f"Training has no use for {kind}, which accelerate is configured for: run `accelerate config` without it.")
         self.count: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index
 
@@ -157,11 +159,25 @@ class Processes:
             if self.count == 1:
                 raise
             go_down_in_peace()
-            reason = str(error).strip().splitlines()[0]
+            said = str(error).strip().splitlines()[0]
             raise TrainingError(
-                f"Process {self.rank} has lost another process of this training ({reason}). See that one's message; "
+                f"Process {self.rank} has lost another process of this training ({said}). See that one's message; "
                 "checkpoints stay: start all of them again with --resume."
             ) from error
+
+
+def _accelerator(precision: str | None) -> Accelerator:
+    """What accelerate knows of this process; the gradient accumulation of other trainers in it stays theirs."""
+    others = GradientState().plugin_kwargs
+    try:
+        return Accelerator(mixed_precision=precision)
+    except (ValueError, ImportError, RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(name for name in os.environ if name.startswith("ACCELERATE_") or name in _LAUNCHER)
+        variables = f" The environment sets {', '.join(names)}: unset what is not meant for this." if names else ""
+        wanted = "" if precision is None else f" with precision {precision!r} (one process has one precision)"
+        raise ConfigError(f"accelerate cannot start here{wanted}: {reason(error)}{variables}") from None
+    finally:
+        GradientState().plugin_kwargs = others
 
 
 def share_edges(keys: Sequence[str], count: int) -> list[int]:

@@ -15,11 +15,12 @@ from rxrl.algorithms import AlgorithmConfig, LossResult, Totals, sum_results
 from rxrl.algorithms.advantages import Reduce
 from rxrl.algorithms.losses import MAXIMA, OVER_ALL
 from rxrl.curricula import Stage
-from rxrl.errors import TrainingError
+from rxrl.factory import checkpoint_folder
 from rxrl.models import ReactiveTransformer, SharedCritic
 from rxrl.runs.checkpoints import load_critic
 from rxrl.runs.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
 from rxrl.runs.processes import Processes
+from rxrl.runs.run import check_finite
 from rxrl.runs.tracking import Clock
 from rxrl.seeding import derive_seed
 from rxrl.training.config import MRLConfig
@@ -80,7 +81,7 @@ class Learner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.seed, "critic"))
             self.critic = make_critic(config.critic, model, config.critic_layers)
-        self.critic_ready = start is not None and load_critic(start, self.critic)
+        self.critic_ready = start is not None and load_critic(checkpoint_folder(start), self.critic)
         self.critic.to(processes.device)
         self.groups = model.group_parameters()
         self.critic_groups = {"critic": list(self.critic.named_parameters())}
@@ -286,10 +287,10 @@ class Learner:
     def _backward(self, result: LossResult) -> LossResult:
         """Adds the gradients of a loss; returns it without its graph."""
         loss = result.loss
-        if not bool(torch.isfinite(loss)):
-            raise TrainingError(f"The loss is {float(loss.detach())}: lower the learning rate; checkpoints stay.")
+        check_finite(loss, "The loss")
+        # Not by accelerate, which would divide by the gradient accumulation of any other trainer in this process.
         if loss.requires_grad:
-            self.processes.accelerator.backward(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
         return LossResult(loss.detach(), result.metrics)
 
     def _step(self, optimizer: torch.optim.Optimizer, groups: Groups, max_norm: float, take: bool = True) -> Metrics:
@@ -301,7 +302,7 @@ class Learner:
         parameters = [p for named in groups.values() for _, p in named]
         self.processes.average_gradients(parameters)
         norms = {f"grad_norm/{name}": grad_norm(p for _, p in named) for name, named in groups.items()}
-        norm = self.processes.accelerator.clip_grad_norm_(parameters, max_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm)
         if take:
             optimizer.step()
         norms = {"grad_norm": torch.as_tensor(norm).detach()} | (norms if len(groups) > 1 else {})

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,17 @@ from rxrl.curricula import Curriculum, Stage, StepScheduler
 from rxrl.data.sources import ConversationSource
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ENVIRONMENTS
-from rxrl.errors import Interrupted, TrainingError
+from rxrl.errors import TrainingError
 from rxrl.evaluation import Evaluation
 from rxrl.evaluation.metrics import summarise_stage
 from rxrl.evaluation.play import Playthrough, play_conditions
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.models import ReactiveTransformer
 from rxrl.policies import ModelPolicy
+from rxrl.runs.checkpoints import Saved
+from rxrl.runs.folder import RunFolder
 from rxrl.runs.processes import Processes
-from rxrl.runs.signals import Interruption
+from rxrl.runs.run import Run
 from rxrl.runs.tracking import Clock, MetricsLog, TimedPolicy, Tracker, open_trackers, plain
 from rxrl.training.alarms import Alarm, Alarms
 from rxrl.training.callbacks import Callback, Progress
@@ -36,31 +37,8 @@ from rxrl.training.episodes import EnvFactory, Episodes
 from rxrl.training.learner import Learner
 from rxrl.training.rollout import Rollout, collect
 from rxrl.training.rules import check_rules, check_stages, number_of_groups, stage_algorithm
-from rxrl.training.saving import check_folder, resume_run, save_best, save_run
+from rxrl.training.state import TrainerState
 from rxrl.types import RewardFunction
-
-
-@dataclass(slots=True)
-class TrainerState:
-    """Where a run stands, apart from weights and optimizers.
-
-    Attributes:
-        iteration: Iterations done.
-        tokens: Tokens trained on.
-        positions: How far each kind of conversation is used up.
-        stage_rewards: Mean reward of each iteration of the current stage, None where no turn was scored.
-        stages: Rows of the report, one for each stage that has ended.
-        kl_coefficient: Coefficient of the KL to the reference, where it adapts.
-        best: Stage (position in the curriculum) and held-out retention of the best weights.
-    """
-
-    iteration: int = 0
-    tokens: int = 0
-    positions: dict[str, int] = field(default_factory=dict)
-    stage_rewards: list[float | None] = field(default_factory=list)
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    kl_coefficient: float | None = None
-    best: tuple[int, float] | None = None
 
 
 class MRLTrainer:
@@ -75,7 +53,7 @@ class MRLTrainer:
         source: Conversations to train on.
         held_out: Conversations to evaluate on while training.
         config: The run.
-        folder: Metrics and checkpoints go here.
+        folder: Metrics and checkpoints go here; a claimed `RunFolder` where a larger job goes on in it.
         reward: Used in place of `config.reward`.
         env: Class or factory of the environment, takes the arguments of `ConversationVectorEnv`; None: as `config.env` names it.
         callbacks: Notified of training events.
@@ -92,11 +70,10 @@ class MRLTrainer:
         scheduler: Where the run stands in the curriculum.
         state: Where it stands otherwise; saved with every checkpoint.
         alarms: Watches the metrics.
+        run: Its folder, with lock, checkpoints and signals.
         log: `metrics.jsonl`, `timings.jsonl` and the trackers.
-        interruption: Signals that have come.
         callbacks: Those that are notified; none but in the first process.
         left: Memory that the last episodes of all processes ended with, where others may start from it.
-        tracker_ids: Runs of the trackers that a resumed training goes on with.
         sounded: The alarm that ends the run after its next checkpoint.
     """
 
@@ -112,11 +89,10 @@ class MRLTrainer:
     scheduler: StepScheduler
     state: TrainerState
     alarms: Alarms
+    run: Run
     log: MetricsLog
-    interruption: Interruption
     callbacks: tuple[Callback, ...]
     left: Tensor | None = None
-    tracker_ids: Mapping[str, str]
     sounded: Alarm | None = None
     _work: Mapping[str, int]
     """Episodes and tokens of the last iteration, for what is done in a second."""
@@ -130,7 +106,7 @@ class MRLTrainer:
         source: ConversationSource,
         held_out: ConversationSource,
         config: MRLConfig,
-        folder: str | Path,
+        folder: str | Path | RunFolder,
         reward: RewardFunction | None = None,
         env: EnvFactory | None = None,
         callbacks: Sequence[Callback] = (),
@@ -138,7 +114,8 @@ class MRLTrainer:
         trackers: tuple[Tracker, ...] | None = None,
     ) -> None:
         check_rules(curriculum, held_out, config.evaluation.conversations)
-        self.config, self.curriculum, self.tokenizer, self.folder = config, curriculum, tokenizer, Path(folder)
+        self.config, self.curriculum, self.tokenizer = config, curriculum, tokenizer
+        self.folder = RunFolder.of(folder).path
         self.processes, self.clock = Processes(config.precision), Clock()
         check_stages(curriculum, config, self.processes.count)
         self.learner = Learner(model, config, self.processes, self.clock, start)
@@ -155,12 +132,19 @@ class MRLTrainer:
             reward=reward,
         )
         self.scheduler, self.state, self.alarms = StepScheduler(curriculum), TrainerState(), Alarms(config.alarms)
-        self.tracker_ids = {}
+        self._work = {}
         self.callbacks = tuple(callbacks) if self.processes.first else ()
         if trackers is None:
             trackers = open_trackers(config.tracking, self.folder, config.saved())
-        self.log = MetricsLog(self.folder, trackers, writes=self.processes.first)
-        self.interruption = Interruption()
+        identity = {
+            "config": config.saved(),
+            "curriculum": curriculum.saved(),
+            "conversations": self.episodes.fingerprints(),
+        }
+        self.run = Run(
+            folder, "mrl", "iteration", self.model, tokenizer, self.processes, identity, keep=config.keep_checkpoints, trackers=trackers
+        )
+        self.log = self.run.log
 
     def train(self, say: Callable[[str], None] = lambda text: None) -> ReactiveTransformer:
         """Runs the curriculum to its end and returns the trained model.
@@ -171,6 +155,7 @@ class MRLTrainer:
         Raises:
             CheckpointError: The folder holds another run.
             Interrupted: A signal came; a checkpoint was written.
+            RunInUse: Another process writes in the folder.
             TrainingError: Training cannot go on, or an alarm was to stop it.
         """
         with self._running(say):
@@ -246,11 +231,24 @@ class MRLTrainer:
         return evaluation
 
     def save(self) -> Path:
-        """Writes a checkpoint that the run can go on from, and drops older ones."""
+        """Writes a checkpoint that the run can resume from, and drops older ones."""
+        state = {
+            "trainer": asdict(self.state),
+            "scheduler": self.scheduler.state_dict(),
+            "alarms": self.alarms.state_dict(),
+        }
+        critic = self.learner.trained_critic
         with self.clock("save"):
-            path = save_run(self)
+            path = self.run.save(
+                self.state.iteration, state, {"left": self.left, **self.learner.state_dict()}, [] if critic is None else [critic]
+            )
         self._tell(lambda each: each.on_checkpoint(path))
         return path
+
+    def save_result(self, path: str | Path) -> Path:
+        """Writes the weights, to start from."""
+        state = {"iteration": self.state.iteration, "tokens": self.state.tokens}
+        return self.run.save_weights(Path(path), "result", state, self.learner.trained_critic)
 
     def resume(self, path: str | Path | None = None, rewind: bool = True) -> bool:
         """Goes on from a checkpoint of this run, the newest by default; False where there is none.
@@ -258,21 +256,29 @@ class MRLTrainer:
         Args:
             path: Checkpoint of this run; those behind it are then kept as `abandoned-...`.
             rewind: Cut the metrics files back to it; false where others have written behind it.
+
+        Raises:
+            CheckpointError: It belongs to another run, or is broken, or was written by another version.
+            RunInUse: Another process writes in the folder.
         """
-        return resume_run(self, path, rewind)
+        found = self.run.resume(path, rewind)
+        if found is None:
+            return False
+        checkpoint, state, tensors = found
+        self.learner.load_state_dict(tensors, checkpoint)
+        self.left = None if tensors["left"] is None else tensors["left"].to(self.processes.device)
+        self.state = TrainerState.of(Saved(state["trainer"], state.file))
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.alarms.load_state_dict(Saved(state["alarms"], state.file))
+        return True
 
     @contextmanager
     def _running(self, say: Callable[[str], None]) -> Iterator[None]:
-        check_folder(self)
-        self.log.open(self.tracker_ids)
-        self._tell(lambda each: each.on_start(self))
         unscored = "transcripts.unscored.jsonl" if self.processes.first else f"transcripts.unscored.{self.processes.rank}.jsonl"
-        try:
-            with self.interruption.watched(say, "iteration"), keeping_transcripts(self.folder / unscored):
-                yield
+        with self.run.running(say, resumed=self.state.iteration > 0), keeping_transcripts(self.folder / unscored):
+            self._tell(lambda each: each.on_start(self))
+            yield
             self._tell(lambda each: each.on_end(self))
-        finally:
-            self.log.close()
 
     def _after_update(self, stage: Stage, algorithm: AlgorithmConfig, rollout: Rollout, metrics: dict[str, Any]) -> None:
         """Takes note of an iteration, steers the coefficient of the KL, and keeps the memory that others may start from."""
@@ -307,7 +313,7 @@ class MRLTrainer:
         if self.alarms.active:
             line["alarms"] = sorted(self.alarms.active)
         written = self.log.write(line, self._times())
-        self._tell(lambda each: each.on_iteration(Progress(state.iteration, self.total, stage, written)))
+        self._tell(lambda each: each.on_iteration(Progress("mrl", state.iteration, self.total, written, stage)))
         for alarm in begun:
             self._tell(partial(_sound, alarm=alarm))
         self.sounded = begun[0] if begun and self.config.alarms.stop else None
@@ -339,21 +345,19 @@ class MRLTrainer:
         """Keeps the weights with the best held-out retention; a later stage is harder, so it counts before a better number."""
         if not self.config.keep_best or "retention" not in seen:
             return
-        found = (self.scheduler.stage_index, seen["retention"])
-        if self.state.best is None or found > self.state.best:
-            self.state.best = found
-            with self.clock("save"):
-                save_best(self, stage, seen["retention"])
+        score = (self.scheduler.stage_index, seen["retention"])
+        state = {"iteration": self.state.iteration, "stage": stage.name, "retention": seen["retention"]}
+        with self.clock("save"):
+            self.run.save_best(self.state.iteration, score, state, self.learner.trained_critic)
 
     def _save_or_leave(self) -> None:
         """Writes a checkpoint where one is due; leaves after it where a signal or an alarm says so."""
-        signalled = self.processes.any(self.interruption.received is not None)
+        signalled = self.run.interrupted
         if not (signalled or self.sounded or self.finished or self.state.iteration % self.config.checkpoint_every == 0):
             return
         path = self.save()
         if signalled:
-            number = self.interruption.received or signal.SIGTERM
-            raise Interrupted(f"Interrupted after iteration {self.state.iteration}: wrote {path}; go on with --resume.", number)
+            self.run.leave(self.state.iteration, path)
         if self.sounded:
             raise TrainingError(f"Stopped by the alarm {self.sounded.name!r}: {self.sounded.message} Wrote {path}.")
 

@@ -53,7 +53,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, method: str, at: int) -> None:
 def test_an_interrupted_stage_goes_on_as_if_nothing_had_been(name: str, at: int, run_stage: Any, tmp_path: Path) -> None:
     run_stage(name, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, "stage", at)
+        interrupt(patch, "on_iteration", at)
         run_stage(name, tmp_path / "parted", "--checkpoint-every", 2, code=130)
     assert not (tmp_path / "parted" / "checkpoint").exists()
     run_stage(name, tmp_path / "parted", code=2)
@@ -119,19 +119,16 @@ def cut_pipeline(folder: Path, observed: int | None, iteration: int | None) -> N
     """Ends the main job at a line of a supervised stage's metrics, or at an iteration of MRL."""
     lines = []
 
-    def observer(*line: Any) -> None:
-        lines.append(line)
-        if len(lines) == observed:
-            raise Cut
-
     class Stop(Callback):
         def on_iteration(self, progress: Progress) -> None:
-            if progress.iteration == iteration:
+            mrl = progress.stage is not None
+            lines.extend([progress] * (not mrl))
+            if (mrl and progress.iteration == iteration) or (not mrl and len(lines) == observed):
                 raise Cut
 
     config = load_config(BUDGETS["tiny"], PipelineConfig, [*SMALLER, "seed=7"])
     with pytest.raises(Cut):
-        Pipeline(config, folder, label="tiny", observers=(observer,), callbacks=(Stop(),)).run()
+        Pipeline(config, folder, label="tiny", callbacks=(Stop(),)).run()
 
 
 @pytest.fixture(scope="module")

@@ -187,9 +187,8 @@ def test_metrics_that_have_lost_lines_go_on_after_those_that_are_left(left, kept
     assert "metrics.jsonl has lost its last lines" in caplog.text
 
 
-def test_a_number_that_is_not_finite_is_null_in_the_file_and_itself_for_whoever_reads_the_line(tmp_path):
-    line = MetricsLog(tmp_path).write({"loss": float("nan"), "kl": torch.tensor(float("inf")), "terms": [float("-inf"), 1.0]})
-    assert line["kl"] == float("inf")
+def test_a_number_that_is_not_finite_is_null_in_the_file(tmp_path):
+    MetricsLog(tmp_path).write({"loss": float("nan"), "kl": torch.tensor(float("inf")), "terms": [float("-inf"), 1.0]})
     assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail) == {
         "loss": None,
         "kl": None,

@@ -4,6 +4,7 @@ import json
 
 import torch
 
+from rxrl.runs.callbacks import RunCallback
 from rxrl.runs.optim import OptimizerConfig
 from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase
 from rxrl.stages.runner import StageRunner
@@ -13,6 +14,16 @@ from tests.training.toy import ToySource, tiny_model
 
 LENGTH = 32
 COMMON = {"batch_tokens": 60, "validation_rows": 6, "validate_every": 2, "log_every": 1, "optimizer": OptimizerConfig(learning_rate=0.01)}
+
+
+class Each(RunCallback):
+    """Calls a function with stage, step, steps in all and metrics of every line."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def on_iteration(self, progress):
+        self.function(progress.phase, progress.iteration, progress.total, progress.metrics)
 
 
 def sentences(start, count):

@@ -16,7 +16,7 @@ from rxrl.stages.tasks import (
 )
 from rxrl.types import PARAMETER_GROUPS, TokenBatch
 from scripts.learning import CODEC, RecallSource
-from tests.stages.small import COMMON, by_group, changed, reading, runner_in, smat
+from tests.stages.small import COMMON, Each, by_group, changed, reading, runner_in, smat
 from tests.training.toy import tiny_model
 
 
@@ -24,9 +24,11 @@ def test_smat_unfreezes_group_by_group(tmp_path):
     """The decoder first, then memory attention, then the encoder."""
     unfreeze = {"memory_attention": 0.25, "encoder": 0.5, "embedding": 0.5}
     seen = []
-    runner = runner_in(tmp_path, task=smat(((2, 8, None),), unfreeze=unfreeze), observers=(lambda *_: seen.append(by_group(runner.model)),))
+    runner = runner_in(
+        tmp_path, task=smat(((2, 8, None),), unfreeze=unfreeze), callbacks=[Each(lambda *_: seen.append(by_group(runner.model)))]
+    )
     start = by_group(runner.model)
-    runner.run()
+    runner.train()
     decoder = {"decoder", "decoder_memory"}
     moved = [changed(a, b) for a, b in zip([start, *seen], seen, strict=False)]
     assert moved == [decoder] * 2 + [decoder | {"memory_attention"}] * 2 + [set(PARAMETER_GROUPS)] * 4
@@ -56,7 +58,7 @@ def test_phases_follow_one_another(tmp_path):
         return inner(**given)
 
     task.source.take = taking
-    runner.run()
+    runner.train()
     assert [steps for steps, _, _ in lengths] == [1, 1, 3, 3, 3]
     # Every conversation of the sequence is used once.
     position = 0
@@ -90,7 +92,9 @@ def test_a_phase_ends_early_once_it_is_learned(tmp_path):
     task = SmatTask(config, RecallSource(2), RecallSource(2), CODEC, 16)
     steps = []
     model = tiny_model(awake=False, dim=32, layers=1, slots=4, max_length=16, initial_memory="learned")
-    runner = StageRunner("smat", model, CODEC, task, config, tmp_path, observers=(lambda *given: steps.append(given[3].get("val_steps")),))
+    runner = StageRunner(
+        "smat", model, CODEC, task, config, tmp_path, callbacks=[Each(lambda *given: steps.append(given[3].get("val_steps")))]
+    )
     for _ in range(60):
         runner._step()
         if runner.step % 5 == 0 and not task.phase_done(task.validate(model)) and task.phase == 1:

@@ -30,6 +30,7 @@ from tests.stages.small import (
     COMMON,
     LENGTH,
     TASKS,
+    Each,
     by_group,
     changed,
     lines,
@@ -54,7 +55,7 @@ EXPECTED = {
 def test_each_stage_trains_its_groups_and_reports(name, tmp_path):
     runner = runner_in(tmp_path, name)
     before = by_group(copy.deepcopy(runner.model))
-    validation = runner.run()
+    validation = runner.train()
     assert changed(before, by_group(runner.model)) == EXPECTED[name]
     assert [line["iteration"] for line in lines(tmp_path)] == [1, 2, 3, 4]
     assert all({"loss", "tokens", "learning_rate", "grad_norm"} <= line.keys() for line in lines(tmp_path))
@@ -70,9 +71,9 @@ def test_a_stage_ends_on_tokens(tmp_path):
     runner = runner_in(
         tmp_path,
         task=smat(((2, 10**6, None),), max_tokens=600, optimizer=linear),
-        observers=(lambda name, step, total, metrics: shown.append((step, total)),),
+        callbacks=[Each(lambda name, step, total, metrics: shown.append((step, total)))],
     )
-    runner.run()
+    runner.train()
     *_, last = sizes = [after - before for before, after in pairwise([0, *(line["tokens"] for line in lines(tmp_path))])]
     assert 600 <= runner.tokens < 600 + last
     # The schedule ends where the tokens do, whatever a batch holds.
@@ -105,11 +106,11 @@ def test_one_seed_gives_the_same_bytes(name, tmp_path):
     for index, disturbance in enumerate((1, 2)):
         torch.manual_seed(disturbance)
         runs.append(runner_in(tmp_path / str(index), name, model=tiny_model()))
-        runs[-1].run()
+        runs[-1].train()
     assert (tmp_path / "0" / "metrics.jsonl").read_bytes() == (tmp_path / "1" / "metrics.jsonl").read_bytes()
     assert not changed(by_group(runs[0].model), by_group(runs[1].model))
     other = runner_in(tmp_path / "2", name, model=tiny_model(), task=TASKS[name](seed=1))
-    other.run()
+    other.train()
     # Reading draws nothing itself: its batches are the source's.
     assert bool(changed(by_group(runs[0].model), by_group(other.model))) == (name != "reading")
 
@@ -132,14 +133,14 @@ TO_RESUME = {**TASKS, "smat": lambda: smat(((1, 3, None), (3, 3, None)), unfreez
 @pytest.mark.parametrize("name", TO_RESUME)
 def test_a_resumed_stage_is_bit_for_bit_the_one_that_was_never_stopped(name, tmp_path):
     whole = runner_in(tmp_path / "whole", name, task=TO_RESUME[name]())
-    whole.run()
-    cut = runner_in(tmp_path / "cut", name, task=TO_RESUME[name](), checkpoint_every=2, observers=(stop_at(3),))
+    whole.train()
+    cut = runner_in(tmp_path / "cut", name, task=TO_RESUME[name](), checkpoint_every=2, callbacks=[Each(stop_at(3))])
     with pytest.raises(Stop):
-        cut.run()
+        cut.train()
     resumed = runner_in(tmp_path / "cut", name, model=tiny_model(seed=4, initial_memory="learned"), task=TO_RESUME[name]())
     assert resumed.resume()
     assert resumed.step == 2
-    resumed.run()
+    resumed.train()
     assert not changed(by_group(whole.model), by_group(resumed.model))
     assert resumed.tokens == whole.tokens
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
@@ -153,11 +154,11 @@ def test_a_stage_that_was_done_stays_done(tmp_path):
     config = smat(((2, 50, 0.9),)).config
     task = Done(config, ToySource(), ToySource(), CODEC, LENGTH)
     runner = runner_in(tmp_path, task=task, checkpoint_every=2)
-    runner.run()
+    runner.train()
     assert runner.step == 2
     resumed = runner_in(tmp_path, task=Done(config, ToySource(), ToySource(), CODEC, LENGTH))
     assert resumed.resume()
-    resumed.run()
+    resumed.train()
     assert resumed.step == 2
 
 
@@ -173,7 +174,7 @@ def test_the_best_validation_is_kept_and_a_stage_can_end_with_it(finish, tmp_pat
 
     config = smat(((2, 4, None),), finish_with=finish, validate_every=1).config
     runner = runner_in(tmp_path, task=Scripted(config, ToySource(), ToySource(), CODEC, LENGTH), checkpoint_every=2)
-    runner.run()
+    runner.train()
     assert [path.name for path in numbered(runner.checkpoints, BEST)] == ["best-000002"]
     assert not changed(by_group(ReactiveTransformer.from_pretrained(runner.checkpoints / "best-000002")), weights[1])
     assert not changed(by_group(runner.model), weights[1 if finish == "best" else -1])
@@ -183,7 +184,7 @@ def test_longer_conversations_count_before_a_lower_loss(tmp_path):
     runner = runner_in(tmp_path, checkpoint_every=2)
     for runner.step, steps, loss in ((1, 1, 0.5), (2, 4, 2.0), (3, 1, 0.1), (4, 4, 3.0)):
         runner._keep_best({"steps": steps, "loss": loss})
-    assert runner.best == (4.0, -2.0)
+    assert runner.run.best == (4.0, -2.0)
     assert [path.name for path in numbered(runner.checkpoints, BEST)] == ["best-000002"]
 
 
@@ -193,15 +194,15 @@ def test_a_signal_ends_a_stage_after_a_checkpoint_that_it_goes_on_from(tmp_path)
             os.kill(os.getpid(), signal.SIGTERM)
 
     whole = runner_in(tmp_path / "whole")
-    whole.run()
+    whole.train()
     said = []
     with pytest.raises(Interrupted, match=r"after step 3: wrote .*step-000003; go on with --resume") as stop:
-        runner_in(tmp_path / "cut", observers=(terminate,)).run(said.append)
+        runner_in(tmp_path / "cut", callbacks=[Each(terminate)]).train(said.append)
     assert stop.value.exit_code == 143
     assert "finishing this step" in said[0]
     resumed = runner_in(tmp_path / "cut", model=tiny_model(seed=4, initial_memory="learned"))
     assert resumed.resume()
-    resumed.run()
+    resumed.train()
     assert not changed(by_group(whole.model), by_group(resumed.model))
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
@@ -209,7 +210,7 @@ def test_a_signal_ends_a_stage_after_a_checkpoint_that_it_goes_on_from(tmp_path)
 def test_resuming_needs_the_same_configuration(tmp_path):
     assert not runner_in(tmp_path).resume()
     runner = runner_in(tmp_path, checkpoint_every=4)
-    runner.run()
+    runner.train()
     with pytest.raises(CheckpointError, match="another configuration"):
         runner_in(tmp_path, task=smat(seed=3)).resume()
 
@@ -218,8 +219,8 @@ def test_a_loss_that_is_not_a_number_ends_the_stage_with_a_sentence(tmp_path):
     model = tiny_model()
     with torch.no_grad():
         model.decoder.head.bias.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="stage smat is nan at step 1: lower the learning rate"):
-        runner_in(tmp_path, model=model).run()
+    with pytest.raises(TrainingError, match="stage smat at step 1 is nan: lower the learning rate"):
+        runner_in(tmp_path, model=model).train()
 
 
 # What batches hold

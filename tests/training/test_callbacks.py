@@ -26,7 +26,7 @@ def test_every_moment_is_told_in_order(tmp_path):
     trainer.train()
     names = [name for name, *_ in callback.heard]
     assert (names[0], names[-1]) == ("on_start", "on_end")
-    assert {*names, "on_alarm"} == {name for name in vars(Callback) if name.startswith("on_")}
+    assert {*names, "on_alarm"} == {name for name in dir(Callback) if name.startswith("on_")}
     names = [name for name in names if name != "on_alarm"]
     iteration = ["on_rollout", "on_update", "on_iteration"]
     assert [name for name in names if name in iteration] == iteration * 7

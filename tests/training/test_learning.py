@@ -21,7 +21,7 @@ def test_supervised_training_learns_to_recall_one_of_four_words(tmp_path):
     model = small_model()
     task = SmatTask(config, RecallSource(4), RecallSource(4), CODEC, LENGTH)
     before = task.validate(model)
-    after = StageRunner("smat", model, CODEC, task, config, tmp_path).run()
+    after = StageRunner("smat", model, CODEC, task, config, tmp_path).train()
     assert before["asking_accuracy"] < 0.5
     assert after["asking_accuracy"] >= 0.95
     # It is memory that knows: without it, or with another conversation's, the answer is a guess.

@@ -15,9 +15,9 @@ from rxrl import writing
 from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import CheckpointError, Interrupted, WriteError
 from rxrl.manifest import write_manifest
+from rxrl.runs import run as run_module
 from rxrl.runs import signals
 from rxrl.runs.checkpoints import BEST, STATE_FILE, load_state, numbered
-from rxrl.training import saving
 from rxrl.training import trainer as trainer_module
 from rxrl.training.callbacks import Callback
 from rxrl.training.learner import Learner
@@ -104,8 +104,8 @@ MOMENTS = {
     "between the two halves of an update": (Learner, "_step_critic", 7),
     "in an epoch": (Learner, "_step_actor", 14),
     "before a stage border is decided": (trainer_module.StepScheduler, "observe", 2),
-    "at the first checkpoint": (saving, "save_checkpoint", 2),
-    "when old checkpoints are dropped": (saving, "prune", 3),
+    "at the first checkpoint": (run_module, "save_checkpoint", 2),
+    "when old checkpoints are dropped": (run_module, "prune", 3),
     "while files of a checkpoint are written": (writing, "flush", 4),
     "before a checkpoint gets its name": (writing.Path, "rename", 3),
 }

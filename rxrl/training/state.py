@@ -1,0 +1,41 @@
+"""Where a Memory Reinforcement Learning run stands, apart from weights and optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class TrainerState:
+    """Where a run stands, apart from weights and optimizers.
+
+    Attributes:
+        iteration: Iterations done.
+        tokens: Tokens trained on.
+        positions: How far each kind of conversation is used up.
+        stage_rewards: Mean reward of each iteration of the current stage, None where no turn was scored.
+        stages: Rows of the report, one for each stage that has ended.
+        kl_coefficient: Coefficient of the KL to the reference, where it adapts.
+    """
+
+    iteration: int = 0
+    tokens: int = 0
+    positions: dict[str, int] = field(default_factory=dict)
+    stage_rewards: list[float | None] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    kl_coefficient: float | None = None
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> TrainerState:
+        """The state of a checkpoint."""
+        coefficient = saved["kl_coefficient"]
+        return cls(
+            iteration=int(saved["iteration"]),
+            tokens=int(saved["tokens"]),
+            positions={str(name): int(position) for name, position in saved["positions"].items()},
+            stage_rewards=[None if reward is None else float(reward) for reward in saved["stage_rewards"]],
+            stages=[dict(row) for row in saved["stages"]],
+            kl_coefficient=None if coefficient is None else float(coefficient),
+        )
