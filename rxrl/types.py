@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 PAD, BOS, UNK, EOS, MASK, QUERY, ANSWER = range(7)
 """Ids of the special tokens; they are the same in every tokenizer of rxrl."""
@@ -158,6 +159,8 @@ class TokenBatch:
     @classmethod
     def pad(cls, rows: Sequence[Sequence[int]], device: torch.device | str | None = None) -> TokenBatch:
         """Pads rows of ids on the right to the longest of them (at least one column)."""
+        import torch  # noqa: PLC0415 - curricula and `--help` do without it
+
         lengths = [len(row) for row in rows]
         width = max(1, max(lengths, default=1))
         padded = [[*row, *[PAD] * (width - length)] for row, length in zip(rows, lengths, strict=True)]

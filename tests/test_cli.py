@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from rxrl import __version__
 from rxrl.cli import main as cli
 from rxrl.errors import DataError
+from tests.cli.test_output import COMMANDS
 
 runner = CliRunner()
 
@@ -75,7 +76,8 @@ def test_a_mistyped_command_is_guessed() -> None:
     assert "'train'" in result.stderr
 
 
-def test_help_lists_every_command_with_a_whole_sentence() -> None:
+def test_help_lists_every_command_with_a_whole_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     result = runner.invoke(cli.app, ["--help"])
     assert result.exit_code == 0
     for name, command in cli.COMMANDS.items():
@@ -92,6 +94,16 @@ def test_every_command_of_the_table_exists_and_has_help(name: str) -> None:
     result = runner.invoke(cli.app, [name, "--help"], prog_name="rxrl")
     assert result.exit_code == 0, result.output
     assert f"Usage: rxrl {name}" in result.stdout
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_fits_a_terminal_of_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = runner.invoke(cli.app, [*name.split(), "--help"], prog_name="rxrl").stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "╭" not in shown
+    for parameter in COMMANDS[name].params:
+        assert parameter.name == "help" or str(getattr(parameter, "help", "")).endswith((".", ")", "'")), parameter.name
 
 
 def test_a_typer_app_of_one_command_keeps_the_name_of_the_table() -> None:

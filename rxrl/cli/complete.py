@@ -14,16 +14,16 @@ from rxrl.seeding import generator
 
 
 def complete(
-    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id of a checkpoint.")],
+    checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on the Hub.")],
     text: Annotated[str, typer.Argument(help="Text to continue.")] = "",
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling; 0 takes the likeliest token each time.")] = 0.1,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from this many of the likeliest tokens.")] = None,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the smallest set of tokens with this probability.")] = 0.9,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most new tokens; without it, what the model's length leaves.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the memory and of samples.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 always takes the most likely token.")] = 0.1,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from the K most likely tokens only.")] = None,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the smallest set of tokens that has this probability.")] = 0.9,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of new tokens. Default: as many as fit the model.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     device: Device = None,
 ) -> None:
-    """Continue a text with the decoder; memory is in its initial state and is not written."""
+    """Continue a text with the decoder of a model, with no conversation in memory."""
     Sampling(temperature or 1.0, top_k, top_p)  # refuses wrong values before anything is loaded
     model, tokenizer = load_on(device, checkpoint)
     draws = generator(seed, "complete")

@@ -22,8 +22,8 @@ from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError
 from rxrl.types import Conversation, Strategy
 
-app = typer.Typer(help="Generate, import and inspect conversations.", no_args_is_help=True, add_completion=False)
-imports = typer.Typer(help="Turn data sets and plain text into the rows of rxrl.", no_args_is_help=True)
+app = typer.Typer(help="Generate, import and inspect conversations.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+imports = typer.Typer(help="Turn data sets and plain text into the rows of rxrl.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(imports, name="import")
 
 

@@ -14,7 +14,7 @@ from rxrl.errors import ConfigError
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
 
-Device = Annotated[str | None, typer.Option(help="Where to compute, such as cpu or cuda:1; without it where accelerate does: on a GPU.")]
+Device = Annotated[str | None, typer.Option(help="Device to compute on, such as cpu or cuda:1. Default: a GPU if there is one.")]
 
 
 def find_device(name: str | None) -> torch.device:

@@ -18,14 +18,17 @@ from rxrl.writing import replacing_folder
 
 
 def export_rxlm_command(
-    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id of a checkpoint.")],
-    out: Annotated[Path, typer.Argument(callback=writable_folder, help="Folder to write.")],
+    checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on the Hub.")],
+    out: Annotated[Path, typer.Argument(callback=writable_folder, help="New folder.")],
     rope_order: Annotated[
-        str, typer.Option(help="Order of rotary embedding: interleaved for releases from 0.3.40 on, concatenated for those up to 0.3.20.")
+        str, typer.Option(help="Layout of rotary embeddings: interleaved from release 0.3.40 on, concatenated up to 0.3.20.")
     ] = "interleaved",
-    separate: Annotated[bool, typer.Option("--separate", help="Write every part into a folder of its own.")] = False,
+    separate: Annotated[bool, typer.Option("--separate", help="Write each part to its own folder.")] = False,
 ) -> None:
-    """Write a checkpoint in the published layout; importing it again gives the same model, bit for bit."""
+    """Convert a checkpoint to the published layout.
+
+    Importing the result gives the same model again, bit for bit.
+    """
     if out.exists():
         raise ConfigError(f"{out} exists already: choose another folder, or remove it.")
     folder = checkpoint_folder(checkpoint)

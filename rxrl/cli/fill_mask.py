@@ -14,13 +14,13 @@ from rxrl.seeding import generator
 
 
 def fill_mask(
-    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id of a checkpoint.")],
-    text: Annotated[str, typer.Argument(help="Text with [MASK] wherever a token is to be guessed.")],
-    top_k: Annotated[int, typer.Option(min=1, help="Guesses for each mask.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the memory, for encoders that read it.")] = 0,
+    checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on the Hub.")],
+    text: Annotated[str, typer.Argument(help="Text with [MASK] in place of each token to fill in.")],
+    top_k: Annotated[int, typer.Option(min=1, help="Number of suggestions for each mask.")] = 5,
+    seed: Annotated[int, typer.Option(help="Random seed of the empty memory, for encoders that read it.")] = 0,
     device: Device = None,
 ) -> None:
-    """Guess masked tokens with the encoder and the MLM head."""
+    """Fill in masked tokens with the encoder and the MLM head of a model."""
     model, tokenizer = load_on(device, checkpoint)
     guesses = fill_masks(model, tokenizer, text, top_k=top_k, generator=generator(seed, "fill-mask"))
     console = plain_console()

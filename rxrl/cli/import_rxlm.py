@@ -21,22 +21,23 @@ from rxrl.writing import replacing_folder
 
 def import_rxlm_command(
     paths: Annotated[
-        list[str], typer.Argument(metavar="SOURCE OUT", help="Whole model or one part (folder or Hub id), and the new folder.")
+        list[str], typer.Argument(metavar="SOURCE OUT", help="A model or a part of one (folder or name on the Hub), and the new folder.")
     ],
-    encoder: Annotated[str | None, typer.Option(help="Separate encoder: folder or Hub id.")] = None,
-    decoder: Annotated[str | None, typer.Option(help="Separate decoder.")] = None,
-    memory_attention: Annotated[str | None, typer.Option(help="Separate memory attention.")] = None,
-    mlm_head: Annotated[str | None, typer.Option(help="Separate MLM head.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder, if separate: folder or name on the Hub.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="Decoder, if separate.")] = None,
+    memory_attention: Annotated[str | None, typer.Option(help="Memory attention, if separate.")] = None,
+    mlm_head: Annotated[str | None, typer.Option(help="MLM head, if separate.")] = None,
     rope_order: Annotated[
-        str | None, typer.Option(help="Order of rotary embedding, for files that do not tell: concatenated up to about release 0.3.20.")
+        str | None, typer.Option(help="Layout of rotary embeddings, if the files do not say: concatenated up to 0.3.20, interleaved later.")
     ] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub id of tokenizer.json; without it, that of the source.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Give parts that no source holds fresh weights, to be trained.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of fresh weights.")] = 0,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or name on the Hub of tokenizer.json. Default: that of the source.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Give missing parts random weights, to be trained.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed of those weights.")] = 0,
 ) -> None:
-    """Read a checkpoint in the published layout and write it as one of ours.
+    """Convert a checkpoint from the published layout to that of rxrl.
 
-    SOURCE is a whole model or one part. Give several parts by --encoder, --decoder, --memory-attention and --mlm-head, with OUT alone.
+    SOURCE is a whole model or one part. To combine several parts, leave SOURCE out and name them with --encoder, --decoder,
+    --memory-attention and --mlm-head.
     """
     given = {"encoder": encoder, "decoder": decoder, "memory_attention": memory_attention, "mlm_head": mlm_head}
     parts = {name: source for name, source in given.items() if source is not None}

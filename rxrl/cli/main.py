@@ -37,23 +37,23 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS = {
-    "quickstart": LazyCommand("rxrl.cli.quickstart", "quickstart", "Train a memory from nothing and report on it, in minutes."),
+    "quickstart": LazyCommand("rxrl.cli.quickstart", "quickstart", "Train a small model from scratch and write a report."),
     "data": LazyCommand("rxrl.cli.data", "app", "Generate, import and inspect conversations."),
-    "stage": LazyCommand("rxrl.cli.stage", "app", "Run one supervised stage, from checkpoint to checkpoint."),
-    "train": LazyCommand("rxrl.cli.train", "train", "Memory Reinforcement Learning through a curriculum."),
-    "evaluate": LazyCommand("rxrl.cli.evaluate", "evaluate", "Measure retention by distance, with its controls."),
+    "stage": LazyCommand("rxrl.cli.stage", "app", "Run one supervised stage of training."),
+    "train": LazyCommand("rxrl.cli.train", "train", "Train a model's memory with reinforcement learning."),
+    "evaluate": LazyCommand("rxrl.cli.evaluate", "evaluate", "Measure what a model remembers, and for how long."),
     "report": LazyCommand("rxrl.cli.report", "report", "Write the HTML and JSON report of a run."),
-    "chat": LazyCommand("rxrl.cli.chat", "chat", "Talk to a checkpoint; its memory is updated after each answer."),
-    "complete": LazyCommand("rxrl.cli.complete", "complete", "Continue a text with a checkpoint's decoder."),
-    "fill-mask": LazyCommand("rxrl.cli.fill_mask", "fill_mask", "Guess masked tokens with a checkpoint's encoder."),
+    "chat": LazyCommand("rxrl.cli.chat", "chat", "Talk to a model that remembers the conversation."),
+    "complete": LazyCommand("rxrl.cli.complete", "complete", "Continue a text with the decoder of a model."),
+    "fill-mask": LazyCommand("rxrl.cli.fill_mask", "fill_mask", "Fill in masked tokens with the encoder of a model."),
     "import-rxlm": LazyCommand("rxrl.cli.import_rxlm", "import_rxlm_command", "Read a checkpoint in the published layout."),
     "export-rxlm": LazyCommand("rxrl.cli.export_rxlm", "export_rxlm_command", "Write a checkpoint in the published layout."),
-    "push": LazyCommand("rxrl.cli.push", "push", "Upload a checkpoint with a model card to the Hub."),
-    "play": LazyCommand("rxrl.cli.play", "play", "Play conversations and see every term of the reward."),
-    "rewards": LazyCommand("rxrl.cli.rewards", "app", "List, show and try reward functions."),
-    "rescore": LazyCommand("rxrl.cli.rescore", "rescore_transcripts", "Compute other rewards for stored transcripts, without a model."),
+    "push": LazyCommand("rxrl.cli.push", "push", "Upload a checkpoint and its model card to the Hub."),
+    "play": LazyCommand("rxrl.cli.play", "play", "Play conversations and see what each answer earns."),
+    "rewards": LazyCommand("rxrl.cli.rewards", "app", "List, describe and check rewards."),
+    "rescore": LazyCommand("rxrl.cli.rescore", "rescore_transcripts", "Score stored transcripts again with other rewards."),
     "list": LazyCommand("rxrl.cli.listing", "list_names", "List rewards, algorithms, curricula and other names."),
-    "presets": LazyCommand("rxrl.cli.presets", "presets", "List the model presets and their parameter counts."),
+    "presets": LazyCommand("rxrl.cli.presets", "presets", "List the model sizes and their parameter counts."),
 }
 
 

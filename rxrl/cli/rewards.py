@@ -32,19 +32,19 @@ _EXAMPLES: Mapping[str, dict[str, Any]] = {
     "from_trl": {"function": "package.module:function"},
 }
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="List, show and try reward functions.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="List, describe and check rewards.")
 
 
 @app.command("list")
 def list_rewards() -> None:
-    """List the built-in rewards and those of installed packages."""
+    """List built-in rewards and those of installed packages."""
     print_names(REWARDS)
     typer.echo("rxrl rewards show NAME describes one of them.")
 
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A name, pkg.mod:function or path/file.py:function.", show_default=False)]) -> None:
-    """Show what a reward does, its options, and how it is used."""
+    """Describe a reward: what it does, its options, and an example."""
     target = REWARDS.find(name)
     console = plain_console()
     console.print(Text(name, style="bold") + Text(_signature(target)), soft_wrap=True)
@@ -64,10 +64,14 @@ def show(name: Annotated[str, typer.Argument(help="A name, pkg.mod:function or p
 @app.command()
 def check(
     spec: Annotated[str, typer.Argument(help=_SPEC_HELP, show_default=False)],
-    time_limit: Annotated[float, typer.Option(min=0.1, help="Most seconds for one batch.")] = 60.0,
-    strict: Annotated[bool, typer.Option("--strict", help="Also fail where wrong answers or hacks are paid for.")] = False,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Time limit for a batch, in seconds.")] = 60.0,
+    strict: Annotated[bool, typer.Option("--strict", help="Also fail if wrong answers or tricks earn as much as right ones.")] = False,
 ) -> None:
-    """Try a reward on sample turns: range, batches, pickling, speed, and the known hacks. Ends with 1 where it breaks the contract."""
+    """Check a reward on sample turns.
+
+    Looks at the range of its scores, at batches, pickling and speed, and at known tricks that should earn little. Exits with 1 if the
+    reward breaks the contract.
+    """
     reward = load_reward(read_spec(spec))
     report = check_reward(reward, time_limit=time_limit)
     console = plain_console()
