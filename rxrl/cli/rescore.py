@@ -62,7 +62,7 @@ def rescore_transcripts(
 
 def _table(before: Sequence[TurnRecord], after: Sequence[TurnRecord], name: str) -> Table:
     """Means, spreads and histograms of the old reward, the new one and its terms."""
-    conversations = len({record.conversation_id for record in after})
+    conversations = len({record.turn.conversation_id for record in after})
     title = f"{len(after)} turns of {conversations} conversation{'s' * (conversations != 1)}"
     table = Table("", title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     for heading in ("turns", "mean", "std", "lowest", "highest", "with retention"):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from rxrl.evaluation.records import TurnRecord
 from rxrl.facts import attribute_of, value_words
 from rxrl.rewards.retention import held
+from rxrl.types import Turn
 
 CANDIDATES = 16
 """Constant answers tried for questions whose asked facts are not known: the most frequent references."""
@@ -31,35 +32,34 @@ def chance(records: Sequence[TurnRecord]) -> float | None:
     asking = [record for record in records if record.retention is not None]
     if not asking:
         return None
-    groups: dict[tuple[str, ...], list[TurnRecord]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[Turn]] = defaultdict(list)
     for record in asking:
-        groups[_question_kind(record)].append(record)
+        groups[_question_kind(record.turn)].append(record.turn)
     return sum(_best_known(group) if group[0].asks_known else _best_reference(group) for group in groups.values()) / len(asking)
 
 
-def _question_kind(record: TurnRecord) -> tuple[str, ...]:
-    if not record.asks_known:
-        return ("content", record.kind or "")
-    keys = record.expected or record.rivals
-    return ("facts", *sorted(attribute_of(key) for key in keys)) if keys else ("kind", record.kind or "")
+def _question_kind(turn: Turn) -> tuple[str, ...]:
+    if not turn.asks_known:
+        return ("content", turn.kind or "")
+    keys = turn.expected or turn.rivals
+    return ("facts", *sorted(attribute_of(key) for key in keys)) if keys else ("kind", turn.kind or "")
 
 
-def _best_known(group: Sequence[TurnRecord]) -> float:
+def _best_known(group: Sequence[Turn]) -> float:
     """Summed score of the best constant answer to questions that ask for the same attributes."""
-    known = [record for record in group if not record.unknown]
+    known = [turn for turn in group if not turn.unknown]
     if not known:
         return float(len(group))
     counts: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
-    for record in known:
-        for attribute, value in {(attribute_of(key), value_words(value)) for key, value in record.expected.items()}:
+    for turn in known:
+        for attribute, value in {(attribute_of(key), value_words(value)) for key, value in turn.expected.items()}:
             counts[attribute][value] += 1
     asked = Counter(attribute_of(key) for key in known[0].expected)
     right = sum(count for attribute, number in asked.items() for _, count in counts[attribute].most_common(number))
     return max(right / max(asked.total(), 1), float(len(group) - len(known)))
 
 
-def _best_reference(group: Sequence[TurnRecord]) -> float:
+def _best_reference(group: Sequence[Turn]) -> float:
     """Summed score of the best of the frequent references, given as the answer to every question of the group."""
-    candidates = [text for text, _ in Counter(record.reference for record in group).most_common(CANDIDATES)]
-    turns = [record.to_turn() for record in group]
-    return max(sum(held(replace(turn, answer=text, answer_ids=())) or 0.0 for turn in turns) for text in candidates)
+    candidates = [text for text, _ in Counter(turn.reference for turn in group).most_common(CANDIDATES)]
+    return max(sum(held(replace(turn, answer=text, answer_ids=())) or 0.0 for turn in group) for text in candidates)

@@ -27,9 +27,9 @@ Select = Callable[[TurnRecord], bool]
 
 SELECTIONS: Mapping[str, Select] = {
     "retention": lambda record: True,
-    "retention_at_16": lambda record: record.steps == FULL_EPISODE,
-    "retention_near": lambda record: record.distance in NEAR,
-    "retention_far": lambda record: record.distance in FAR,
+    "retention_at_16": lambda record: record.turn.steps == FULL_EPISODE,
+    "retention_near": lambda record: record.turn.distance in NEAR,
+    "retention_far": lambda record: record.turn.distance in FAR,
 }
 """Named groups of asking turns: all, those of 16-turn episodes, those at distance 1 to 2, those at distance 9 to 16."""
 
@@ -85,8 +85,8 @@ def retention_by_distance(records: Iterable[TurnRecord], *, seed: int = 0, resam
     """F1 and exact accuracy at each distance that occurs, nearest first, as `interval` gives them."""
     groups: dict[int, list[TurnRecord]] = defaultdict(list)
     for record in _asking(records):
-        if record.distance is not None:
-            groups[record.distance].append(record)
+        if record.turn.distance is not None:
+            groups[record.turn.distance].append(record)
     rows = [(distance, interval(groups[distance], seed=seed, resamples=resamples)) for distance in sorted(groups)]
     return [{"distance": distance, **row} for distance, row in rows if row is not None]
 
@@ -147,7 +147,7 @@ def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = 
         reward term over asking turns. `chance`. Counts.
     """
     summary: dict[str, Any] = {
-        "conversations": len({record.conversation_id for record in records}),
+        "conversations": len({record.turn.conversation_id for record in records}),
         "turns": len(records),
         "asking_turns": len(_asking(records)),
     }
@@ -268,7 +268,7 @@ def reward_range(records: Iterable[TurnRecord]) -> dict[str, Any]:
     episodes: dict[str, list[float]] = defaultdict(list)
     for record in records:
         if record.reward is not None:
-            episodes[record.conversation_id].append(record.reward)
+            episodes[record.turn.conversation_id].append(record.reward)
     rewards = [value for values in episodes.values() for value in values]
     means = [sum(values) / len(values) for values in episodes.values()]
     return {
@@ -289,14 +289,14 @@ def _headline(records: Sequence[TurnRecord]) -> Sequence[TurnRecord]:
 def _by_turn(asking: Sequence[TurnRecord]) -> list[dict[str, Any]]:
     groups: dict[int, list[TurnRecord]] = defaultdict(list)
     for record in asking:
-        groups[record.turn].append(record)
+        groups[record.turn.index].append(record)
     return [{"turn": turn, "retention": _mean(_retention(groups[turn])), "reward": reward_range(groups[turn])} for turn in sorted(groups)]
 
 
 def _by_kind(asking: Sequence[TurnRecord]) -> dict[str, dict[str, Any]]:
     groups: dict[str, list[TurnRecord]] = defaultdict(list)
     for record in asking:
-        groups[record.kind or "other"].append(record)
+        groups[record.turn.kind or "other"].append(record)
     return {kind: {"retention": _mean(_retention(groups[kind])), "turns": len(groups[kind])} for kind in sorted(groups)}
 
 
@@ -319,7 +319,8 @@ def _by_key(records: Iterable[TurnRecord], select: Select) -> dict[tuple[str, in
     table: dict[tuple[str, int], TurnRecord] = {}
     for record in _asking(records):
         if record.key in table:
-            raise ConfigError(f"Expected every turn once in an evaluation, got turn {record.turn} of {record.conversation_id!r} twice.")
+            name, number = record.key
+            raise ConfigError(f"Expected every turn once in an evaluation, got turn {number} of {name!r} twice.")
         table[record.key] = record
     return {key: record for key, record in table.items() if select(record)}
 
@@ -333,7 +334,7 @@ def _retention(asking: Sequence[TurnRecord]) -> list[float]:
 
 
 def _conversations(records: Sequence[TurnRecord]) -> list[str]:
-    return [record.conversation_id for record in records]
+    return [record.turn.conversation_id for record in records]
 
 
 def _mean(values: Sequence[float]) -> float | None:

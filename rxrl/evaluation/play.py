@@ -131,7 +131,7 @@ def play_conditions(
         try:
             results[ORACLE] = session.play(Oracle(env), conversations, ())[TRUE]
         except RewardError as error:
-            error.turns = tuple(record.to_turn() for record in results[TRUE])
+            error.turns = tuple(record.turn for record in results[TRUE])
             raise
         results[ORACLE][:] = [replace(record, control=ORACLE) for record in results[ORACLE]]
     return results
@@ -155,13 +155,13 @@ class _Session:
                     found[control] += records
                     costs += [cost] if cost else []
         except RewardError as error:
-            error.turns = (*(record.to_turn() for record in found[TRUE]), *error.turns)
+            error.turns = (*(record.turn for record in found[TRUE]), *error.turns)
             raise
         asked = asking_keys(found[TRUE])
         order = {conversation.id: place for place, conversation in enumerate(conversations)}
         return {
             name: Playthrough(
-                sorted(records, key=lambda record: (order[record.conversation_id], record.turn)),
+                sorted(records, key=lambda record: (order[record.turn.conversation_id], record.turn.index)),
                 _summed(costs) if name == TRUE else (),
                 len(asked - asking_keys(records)),
             )

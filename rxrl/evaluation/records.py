@@ -14,7 +14,7 @@ from rxrl.errors import DataError, RewardError, sentence
 from rxrl.reading import Refusal, open_lines, parse_json
 from rxrl.rewards.retention import held
 from rxrl.scoring import score_turns
-from rxrl.types import RewardFunction, SavedInteraction, Score, Turn
+from rxrl.types import RewardFunction, Score, Turn
 from rxrl.writing import json_text, write_text
 
 EXACT = 1.0 - 1e-9
@@ -25,38 +25,15 @@ EXACT = 1.0 - 1e-9
 class TurnRecord:
     """One evaluated turn.
 
-    The fields up to `outcome` are those of `rxrl.types.Turn`.
-
     Attributes:
-        turn: Turn number, 1 for the first follow-up.
+        turn: The turn as a reward sees it.
         retention: F1 of the asked facts in the answer, in [0, 1]; None where the turn asks for nothing.
         reward: In [0, 10]; None where no reward applies (such a turn is left out of every mean).
         terms: Named parts of the reward, each in [0, 10] or None.
         control: The control that was on when the answer was given; None for the true memory.
     """
 
-    conversation_id: str
-    turn: int
-    steps: int
-    strategy: str
-    query: str
-    answer: str
-    reference: str
-    query_ids: tuple[int, ...]
-    answer_ids: tuple[int, ...]
-    reference_ids: tuple[int, ...]
-    saved: tuple[SavedInteraction, ...]
-    asking: bool
-    expected: Mapping[str, str] = field(default_factory=dict)
-    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    rivals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    unknown: bool = False
-    distance: int | None = None
-    asks_known: bool = True
-    kind: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    history: tuple[SavedInteraction, ...] = ()
-    outcome: Score | None = None
+    turn: Turn
     retention: float | None = None
     reward: float | None = None
     terms: Mapping[str, float | None] = field(default_factory=dict)
@@ -70,44 +47,33 @@ class TurnRecord:
     @property
     def key(self) -> tuple[str, int]:
         """What makes two records the same turn: conversation and turn number."""
-        return self.conversation_id, self.turn
+        return self.turn.conversation_id, self.turn.index
 
     @classmethod
     def of(cls, turn: Turn, *, retention: float | None, score: Score, control: str | None = None) -> Self:
         """Builds the record of a scored turn."""
-        shared = {name: getattr(turn, name) for name in _SHARED}
-        return cls(
-            turn=turn.index,
-            retention=retention,
-            reward=score.value,
-            terms=dict(score.terms),
-            control=control,
-            **shared,
-        )
-
-    def to_turn(self) -> Turn:
-        """The turn as a reward sees it."""
-        return Turn(index=self.turn, **{name: getattr(self, name) for name in _SHARED})
+        return cls(turn, retention, score.value, dict(score.terms), control)
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON values; `exact` is added for readers of the file."""
-        row = {item.name: getattr(self, item.name) for item in fields(self)}
+        """The record as JSON values, those of the turn beside the others; `exact` is added for readers of the file."""
+        turn = {"turn" if item.name == "index" else item.name: getattr(self.turn, item.name) for item in fields(Turn)}
         for name in ("saved", "history"):
-            row[name] = [asdict(interaction) for interaction in row[name]]
-        row["outcome"] = None if self.outcome is None else {"value": self.outcome.value, "terms": dict(self.outcome.terms)}
-        row["exact"] = self.exact
-        return row
+            turn[name] = [asdict(interaction) for interaction in turn[name]]
+        if (outcome := self.turn.outcome) is not None:
+            turn["outcome"] = {"value": outcome.value, "terms": dict(outcome.terms)}
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "turn"}
+        return turn | own | {"exact": self.exact}
 
 
 _REFUSAL = Refusal(advice="use a file that an evaluation wrote", expected="a turn record")
-_SHARED = tuple(item.name for item in fields(Turn) if item.name != "index")
 
 
 @dataclass(frozen=True, slots=True)
-class TurnLine(TurnRecord):
-    """A record as it stands in a line of a transcript: the schema of the file.
+class TurnLine(Turn):
+    """A record as it stands in a line of a transcript: the schema of the file. The number of the turn is called `turn` there.
 
     Attributes:
+        retention, reward, terms, control: As in `TurnRecord`.
         exact: For readers of the file; made anew from `retention`.
         history_kept: How many interactions of its history are those of the line before it.
         history_of: Conversation and turn of that line.
@@ -115,6 +81,11 @@ class TurnLine(TurnRecord):
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
+    index: Annotated[int, Field(alias="turn")]
+    retention: float | None = None
+    reward: float | None = None
+    terms: Mapping[str, float | None] = field(default_factory=dict)
+    control: str | None = None
     exact: bool | None = None
     history_kept: Annotated[int, Field(ge=0)] = 0
     history_of: tuple[str, int] | None = None
@@ -125,12 +96,12 @@ class TurnLine(TurnRecord):
         Raises:
             DataError: The history goes on from another line.
         """
-        record = TurnRecord(**{item.name: getattr(self, item.name) for item in fields(TurnRecord)})
-        if not self.history_kept:
-            return record
-        if before is None or self.history_of not in (None, before.key) or len(before.history) < self.history_kept:
-            raise DataError("its history goes on from that of a line that does not stand before it: use the whole file.")
-        return replace(record, history=(*before.history[: self.history_kept], *self.history))
+        turn = Turn(**{item.name: getattr(self, item.name) for item in fields(Turn)})
+        if self.history_kept:
+            if before is None or self.history_of not in (None, before.key) or len(before.turn.history) < self.history_kept:
+                raise DataError("its history goes on from that of a line that does not stand before it: use the whole file.")
+            turn = replace(turn, history=(*before.turn.history[: self.history_kept], *self.history))
+        return TurnRecord(turn, self.retention, self.reward, self.terms, self.control)
 
 
 def asking_keys(records: Iterable[TurnRecord]) -> set[tuple[str, int]]:
@@ -147,10 +118,10 @@ def write_records(path: str | Path, records: Iterable[TurnRecord]) -> Path:
     lines: list[str] = []
     before: TurnRecord | None = None
     for record in records:
-        shared = () if before is None else before.history
-        pairs = zip(record.history, shared, strict=False)
-        kept = next((index for index, (new, old) in enumerate(pairs) if new != old), min(len(record.history), len(shared)))
-        row = {**replace(record, history=record.history[kept:]).to_json(), "history_kept": kept}
+        shared, history = () if before is None else before.turn.history, record.turn.history
+        pairs = zip(history, shared, strict=False)
+        kept = next((index for index, (new, old) in enumerate(pairs) if new != old), min(len(history), len(shared)))
+        row = {**replace(record, turn=replace(record.turn, history=history[kept:])).to_json(), "history_kept": kept}
         if before is not None and kept:
             row["history_of"] = before.key
         lines.append(json_text(row) + "\n")
@@ -212,5 +183,5 @@ def rescore(records: Sequence[TurnRecord], reward: RewardFunction) -> list[TurnR
     Raises:
         RewardError: The reward failed or returned something that is not a score in [0, 10].
     """
-    scores = score_turns(reward, [record.to_turn() for record in records])
+    scores = score_turns(reward, [record.turn for record in records])
     return [replace(record, reward=score.value, terms=dict(score.terms)) for record, score in zip(records, scores, strict=True)]

@@ -48,35 +48,36 @@ def choose_episodes(records: Sequence[TurnRecord], count: int = SHOWN) -> list[E
     """
     conversations: dict[str, list[TurnRecord]] = defaultdict(list)
     for record in records:
-        conversations[record.conversation_id].append(record)
-    asking = [turns for turns in conversations.values() if any(turn.retention is not None for turn in turns)]
+        conversations[record.turn.conversation_id].append(record)
+    asking = [found for found in conversations.values() if any(record.retention is not None for record in found)]
     if not asking:
         return []
-    longest = max(turns[0].steps for turns in asking)
-    ranked = sorted((_episode(turns) for turns in asking if turns[0].steps == longest), key=lambda shown: (-shown.retention, shown.id))
+    longest = max(found[0].turn.steps for found in asking)
+    ranked = sorted((_episode(found) for found in asking if found[0].turn.steps == longest), key=lambda shown: (-shown.retention, shown.id))
     last = len(ranked) - 1
     places = {round(index * last / (count - 1)) for index in range(count)} if count > 1 else {0}
     return [ranked[place] for place in sorted(places)]
 
 
 def _episode(records: Sequence[TurnRecord]) -> Episode:
-    turns = sorted(records, key=lambda record: record.turn)
-    scores = [record.retention for record in turns if record.retention is not None]
+    records = sorted(records, key=lambda record: record.turn.index)
+    first, scores = records[0].turn, [record.retention for record in records if record.retention is not None]
     return Episode(
-        id=turns[0].conversation_id,
+        id=first.conversation_id,
         retention=sum(scores) / len(scores),
-        steps=turns[0].steps,
-        strategy=turns[0].strategy,
-        told=turns[0].history[0] if turns[0].turn == 1 and turns[0].history else None,
-        turns=[_shown(record) for record in turns],
-        right=sum(bool(record.exact) for record in turns),
+        steps=first.steps,
+        strategy=first.strategy,
+        told=first.history[0] if first.index == 1 and first.history else None,
+        turns=[_shown(record) for record in records],
+        right=sum(bool(record.exact) for record in records),
         asked=len(scores),
     )
 
 
 def _shown(record: TurnRecord) -> ShownTurn:
+    turn = record.turn
     verdict = "" if record.retention is None else "right" if record.exact else "partly" if record.retention > 0 else "wrong"
     label = ""
     if record.retention is not None:
-        label = "never told" if record.unknown else "asked" if record.distance is None else f"asked, distance {record.distance}"
-    return ShownTurn(record.turn, record.query, record.answer, record.reference, verdict, label, record.reward)
+        label = "never told" if turn.unknown else "asked" if turn.distance is None else f"asked, distance {turn.distance}"
+    return ShownTurn(turn.index, turn.query, turn.answer, turn.reference, verdict, label, record.reward)

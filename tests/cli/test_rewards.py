@@ -117,7 +117,7 @@ def test_rescore_writes_other_rewards_and_says_how_they_go_with_retention(transc
     arguments = ("--reward", "exact", "--reward", "length", "--reward", "mine.py:brief", "--out", "again.jsonl")
     printed = run("rescore", str(transcripts), *arguments).stdout
     before, after = read_records(transcripts), read_records("again.jsonl")
-    assert [record.reward for record in after] == [score.value for score in score_turns(BUILT_IN["exact"](), [r.to_turn() for r in before])]
+    assert [record.reward for record in after] == [score.value for score in score_turns(BUILT_IN["exact"](), [r.turn for r in before])]
     assert [record.retention for record in after] == [record.retention for record in before]
     assert {"exact", "length", "mine.py:brief"} == set(after[0].terms)
     assert "reward as stored" in printed

@@ -11,7 +11,7 @@ import torch
 from rxrl.envs import ConversationVectorEnv
 from rxrl.evaluation import TurnRecord
 from rxrl.rewards import Retention
-from rxrl.types import EOS, SPECIAL_TOKENS, Action, Conversation, Interaction, TokenBatch
+from rxrl.types import EOS, SPECIAL_TOKENS, Action, Conversation, Interaction, TokenBatch, Turn
 
 VALUES = ("cat", "dog", "bird", "fish", "pony", "frog", "mouse", "goat")
 KEYS = ("mia.pet", "tom.pet", "ida.pet")
@@ -154,9 +154,11 @@ def record(
 ) -> TurnRecord:
     asking = retention is not None
     values: dict[str, Any] = {
-        "conversation_id": name, "turn": turn, "steps": steps, "strategy": "multi-step", "query": "which pet has mia ?",
+        "conversation_id": name, "index": turn, "steps": steps, "strategy": "multi-step", "query": "which pet has mia ?",
         "answer": "it is cat .", "reference": "it is cat .", "query_ids": (7, 8), "answer_ids": (9,), "reference_ids": (9,), "saved": (),
         "asking": asking, "expected": {"mia.pet": "cat"} if asking else {}, "distance": distance if asking else None,
-        "kind": "ask", "retention": retention, "reward": reward,
+        "kind": "ask",
     }  # fmt: skip
-    return TurnRecord(**{**values, **changes})
+    own = {key: value for key, value in changes.items() if key in {"terms", "control"}}
+    turn_changes = {key: value for key, value in changes.items() if key not in own}
+    return TurnRecord(Turn(**values | turn_changes), retention=retention, reward=reward, **own)

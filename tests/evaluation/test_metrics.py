@@ -174,7 +174,7 @@ def test_no_single_constant_answer_beats_chance(asked):
         _asked(f"c{i}", {"mia.pet": value}, unknown=unknown, reference=UNKNOWN if unknown else f"it is {value} .")
         for i, (value, unknown) in enumerate(asked)
     ]
-    scores = [np.mean([held(replace(each, answer=text).to_turn()) for each in records]) for text in (*VALUES, UNKNOWN)]
+    scores = [np.mean([held(replace(each.turn, answer=text)) for each in records]) for text in (*VALUES, UNKNOWN)]
     assert max(scores) == pytest.approx(chance(records))
 
 

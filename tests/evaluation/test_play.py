@@ -33,8 +33,8 @@ def test_every_turn_of_every_conversation_is_recorded_once_and_in_order():
     codec = WordCodec()
     records = play(environment(played, codec, 3), Reader(codec), played, seed=1)
     assert [record.key for record in records] == [(c.id, turn) for c in played for turn in range(1, c.steps + 1)]
-    assert all(len(record.history) == record.turn for record in records)
-    assert all(record.steps == c.steps for c in played for record in records if record.conversation_id == c.id)
+    assert all(len(record.turn.history) == record.turn.index for record in records)
+    assert all(record.turn.steps == c.steps for c in played for record in records if record.turn.conversation_id == c.id)
 
 
 def test_a_policy_that_reads_memory_is_right_and_one_that_does_not_is_near_chance():
@@ -52,8 +52,8 @@ def test_controls_tell_a_real_memory_from_none():
     assert _mean(results["oracle"]) == 1.0
     assert _mean(results["swapped_memory"]) == 0.0
     empty = results["empty_memory"]
-    assert all(record.answer == UNKNOWN for record in empty if record.asking)
-    assert all(record.retention == float(record.unknown) for record in empty if record.asking)
+    assert all(record.turn.answer == UNKNOWN for record in empty if record.turn.asking)
+    assert all(record.retention == float(record.turn.unknown) for record in empty if record.turn.asking)
     assert {record.control for control in CONTROLS for record in results[control]} == set(CONTROLS)
 
 
@@ -71,10 +71,10 @@ def test_swapped_turns_ask_for_told_facts_and_the_rest_is_counted():
     codec = WordCodec()
     results = play_conditions(environment(played, codec, 8), Reader(codec), played, seed=1, controls=["swapped_memory"])
     swapped = results["swapped_memory"]
-    assert all(record.asking and not record.unknown for record in swapped)
-    asked = sum(record.asking for record in results["true"])
+    assert all(record.turn.asking and not record.turn.unknown for record in swapped)
+    asked = sum(record.turn.asking for record in results["true"])
     assert swapped.left_out == asked - len(swapped)
-    told = sum(record.asking and not record.unknown for record in results["true"])
+    told = sum(record.turn.asking and not record.turn.unknown for record in results["true"])
     assert len(swapped) > 0.9 * told
 
 
@@ -88,7 +88,7 @@ def test_controls_leave_the_true_run_as_it_is():
     for control in CONTROLS:
         assert list(play(env, Reader(codec), played, seed=1, control=control)) == list(beside[control])
         known = {record.key: record for record in alone}
-        assert all(record.expected == known[record.key].expected for record in beside[control])
+        assert all(record.turn.expected == known[record.key].turn.expected for record in beside[control])
 
 
 @pytest.mark.parametrize("policy", [Reader, Guesser])
@@ -161,8 +161,8 @@ def test_memories_are_those_of_the_true_run_where_answers_are_written():
     codec = WordCodec()
     results = play_conditions(environment(played, codec, 2), Reader(codec), played, seed=1, controls=["swapped_memory"])
     assert _mean(results["true"]) == 1.0
-    assert [record.answer for record in results["swapped_memory"]] == ["it is dog .", "it is dog .", "it is cat .", "it is cat ."]
-    assert [record.distance for record in results["swapped_memory"]] == [1, 2, 1, 2]
+    assert [record.turn.answer for record in results["swapped_memory"]] == ["it is dog .", "it is dog .", "it is cat .", "it is cat ."]
+    assert [record.turn.distance for record in results["swapped_memory"]] == [1, 2, 1, 2]
 
 
 def test_a_partner_holds_every_asked_key_with_another_value():
@@ -204,7 +204,8 @@ def test_answers_of_controls_end_where_the_environment_ends_them():
     played = conversations(6, steps=3)
     codec = WordCodec()
     results = play_conditions(environment(played, codec, 3, max_answer_tokens=2), Reader(codec), played, seed=1, controls=CONTROLS)
-    assert all(len(record.answer_ids) <= 2 and len(record.answer.split()) <= 2 for records in results.values() for record in records)
+    turns = [record.turn for records in results.values() for record in records]
+    assert all(len(turn.answer_ids) <= 2 and len(turn.answer.split()) <= 2 for turn in turns)
     assert _mean(results["oracle"]) < 1.0
 
 

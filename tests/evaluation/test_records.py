@@ -14,21 +14,25 @@ from rxrl.evaluation.play import play_conditions
 from rxrl.evaluation.records import TurnLine
 from rxrl.reading import parse_json
 from rxrl.rewards import Retention, held
-from rxrl.types import SavedInteraction, Score
+from rxrl.types import SavedInteraction, Score, Turn
 from tests.evaluation.fakes import Reader, WordCodec, conversations, environment, record
 
 _text = st.text(max_size=12)
 _ids = st.lists(st.integers(7, 5000), max_size=4).map(tuple)
 _saved = st.lists(st.builds(SavedInteraction, _text, _text, _ids, _ids), max_size=3).map(tuple)
 _share = st.one_of(st.none(), st.floats(0, 1))
-_records = st.builds(
-    TurnRecord, conversation_id=_text, turn=st.integers(1, 32), steps=st.integers(1, 32), strategy=_text, query=_text, answer=_text,
+_turns = st.builds(
+    Turn, conversation_id=_text, index=st.integers(1, 32), steps=st.integers(1, 32), strategy=_text, query=_text, answer=_text,
     reference=_text, query_ids=_ids, answer_ids=_ids, reference_ids=_ids, saved=_saved, asking=st.booleans(),
     expected=st.dictionaries(_text, _text, max_size=2), aliases=st.dictionaries(_text, st.lists(_text, max_size=2).map(tuple), max_size=2),
     rivals=st.dictionaries(_text, st.lists(_text, max_size=2).map(tuple), max_size=2), unknown=st.booleans(),
     distance=st.one_of(st.none(), st.integers(1, 32)), asks_known=st.booleans(), kind=st.one_of(st.none(), _text),
-    extra=st.dictionaries(_text, st.one_of(_text, st.integers(), st.none()), max_size=2), history=_saved, retention=_share,
-    reward=st.one_of(st.none(), st.floats(0, 10)), terms=st.dictionaries(_text, _share, max_size=2), control=st.one_of(st.none(), _text),
+    extra=st.dictionaries(_text, st.one_of(_text, st.integers(), st.none()), max_size=2), history=_saved,
+    outcome=st.one_of(st.none(), st.builds(Score, _share, st.dictionaries(_text, _share, max_size=2))),
+)  # fmt: skip
+_records = st.builds(
+    TurnRecord, turn=_turns, retention=_share, reward=st.one_of(st.none(), st.floats(0, 10)),
+    terms=st.dictionaries(_text, _share, max_size=2), control=st.one_of(st.none(), _text),
 )  # fmt: skip
 
 
@@ -52,8 +56,8 @@ def test_history_is_written_once_for_each_interaction(tmp_path):
     path = write_records(tmp_path / "transcripts.jsonl", records)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert sum(len(line["history"]) for line in lines) == 3 * 12
-    assert [len(each.history) for each in read_records(path)] == [*range(1, 13)] * 3
-    some = [each for each in records if each.turn % 3 == 0]
+    assert [len(each.turn.history) for each in read_records(path)] == [*range(1, 13)] * 3
+    some = [each for each in records if each.turn.index % 3 == 0]
     assert read_records(write_records(path, some)) == some
 
 
@@ -104,7 +108,7 @@ def test_lines_without_those_that_their_history_goes_on_from_are_refused(tmp_pat
 def test_columns_that_json_does_not_know_are_kept_as_text(tmp_path):
     extra = {"difficulty": float("nan"), "since": datetime.date(2024, 5, 1)}
     read = read_records(write_records(tmp_path / "t.jsonl", [record(extra=extra)]))
-    assert read[0].extra == {"difficulty": None, "since": "2024-05-01"}
+    assert read[0].turn.extra == {"difficulty": None, "since": "2024-05-01"}
 
 
 @pytest.mark.parametrize("failing", ["oracle", "empty_memory"])
@@ -124,7 +128,7 @@ def test_a_reward_that_fails_in_a_control_leaves_the_turns_of_the_model(failing)
     with pytest.raises(RewardError) as error:
         play_conditions(env, Reader(codec), played, seed=1, controls=(failing,))
     said = [(turn.conversation_id, turn.index, turn.answer) for turn in error.value.turns]
-    expected = [(each.conversation_id, each.turn, each.answer) for each in true if failing == "oracle" or each.turn == 1]
+    expected = [(*each.key, each.turn.answer) for each in true if failing == "oracle" or each.turn.index == 1]
     assert sorted(said) == sorted(expected)
 
 
@@ -139,9 +143,9 @@ def test_records_can_be_scored_again_without_a_model(tmp_path):
     records = play(environment(played, codec, 4), Reader(codec), played, seed=1)
     read = read_records(write_records(tmp_path / "t.jsonl", records))
     assert rescore(read, Retention()) == list(records)
-    assert [held(each.to_turn()) for each in read] == [each.retention for each in records]
+    assert [held(each.turn) for each in read] == [each.retention for each in records]
     seen = rescore(read, lambda turns: [Score(len(turn.history) / 2, {"told": 1.0}) for turn in turns])
-    assert [each.reward for each in seen] == [each.turn / 2 for each in records]
+    assert [each.reward for each in seen] == [each.turn.index / 2 for each in records]
     assert [replace(each, reward=0, terms={}) for each in seen] == [replace(each, reward=0, terms={}) for each in records]
 
 

@@ -188,7 +188,7 @@ def test_a_resumed_run_is_bit_for_bit_the_one_that_was_never_stopped(resumed: Si
 def test_an_evaluation_plays_every_conversation_and_its_controls(tmp_path: Path):
     trainer = trainer_in(tmp_path, precision="bf16")
     found = trainer.evaluate(trainer.scheduler.stage, 7, controls=["empty_memory"])
-    assert len({record.conversation_id for record in found.records}) == 7
+    assert len({record.turn.conversation_id for record in found.records}) == 7
     assert len(found.control_records["empty_memory"]) == len(found.records)
 
 

@@ -216,7 +216,7 @@ def test_evaluation_starts_from_fresh_memory_whatever_training_carries(tmp_path)
     fresh = trainer.evaluate(stage)
     trainer.left = 9 * torch.ones_like(trainer.model.init_memory(8))
     carrying = trainer.evaluate(stage)
-    assert [record.answer for record in fresh.records] == [record.answer for record in carrying.records]
+    assert [record.turn.answer for record in fresh.records] == [record.turn.answer for record in carrying.records]
 
 
 @pytest.mark.parametrize("option", ["top_k", "top_p"])

@@ -57,7 +57,7 @@ def test_a_training_leaves_its_turns(tmp_path: Path, how: str, calls: int) -> No
         trainer(tmp_path, limited).train()
     records = read_records(tmp_path / "transcripts.unscored.jsonl")
     assert len(records) == len(caught.value.turns) == (8 if calls == 1 else 6)
-    assert [record.turn for record in records] == [1] * (len(records) // 2) + [2] * (len(records) // 2)
+    assert [record.turn.index for record in records] == [1] * (len(records) // 2) + [2] * (len(records) // 2)
     assert all(record.reward is None for record in records)
     assert all(record.reward is not None for record in rescore(records, Retention()))
 
@@ -81,8 +81,8 @@ def test_an_evaluation_leaves_all_turns_of_its_earlier_batches(tmp_path: Path) -
     whole = play(env, Reader(codec), played, seed=0)
     kept = read_records(tmp_path / "kept.jsonl")
     assert len(kept) == 2 * 3 + 2 * 2
-    answers = {record.key: record.answer for record in whole}
-    assert all(answers[record.key] == record.answer for record in kept)
+    answers = {record.key: record.turn.answer for record in whole}
+    assert all(answers[record.key] == record.turn.answer for record in kept)
 
 
 def test_other_errors_and_successes_leave_no_file(tmp_path: Path) -> None:

@@ -369,8 +369,8 @@ def test_a_batch_of_one_trains(tmp_path):
 def test_evaluation_plays_the_steps_of_the_stage_and_every_conversation(tmp_path):
     trainer = trainer_in(tmp_path, [{"steps": 5, "iterations": 1}], evaluation={"every": 1, "conversations": 7})
     found = trainer.evaluate(trainer.scheduler.stage)
-    assert {record.turn for record in found.records} == {1, 2, 3, 4, 5}
-    assert {record.conversation_id for record in found.records} == {c.id for c in conversations(7, 5)}
+    assert {record.turn.index for record in found.records} == {1, 2, 3, 4, 5}
+    assert {record.turn.conversation_id for record in found.records} == {c.id for c in conversations(7, 5)}
 
 
 def test_a_new_run_keeps_out_of_the_folder_of_another(tmp_path):
