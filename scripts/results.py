@@ -30,7 +30,7 @@ from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
-from rxrl.pipeline.job import train_tokenizer
+from rxrl.pipeline.parts import train_tokenizer
 from rxrl.writing import write_text
 
 CURRICULUM = Curriculum.model_validate({"stages": [{"steps": steps, "iterations": count} for steps, count in ((8, 8), (12, 8), (16, 16))]})

@@ -12,7 +12,7 @@ import typer
 
 from rxrl.cli.output import writable_folder
 from rxrl.errors import ConfigError
-from rxrl.pipeline.job import CHECKPOINT
+from rxrl.pipeline.parts import CHECKPOINT
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.tracking import METRICS_FILE
 

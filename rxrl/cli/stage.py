@@ -23,15 +23,13 @@ from rxrl.cli.shared import (
 )
 from rxrl.config import load_config
 from rxrl.data.rows import LengthLimit
-from rxrl.data.splits import DataConfig, Sources, holds_texts, open_data, open_texts
-from rxrl.data.tokenizer import Tokenizer
+from rxrl.data.splits import holds_texts, open_data, open_texts
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.factory import load_checkpoint
-from rxrl.models import ReactiveTransformer, preset
-from rxrl.pipeline import PipelineConfig
-from rxrl.pipeline.job import CHECKPOINT, make_task, train_tokenizer
+from rxrl.pipeline.checks import check_lengths
+from rxrl.pipeline.parts import CHECKPOINT, fresh_model, make_task
 from rxrl.runs.identity import save_settings
-from rxrl.stages.config import STAGES, SmatConfig, StageConfig
+from rxrl.stages.config import STAGES
 from rxrl.stages.runner import StageRunner
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -80,23 +78,3 @@ def stage(  # noqa: PLR0913, PLR0917
         runner.train(terminal.say)
         path = runner.save(out / CHECKPOINT)
         terminal.say(f"Wrote {path}.")
-
-
-def fresh_model(size: str, tokenizer: Path | None, sources: Sources, data: str | None, seed: int) -> tuple[ReactiveTransformer, Tokenizer]:
-    """A model with random weights and its tokenizer, which is trained on the data where none is given."""
-    preset(size)
-    config = PipelineConfig(seed=seed, preset=size, data=DataConfig(train=data))
-    codec = train_tokenizer(config, sources) if tokenizer is None else Tokenizer.load(tokenizer)
-    return ReactiveTransformer.from_preset(size, seed=seed, vocab_size=codec.vocab_size), codec
-
-
-def check_lengths(config: StageConfig, sources: Sources) -> None:
-    """Takes a conversation of every length that the stage will need; the data says it where there is none."""
-    if isinstance(config, SmatConfig):
-        wanted = {("multi-step" if phase.steps == 1 else config.strategy, phase.steps) for phase in config.phases}
-    else:
-        wanted = {("multi-step", getattr(config, "steps", 0))}
-    for strategy, steps in sorted(wanted):
-        for source in (sources.train, sources.validation):
-            if steps:
-                source.take(steps=steps, strategy=strategy, start=0, count=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -30,19 +29,13 @@ from rxrl.cli.shared import (
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
-from rxrl.data.splits import Sources, open_data
-from rxrl.envs import ENVIRONMENTS
-from rxrl.evaluation import write_report
+from rxrl.data.splits import open_data
 from rxrl.factory import TokenEmbeddings, checkpoint_folder, load_checkpoint
-from rxrl.models import ReactiveTransformer
-from rxrl.pipeline.job import CHECKPOINT, check_supply
-from rxrl.runs.identity import save_settings
-from rxrl.runs.optim import check_groups
+from rxrl.pipeline.checks import check_training
+from rxrl.pipeline.parts import CHECKPOINT, run_training
 from rxrl.runs.processes import Processes
-from rxrl.runs.tracking import read_metrics
 from rxrl.training.config import MRLConfig
 from rxrl.training.episodes import stage_rewards
-from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.trainer import MRLTrainer
 
 
@@ -84,7 +77,7 @@ def train(  # noqa: PLR0913, PLR0917
     terminal = Terminal(plain_console(quiet=not processes.first))
     if dry_run:
         model, _ = load_checkpoint(start)
-        check_run(stages, settings, model, open_data(data, held_out, level, settings.seed), processes.count)
+        check_training(stages, settings, model, open_data(data, held_out, level, settings.seed), processes.count)
         stage_rewards(stages, settings, TokenEmbeddings(model))
         terminal.console.print(plan(stages, settings))
         return
@@ -96,7 +89,7 @@ def train(  # noqa: PLR0913, PLR0917
         start = checkpoint_folder(start)
         model, tokenizer = load_checkpoint(start)
         sources = open_data(data, held_out, level, settings.seed)
-        check_run(stages, settings, model, sources, processes.count)
+        check_training(stages, settings, model, sources, processes.count)
         trainer = MRLTrainer(
             model,
             tokenizer,
@@ -108,35 +101,7 @@ def train(  # noqa: PLR0913, PLR0917
             callbacks=(terminal,),
             start=start,
         )
-        reinforce(trainer, terminal, resume)
-
-
-def reinforce(trainer: MRLTrainer, terminal: Terminal, resume: bool) -> None:
-    """Trains, or goes on; leaves the settings, the last weights and a report in the folder."""
-    out, first = trainer.folder, trainer.processes.first
-    if resume and not trainer.resume():
-        trainer.log.rewind()
-    if first:
-        save_settings(trainer.config, out / "config.yaml")
-        save_settings(trainer.curriculum, out / "curriculum.yaml")
-    names = ", ".join(stage.name for stage in trainer.curriculum.stages)
-    terminal.say(f"Memory Reinforcement Learning ({trainer.config.algorithm.name}): {names}.")
-    started = time.perf_counter()
-    trainer.train(terminal.say)
-    if first:
-        finish(trainer, out, started, resume)
-    trainer.processes.wait()
-    terminal.say(f"Wrote {out / CHECKPOINT} and {out / 'report.html'}.")
-
-
-def check_run(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransformer, sources: Sources, processes: int = 1) -> None:
-    """Looks at everything that a stage will need, so that a mistake in the last one shows before the first."""
-    ENVIRONMENTS.find(config.env)
-    check_rules(curriculum, sources.validation, config.evaluation.conversations)
-    check_stages(curriculum, config, processes)
-    check_groups(config.optimizer, model.group_parameters())
-    check_groups(config.critic_optimizer, ["critic"])
-    check_supply(curriculum, sources)
+        run_training(trainer, terminal.say, resume)
 
 
 def plan(curriculum: Curriculum, config: MRLConfig) -> Table:
@@ -173,18 +138,3 @@ def _rates(stage: Stage, config: MRLConfig) -> str:
     named = stage.trained_groups if "all" not in stage.train else {group for group in own if group in stage.trained_groups}
     lines = [f"{group} {own.get(group, config.optimizer.learning_rate):g}" for group in GROUPS if group in named]
     return "\n".join(lines if "all" not in stage.train else [f"all {config.optimizer.learning_rate:g}", *lines])
-
-
-def finish(trainer: MRLTrainer, out: Path, started: float, resumed: bool) -> None:
-    """Writes the last weights, to start from, and a report of the training."""
-    run = {
-        "title": "Memory Reinforcement Learning",
-        "seed": trainer.config.seed,
-        "wall_seconds": round(time.perf_counter() - started, 1),
-        "resumed": resumed,
-        "preset": trainer.model.config.name,
-        "stages": trainer.state.stages,
-        "config": trainer.config.saved() | {"curriculum": trainer.curriculum.saved()},
-    }
-    write_report(run, read_metrics(out), None, out)
-    trainer.save_result(out / CHECKPOINT)

@@ -10,29 +10,25 @@ from pathlib import Path
 import torch
 
 from rxrl.curricula import Curriculum, load_curriculum
-from rxrl.data.sources import RowsSource
 from rxrl.data.splits import Sources, open_sources
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.errors import DataError
 from rxrl.evaluation import CONTROLS, Evaluation, evaluate, summarise_comparisons, write_report
 from rxrl.factory import model_play
-from rxrl.models import ReactiveTransformer, preset
-from rxrl.pipeline.config import PipelineConfig, StagesConfig
+from rxrl.models import ReactiveTransformer
+from rxrl.pipeline.checks import check_supply, check_turns
+from rxrl.pipeline.config import PipelineConfig
+from rxrl.pipeline.parts import CHECKPOINT, make_task, train_tokenizer
 from rxrl.rewards import load_reward
 from rxrl.runs.checkpoints import newest_position
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.identity import save_settings
 from rxrl.runs.tracking import MetricsLog, read_metrics
-from rxrl.stages.config import STAGES, JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase, StageConfig
+from rxrl.stages.config import STAGES, SmatPhase, StageConfig
 from rxrl.stages.runner import StageRunner
-from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatTask, StageTask
 from rxrl.training.callbacks import Callback
 from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.trainer import MRLTrainer
 
-TOKENIZER_CONVERSATIONS = 1000
-CHECKPOINT = "checkpoint"
-"""Folder, inside that of a run, of the weights that it ended with."""
 CONTINUED = "smat-continued"
 CHECKPOINT_EVERY = 200
 """Steps of a supervised stage between two checkpoints to go on from."""
@@ -196,52 +192,6 @@ class Pipeline:
         tokenizer = train_tokenizer(self.config, sources)
         self.say(f"Tokenizer: {tokenizer.vocab_size} tokens, {tokenizer.hash[:12]}.")
         return tokenizer
-
-
-def check_supply(curriculum: Curriculum, sources: Sources) -> None:
-    """Refuses a curriculum with stages for which there are no conversations."""
-    for stage in curriculum.stages:
-        for strategy in stage.strategies:
-            for source in (sources.train, sources.validation):
-                source.take(steps=stage.steps, strategy=strategy, start=0, count=1)
-
-
-def check_turns(stages: StagesConfig, sources: Sources) -> None:
-    """Refuses supervised stages whose conversations are longer than any there is, and names the setting."""
-    wanted = [(f"stages.smat.phases, {phase.steps} steps", phase.steps) for phase in stages.smat.phases]
-    if stages.memory_attention is not None:
-        wanted.append(("stages.memory_attention.steps", stages.memory_attention.steps))
-    for setting, steps in wanted:
-        for source in (sources.train, sources.validation):
-            try:
-                source.take(steps=steps, strategy="multi-step", start=0, count=1)
-            except DataError as error:
-                raise DataError(f"{setting}: {error}") from None
-
-
-def train_tokenizer(config: PipelineConfig, sources: Sources) -> Tokenizer:
-    """A tokenizer of the model's vocabulary, trained on what the sources say."""
-    stories = list(sources.stories("train")(0, TOKENIZER_CONVERSATIONS))
-    only_texts = isinstance(sources.train, RowsSource) and not len(sources.train)
-    told = [] if only_texts else sources.train.take(steps=1, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
-    longer = told if config.data.train else sources.train.take(steps=16, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
-    texts = [text for c in [*told, *longer] for i in c.interactions for text in (i.query, i.answer)]
-    size = int(config.model.get("vocab_size", preset(config.preset).vocab_size))
-    return Tokenizer.train([*stories, *texts], size)
-
-
-def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Tokenizer, max_length: int) -> StageTask:
-    """The task of a stage."""
-    if isinstance(config, SmatConfig):
-        return SmatTask(config, sources.train, sources.validation, tokenizer, max_length)
-    if isinstance(config, ReadingConfig):
-        return ReadingTask(config, sources.train, sources.validation, tokenizer, max_length)
-    if isinstance(config, MemoryAttentionStageConfig):
-        return MemoryAttentionTask(config, sources.train, sources.validation, tokenizer, max_length)
-    assert isinstance(config, JointConfig), "stages have one of four configurations"
-    if name == "pretrain":
-        return JointTask.on_texts(config, sources.stories("train"), sources.stories("validation"), tokenizer, max_length)
-    return JointTask.on_interactions(config, sources.train, sources.validation, 1, tokenizer, max_length)
 
 
 def headline(when: str, evaluation: Evaluation) -> str:

@@ -1,0 +1,57 @@
+"""What is looked at before anything is trained, so that a mistake in the last part shows before the first begins."""
+
+from __future__ import annotations
+
+from rxrl.curricula import Curriculum
+from rxrl.data.splits import Sources
+from rxrl.envs import ENVIRONMENTS
+from rxrl.errors import DataError
+from rxrl.models import ReactiveTransformer
+from rxrl.pipeline.config import StagesConfig
+from rxrl.runs.optim import check_groups
+from rxrl.stages.config import SmatConfig, StageConfig
+from rxrl.training.config import MRLConfig
+from rxrl.training.rules import check_rules, check_stages
+
+
+def check_training(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransformer, sources: Sources, processes: int = 1) -> None:
+    """Looks at everything that a stage will need, so that a mistake in the last one shows before the first."""
+    ENVIRONMENTS.find(config.env)
+    check_rules(curriculum, sources.validation, config.evaluation.conversations)
+    check_stages(curriculum, config, processes)
+    check_groups(config.optimizer, model.group_parameters())
+    check_groups(config.critic_optimizer, ["critic"])
+    check_supply(curriculum, sources)
+
+
+def check_supply(curriculum: Curriculum, sources: Sources) -> None:
+    """Refuses a curriculum with stages for which there are no conversations."""
+    for stage in curriculum.stages:
+        for strategy in stage.strategies:
+            for source in (sources.train, sources.validation):
+                source.take(steps=stage.steps, strategy=strategy, start=0, count=1)
+
+
+def check_turns(stages: StagesConfig, sources: Sources) -> None:
+    """Refuses supervised stages whose conversations are longer than any there is, and names the setting."""
+    wanted = [(f"stages.smat.phases, {phase.steps} steps", phase.steps) for phase in stages.smat.phases]
+    if stages.memory_attention is not None:
+        wanted.append(("stages.memory_attention.steps", stages.memory_attention.steps))
+    for setting, steps in wanted:
+        for source in (sources.train, sources.validation):
+            try:
+                source.take(steps=steps, strategy="multi-step", start=0, count=1)
+            except DataError as error:
+                raise DataError(f"{setting}: {error}") from None
+
+
+def check_lengths(config: StageConfig, sources: Sources) -> None:
+    """Takes a conversation of every length that the stage will need; the data says it where there is none."""
+    if isinstance(config, SmatConfig):
+        wanted = {("multi-step" if phase.steps == 1 else config.strategy, phase.steps) for phase in config.phases}
+    else:
+        wanted = {("multi-step", getattr(config, "steps", 0))}
+    for strategy, steps in sorted(wanted):
+        for source in (sources.train, sources.validation):
+            if steps:
+                source.take(steps=steps, strategy=strategy, start=0, count=1)

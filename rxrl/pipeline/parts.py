@@ -1,0 +1,95 @@
+"""The parts of the main job that its commands run one at a time: a tokenizer, a fresh model, the task of a stage, MRL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rxrl.data.sources import RowsSource
+from rxrl.data.splits import DataConfig, Sources
+from rxrl.data.tokenizer import Tokenizer
+from rxrl.evaluation import write_report
+from rxrl.models import ReactiveTransformer, preset
+from rxrl.pipeline.config import PipelineConfig
+from rxrl.runs.identity import save_settings
+from rxrl.runs.tracking import read_metrics
+from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, StageConfig
+from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatTask, StageTask
+from rxrl.training.trainer import MRLTrainer
+
+CHECKPOINT = "checkpoint"
+"""Folder, inside that of a run, of the weights that it ended with."""
+TOKENIZER_CONVERSATIONS = 1000
+
+
+def train_tokenizer(config: PipelineConfig, sources: Sources) -> Tokenizer:
+    """A tokenizer of the model's vocabulary, trained on what the sources say."""
+    stories = list(sources.stories("train")(0, TOKENIZER_CONVERSATIONS))
+    only_texts = isinstance(sources.train, RowsSource) and not len(sources.train)
+    told = [] if only_texts else sources.train.take(steps=1, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
+    longer = told if config.data.train else sources.train.take(steps=16, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
+    texts = [text for c in [*told, *longer] for i in c.interactions for text in (i.query, i.answer)]
+    size = int(config.model.get("vocab_size", preset(config.preset).vocab_size))
+    return Tokenizer.train([*stories, *texts], size)
+
+
+def fresh_model(size: str, tokenizer: Path | None, sources: Sources, data: str | None, seed: int) -> tuple[ReactiveTransformer, Tokenizer]:
+    """A model with random weights and its tokenizer, which is trained on the data where none is given."""
+    preset(size)
+    config = PipelineConfig(seed=seed, preset=size, data=DataConfig(train=data))
+    codec = train_tokenizer(config, sources) if tokenizer is None else Tokenizer.load(tokenizer)
+    return ReactiveTransformer.from_preset(size, seed=seed, vocab_size=codec.vocab_size), codec
+
+
+def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Tokenizer, max_length: int) -> StageTask:
+    """The task of a stage."""
+    if isinstance(config, SmatConfig):
+        return SmatTask(config, sources.train, sources.validation, tokenizer, max_length)
+    if isinstance(config, ReadingConfig):
+        return ReadingTask(config, sources.train, sources.validation, tokenizer, max_length)
+    if isinstance(config, MemoryAttentionStageConfig):
+        return MemoryAttentionTask(config, sources.train, sources.validation, tokenizer, max_length)
+    assert isinstance(config, JointConfig), "stages have one of four configurations"
+    if name == "pretrain":
+        return JointTask.on_texts(config, sources.stories("train"), sources.stories("validation"), tokenizer, max_length)
+    return JointTask.on_interactions(config, sources.train, sources.validation, 1, tokenizer, max_length)
+
+
+def run_training(trainer: MRLTrainer, say: Callable[[str], None], resume: bool = False) -> None:
+    """Runs MRL, or goes on with it; leaves the settings, the last weights and a report in the folder of the run.
+
+    Args:
+        trainer: Made, not yet begun.
+        say: Is told each step in a sentence.
+        resume: Go on from the newest checkpoint in the folder, where there is one.
+    """
+    out, first = trainer.folder, trainer.processes.first
+    if resume and not trainer.resume():
+        trainer.log.rewind()
+    if first:
+        save_settings(trainer.config, out / "config.yaml")
+        save_settings(trainer.curriculum, out / "curriculum.yaml")
+    names = ", ".join(stage.name for stage in trainer.curriculum.stages)
+    say(f"Memory Reinforcement Learning ({trainer.config.algorithm.name}): {names}.")
+    started = time.perf_counter()
+    trainer.train(say)
+    if first:
+        _finish(trainer, out, started, resume)
+    trainer.processes.wait()
+    say(f"Wrote {out / CHECKPOINT} and {out / 'report.html'}.")
+
+
+def _finish(trainer: MRLTrainer, out: Path, started: float, resumed: bool) -> None:
+    """Writes the last weights, to start from, and a report of the training."""
+    run = {
+        "title": "Memory Reinforcement Learning",
+        "seed": trainer.config.seed,
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "resumed": resumed,
+        "preset": trainer.model.config.name,
+        "stages": trainer.state.stages,
+        "config": trainer.config.saved() | {"curriculum": trainer.curriculum.saved()},
+    }
+    write_report(run, read_metrics(out), None, out)
+    trainer.save_result(out / CHECKPOINT)
