@@ -21,8 +21,8 @@ from rxrl.envs.conversation import OneRowEnv
 from rxrl.errors import CheckpointError, ConfigError, DataError, RxrlError, unknown_name
 from rxrl.facts import attribute_values
 from rxrl.models import ReactiveTransformer
+from rxrl.models.files import CONFIG_FILE
 from rxrl.models.interop.hub import local_folder
-from rxrl.models.model import CONFIG_FILE
 from rxrl.policies import POLICIES, EndpointPolicy, HuggingFacePolicy, ModelPolicy, Oracle, Parrot, StmBackend
 from rxrl.reading import OBJECT, read_json
 from rxrl.registry import called

@@ -12,7 +12,7 @@ import typer
 from rxrl.cli.device import Device, load_on
 from rxrl.cli.output import writable_file
 from rxrl.errors import CheckpointError, ConfigError, ModelError, unknown_name
-from rxrl.models import AnswerEnd, MemoryUpdated, ReactiveSession, Token
+from rxrl.models import AnswerEnd, MemoryUpdated, ReactiveSession, Token, generate
 from rxrl.models.generation.sampling import chosen_sampling
 from rxrl.seeding import generator
 from rxrl.types import TokenBatch, prompt_ids
@@ -67,7 +67,7 @@ def chat(
 
 def _warm_up(session: ReactiveSession) -> None:
     """Computes a token that nobody sees: the first one of a process costs several times what the others do."""
-    session.model.generate(TokenBatch.pad([prompt_ids([])]), session.stm, max_new_tokens=2)
+    generate(session.model, TokenBatch.pad([prompt_ids([])]), session.stm, max_new_tokens=2)
 
 
 def _report(updated: MemoryUpdated | None) -> None:

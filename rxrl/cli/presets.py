@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rxrl.cli.console import plain_console
 from rxrl.models import PRESETS, ModelConfig, ReactiveTransformer, count_parameters
-from rxrl.models.presets import count_bytes
+from rxrl.models.sizes import count_bytes
 
 _SIZES: Mapping[str, Callable[[ModelConfig], str]] = {
     "dim": lambda config: str(config.dim),

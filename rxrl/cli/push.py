@@ -9,7 +9,8 @@ import typer
 
 from rxrl.cli.report import read_object
 from rxrl.factory import load_checkpoint
-from rxrl.models.interop.hub import model_card, push_to_hub
+from rxrl.models.interop.card import model_card
+from rxrl.models.interop.hub import push_to_hub
 
 
 def push(

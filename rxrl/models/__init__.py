@@ -8,7 +8,9 @@ from rxrl.models.generation.session import AnswerEnd, MemoryUpdated, MemoryUpdat
 from rxrl.models.heads import Critic, MLMHead, SharedCritic
 from rxrl.models.interop.rxlm import export_rxlm, import_rxlm
 from rxrl.models.model import ReactiveTransformer
-from rxrl.models.presets import PRESETS, count_parameters, preset
+from rxrl.models.network import ReactiveNetwork
+from rxrl.models.presets import PRESETS, preset
+from rxrl.models.sizes import count_parameters
 
 __all__ = [
     "PRESETS",
@@ -25,6 +27,7 @@ __all__ = [
     "MemoryUpdated",
     "MemoryUpdating",
     "ModelConfig",
+    "ReactiveNetwork",
     "ReactiveSession",
     "ReactiveTransformer",
     "Sampling",

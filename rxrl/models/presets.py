@@ -1,19 +1,14 @@
-"""Named model sizes and their exact parameter counts."""
+"""Named model sizes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from rxrl.errors import ModelError, sentence, unknown_name
 from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, MemoryAttentionConfig, ModelConfig
-from rxrl.models.experts import MixtureOfExperts
 from rxrl.validation import first_refusal
-
-if TYPE_CHECKING:
-    from rxrl.models.model import ReactiveTransformer
 
 
 def _attention(query_groups: int, kv_groups: int) -> AttentionConfig:
@@ -69,33 +64,3 @@ def preset(name: str, **changes: Any) -> ModelConfig:
         return ModelConfig.model_validate(PRESETS[name].model_dump() | changes)
     except ValidationError as error:
         raise ModelError(sentence(f"Preset {name!r} cannot be changed like this: {first_refusal(error, ModelConfig)}")) from None
-
-
-def count_parameters(model: ReactiveTransformer) -> dict[str, int]:
-    """Parameters by part: encoder and decoder each with the embedding, total with it once and without the MLM head.
-
-    Those called active count the whole router and only the experts that one token uses.
-    """
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    inactive = sum(part.inactive_parameters for part in model.modules() if isinstance(part, MixtureOfExperts))
-    total = sizes["embedding"] + sizes["encoder"] + sizes["decoder"] + sizes["memory_attention"]
-    return {
-        "encoder": sizes["embedding"] + sizes["encoder"],
-        "decoder": sizes["embedding"] + sizes["decoder"],
-        "decoder_active": sizes["embedding"] + sizes["decoder"] - inactive,
-        "memory_attention": sizes["memory_attention"],
-        "mlm_head": sizes["mlm_head"],
-        "total": total,
-        "total_active": total - inactive,
-    }
-
-
-def count_bytes(model: ReactiveTransformer, dtype: torch.dtype = torch.float32) -> dict[str, int]:
-    """Bytes of all parameters but the MLM head's, values of one conversation's memory, and bytes of those."""
-    c = model.config
-    values = c.layers * c.slots * c.dim
-    return {
-        "bytes": count_parameters(model)["total"] * dtype.itemsize,
-        "memory_values": values,
-        "memory_bytes": values * dtype.itemsize,
-    }

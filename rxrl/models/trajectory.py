@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from rxrl.models.experts import RouterStatistics
-from rxrl.models.model import ReactiveTransformer
+from rxrl.models.network import ReactiveNetwork
 from rxrl.types import TokenBatch
 
 
-def memory_trajectory(model: ReactiveTransformer, stm0: Tensor, ids: Tensor, mask: Tensor, bptt_turns: int | None = None) -> Tensor:
+def memory_trajectory(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: Tensor, bptt_turns: int | None = None) -> Tensor:
     """Memory after each of a row of writes.
 
     Args:
@@ -37,7 +37,7 @@ def memory_trajectory(model: ReactiveTransformer, stm0: Tensor, ids: Tensor, mas
     return _windows(model, torch.stack([stm0, *values], dim=1), encoded, mask, bptt_turns)
 
 
-def _chain(model: ReactiveTransformer, stm: Tensor, encoded: Tensor, mask: Tensor) -> list[Tensor]:
+def _chain(model: ReactiveNetwork, stm: Tensor, encoded: Tensor, mask: Tensor) -> list[Tensor]:
     states = []
     # Unbound, because each slice would have a zeroed copy of the whole as its gradient.
     for data, data_mask in zip(encoded.unbind(1), mask, strict=True):
@@ -46,7 +46,7 @@ def _chain(model: ReactiveTransformer, stm: Tensor, encoded: Tensor, mask: Tenso
     return states
 
 
-def _windows(model: ReactiveTransformer, states: Tensor, encoded: Tensor, mask: Tensor, window: int) -> Tensor:
+def _windows(model: ReactiveNetwork, states: Tensor, encoded: Tensor, mask: Tensor, window: int) -> Tensor:
     """For every turn a chain of its own that starts `window` writes back, all turns as one batch.
 
     `states` `[layers, 1 + turns, batch, slots, dim]`: stm0, then values without gradient. Turns nearer to the start than
@@ -68,7 +68,7 @@ def _by_turn(rows: Tensor, turns: int) -> Tensor:
     return rows.view(rows.shape[0], turns, -1, *rows.shape[2:])
 
 
-def _trajectory_of_reading_encoder(model: ReactiveTransformer, stm0: Tensor, ids: Tensor, mask: Tensor, bptt_turns: int | None) -> Tensor:
+def _trajectory_of_reading_encoder(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: Tensor, bptt_turns: int | None) -> Tensor:
     """For encoders that read the memory they will write: turn by turn, one chain for each window."""
     turns = ids.shape[0]
     window = turns if bptt_turns is None else min(bptt_turns, turns)
@@ -87,7 +87,7 @@ def _trajectory_of_reading_encoder(model: ReactiveTransformer, stm0: Tensor, ids
 
 
 def answer_hidden(
-    model: ReactiveTransformer, stms: Tensor, turns: TokenBatch, answer: Tensor, statistics: RouterStatistics | None = None
+    model: ReactiveNetwork, stms: Tensor, turns: TokenBatch, answer: Tensor, statistics: RouterStatistics | None = None
 ) -> Tensor:
     """Hidden states that predict the answer tokens, all turns at once.
 

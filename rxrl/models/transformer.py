@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rxrl.models.config import DecoderConfig, ModelConfig
 from rxrl.models.experts import MixtureOfExperts, RouterStatistics
+from rxrl.models.groups import in_group
 from rxrl.models.layers import CrossAttention, RMSNorm, SelfAttention, SwiGLU, rope_angles
 
 MemoryKV = tuple[Tensor, Tensor]
@@ -78,6 +79,8 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm2, self.norm3, self.stm_norm = RMSNorm(dim), RMSNorm(dim), RMSNorm(dim), RMSNorm(dim)
         self.attention = SelfAttention(dim, head_dim, part.self_attention)
         self.memory_cross_attention = CrossAttention(dim, head_dim, part.cross_attention)
+        for reading in (self.norm2, self.stm_norm, self.memory_cross_attention):
+            in_group("decoder_memory", reading)
         self.ff = _decoder_feed_forward(dim, part)
 
     def project_memory(self, stm: Tensor) -> MemoryKV:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rxrl.errors import ModelError
-from rxrl.models import Generation, ReactiveTransformer
+from rxrl.models import Generation, ReactiveTransformer, Sampling, generate
 from rxrl.types import TokenBatch
 
 
@@ -60,17 +60,8 @@ class ModelPolicy:
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> None:
-        self.model, self.max_new_tokens = model, max_new_tokens
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.model, self.max_new_tokens, self.sampling = model, max_new_tokens, Sampling(temperature, top_k, top_p)
 
     def act(self, observation: TokenBatch, memory: Tensor, generators: Sequence[torch.Generator] | None) -> Generation:
         """Samples an answer to each prompt, or takes the likeliest tokens where `generators` is None."""
-        return self.model.generate(
-            observation,
-            memory,
-            max_new_tokens=self.max_new_tokens,
-            generators=generators,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-        )
+        return generate(self.model, observation, memory, max_new_tokens=self.max_new_tokens, generators=generators, sampling=self.sampling)

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from rxrl.algorithms import LossResult
 from rxrl.data.batches import EpisodeBatch
+from rxrl.models import ReactiveTransformer
 from rxrl.models.experts import RouterStatistics, load_balance_loss
-from rxrl.models.model import ReactiveTransformer
 from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.types import MASK, SPECIAL_TOKENS, TokenBatch
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rxrl.models import ReactiveTransformer
+from rxrl.models import ReactiveTransformer, import_rxlm
 
 GOLDEN = Path(__file__).with_name("golden_rxlm.safetensors")
 DIM, HEADS, LAYERS, VOCAB, SLOTS, LENGTH, EXPERTS, HIDDEN = 16, 4, 2, 12, 5, 8, 3, 6
@@ -176,7 +176,7 @@ def _store() -> None:
         stored = {
             f"{case}.{name}": value.contiguous()
             for case, (write_case, order) in CASES.items()
-            for name, value in outputs(ReactiveTransformer.from_rxlm(write_case(Path(folder)), order)).items()
+            for name, value in outputs(import_rxlm(write_case(Path(folder)), order).model).items()
         }
     save_file(stored, GOLDEN)
 

@@ -14,7 +14,7 @@ import torch
 from rxrl.models import PRESETS, Generation, ReactiveTransformer, count_parameters
 from rxrl.models.config import AttentionConfig, GateConfig, MemoryVariant, ModelConfig
 from rxrl.models.generation import session
-from rxrl.models.presets import count_bytes
+from rxrl.models.sizes import count_bytes
 
 DOCS = Path(__file__).parents[2] / "docs/guides"
 PAGE = (DOCS / "model.md").read_text(encoding="utf-8")

@@ -12,7 +12,8 @@ from rxrl.data.tokenizer import SMALLEST_VOCABULARY, Tokenizer
 from rxrl.errors import CheckpointError, DataError
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
-from rxrl.models.interop.hub import local_folder, model_card
+from rxrl.models.interop.card import model_card
+from rxrl.models.interop.hub import local_folder
 from tests.models.small import config, model_of
 
 EVALUATION = {
@@ -73,7 +74,7 @@ def test_what_is_pushed_can_be_loaded(model: ReactiveTransformer, tokenizer: Tok
     assert hub.made == {"repo_id": "someone/model", "private": True, "exist_ok": True}
     assert hub.uploaded["repo_id"] == "someone/model"
     assert hub.uploaded["revision"] == "trial"
-    assert set(hub.files) == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer.sha256", "README.md"}
+    assert set(hub.files) == {"config.json", "manifest.json", "model.safetensors", "tokenizer.json", "tokenizer.sha256", "README.md"}
     for name, content in hub.files.items():
         (tmp_path / name).write_bytes(content)
     loaded, codec = load_checkpoint(tmp_path)

@@ -85,7 +85,7 @@ def test_separate_parts_give_the_published_values() -> None:
 @pytest.mark.parametrize("case", golden.CASES)
 def test_golden_checkpoints_give_the_stored_values(case: str, tmp_path: Path) -> None:
     write, order = golden.CASES[case]
-    model = ReactiveTransformer.from_rxlm(write(tmp_path), order)
+    model = import_rxlm(write(tmp_path), order).model
     found = golden.outputs(model)
     expected = golden.expected(case)
     assert found.keys() == expected.keys()
@@ -107,7 +107,7 @@ def test_order_is_told_by_the_file_or_asked_for(tmp_path: Path, early: Path) -> 
     one, other = import_rxlm(later, "interleaved").model, import_rxlm(later, "concatenated").model
     assert not same(one, other)
     found = import_rxlm(early, "interleaved")
-    assert same(found.model, ReactiveTransformer.from_rxlm(early, "interleaved"))
+    assert same(found.model, import_rxlm(early, "interleaved").model)
     assert any("looks concatenated, read as interleaved" in note for note in found.notes)
     with pytest.raises(ConfigError, match=r"Unknown rope order 'interleave'.* Did you mean 'interleaved'"):
         import_rxlm(early, "interleave")  # type: ignore[arg-type]
@@ -125,25 +125,25 @@ def test_parts_tell_the_order_for_one_another(tmp_path: Path) -> None:
 
 def test_a_part_alone_is_a_model_that_has_only_that_part(tmp_path: Path) -> None:
     parts = golden.write_parts(tmp_path)
-    whole = ReactiveTransformer.from_rxlm(parts)
+    whole = import_rxlm(parts).model
     assert whole.config.absent == ()
     batch = interactions([6], seed=1)
     batch.ids.remainder_(golden.VOCAB)
     stm = whole.init_memory(1)
 
-    decoder = ReactiveTransformer.from_rxlm(parts["decoder"])
+    decoder = import_rxlm(parts["decoder"]).model
     assert decoder.config.absent == ("encoder", "memory_attention", "mlm_head")
     assert torch.equal(decoder.decode(batch.ids, batch.mask, stm), whole.decode(batch.ids, batch.mask, stm))
     with pytest.raises(ModelError, match="has no encoder"):
         decoder.write_memory(stm, batch.ids, batch.mask)
 
-    encoder = ReactiveTransformer.from_rxlm({name: parts[name] for name in ("encoder", "mlm_head")}, "concatenated")
+    encoder = import_rxlm({name: parts[name] for name in ("encoder", "mlm_head")}, "concatenated").model
     encoded = encoder.encode(batch.ids, batch.mask, stm)
     assert torch.equal(encoder.mlm_head(encoded[-1]), whole.mlm_head(whole.encode(batch.ids, batch.mask, stm)[-1]))
     with pytest.raises(ModelError, match="has no decoder"):
         encoder.decode(batch.ids, batch.mask, stm)
 
-    memory = ReactiveTransformer.from_rxlm(parts["memory_attention"], "concatenated")
+    memory = import_rxlm(parts["memory_attention"], "concatenated").model
     assert torch.equal(memory.update_memory(stm, encoded, batch.mask), whole.update_memory(stm, encoded, batch.mask))
     with pytest.raises(ModelError, match="has no embedding"):
         memory.encode(batch.ids, batch.mask)
@@ -153,7 +153,7 @@ def test_a_part_alone_is_a_model_that_has_only_that_part(tmp_path: Path) -> None
 
 
 def test_a_model_of_some_parts_is_saved_and_loaded(tmp_path: Path) -> None:
-    model = ReactiveTransformer.from_rxlm(golden.write_parts(tmp_path)["decoder"])
+    model = import_rxlm(golden.write_parts(tmp_path)["decoder"]).model
     model.save_pretrained(tmp_path / "saved")
     assert same(ReactiveTransformer.from_pretrained(tmp_path / "saved"), model)
 
@@ -173,7 +173,7 @@ def test_missing_parts_are_made_on_request(tmp_path: Path) -> None:
 
 
 def test_the_stored_memory_is_where_conversations_start(early: Path) -> None:
-    model = ReactiveTransformer.from_rxlm(early)
+    model = import_rxlm(early).model
     stored = load_file(early / "model.safetensors")["decoder.model.stm.memory"]
     assert torch.equal(model.init_memory(3), stored.expand(-1, 3, -1, -1))
 
@@ -187,10 +187,10 @@ def test_a_memory_of_several_conversations_is_no_start(early: Path) -> None:
 
 def test_bfloat16_files_stay_bfloat16(tmp_path: Path, early: Path) -> None:
     edit_weights(early, lambda t: t.update({key: value.bfloat16() for key, value in t.items()}))
-    model = ReactiveTransformer.from_rxlm(early)
+    model = import_rxlm(early).model
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     export_rxlm(model, tmp_path / "out", "concatenated")
-    assert same(ReactiveTransformer.from_rxlm(tmp_path / "out"), model)
+    assert same(import_rxlm(tmp_path / "out").model, model)
 
 
 # What does not fit

@@ -123,13 +123,13 @@ def test_nano_is_written_as_published(tmp_path: Path) -> None:
         sizes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
     assert len(sizes) == 560
     assert sum(torch.Size(size).numel() for size in sizes) == 13_290_212
-    assert same(ReactiveTransformer.from_rxlm(tmp_path), model)
+    assert same(import_rxlm(tmp_path).model, model)
 
 
 def test_an_export_computes_the_same(tmp_path: Path) -> None:
     model = model_of(config(reads_memory=True), dtype=torch.float32)
     export_rxlm(model, tmp_path, "concatenated")
-    loaded = ReactiveTransformer.from_rxlm(tmp_path)
+    loaded = import_rxlm(tmp_path).model
     stm, batch = memory_of(model, 2), interactions([7, 4])
     written = model.write_memory(stm, batch.ids, batch.mask)
     assert torch.equal(written, loaded.write_memory(stm, batch.ids, batch.mask))

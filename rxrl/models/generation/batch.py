@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, SupportsInt
+from typing import SupportsInt
 
 import torch
 from torch import Tensor
@@ -13,11 +13,11 @@ from rxrl.errors import ModelError
 from rxrl.models.generation.decoding import Decoding, begin
 from rxrl.models.generation.sampling import Sampling, answer_logits, draw
 from rxrl.models.layers import wide
+from rxrl.models.network import ReactiveNetwork
+from rxrl.models.transformer import Decoder
 from rxrl.types import EOS, PAD, Action, TokenBatch
 
-if TYPE_CHECKING:
-    from rxrl.models.model import ReactiveTransformer
-    from rxrl.models.transformer import Decoder
+_AS_THEY_ARE = Sampling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +78,13 @@ class _Computed:
 
 @torch.no_grad()
 def generate(
-    model: ReactiveTransformer,
+    model: ReactiveNetwork,
     prompts: TokenBatch,
     stm: Tensor,
     *,
     max_new_tokens: int,
     generators: Sequence[torch.Generator] | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    sampling: Sampling = _AS_THEY_ARE,
 ) -> Generation:
     """Continues prompts until `[EOS]` or the token limit.
 
@@ -97,9 +95,7 @@ def generate(
         max_new_tokens: Limit of generated tokens, `[EOS]` included; cut for each row to what the model's length leaves
             for the interaction as it is written.
         generators: One CPU generator a row; each row's draws depend on its own alone. None: greedy.
-        temperature: Above 0; divides the logits.
-        top_k: Keep this many of the likeliest tokens.
-        top_p: Keep the smallest set of tokens with at least this probability.
+        sampling: Distribution of the draws.
 
     Returns:
         Generated tokens with log-probabilities.
@@ -107,7 +103,7 @@ def generate(
     Raises:
         ModelError: A prompt fills the model's length limit, or an option is out of range.
     """
-    steps = _checked_steps(model, prompts, stm, max_new_tokens, generators, Sampling(temperature, top_k, top_p))
+    steps = _checked_steps(model, prompts, stm, max_new_tokens, generators, sampling)
     return _gathered(list(steps), len(prompts.ids), stm)
 
 
@@ -133,7 +129,7 @@ def _gathered(computed: Sequence[_Computed], batch: int, like: Tensor) -> Genera
 
 
 def generate_steps(
-    model: ReactiveTransformer,
+    model: ReactiveNetwork,
     prompts: TokenBatch,
     stm: Tensor,
     *,
@@ -146,7 +142,7 @@ def generate_steps(
 
 
 def _checked_steps(
-    model: ReactiveTransformer,
+    model: ReactiveNetwork,
     prompts: TokenBatch,
     stm: Tensor,
     max_new_tokens: int,
@@ -175,7 +171,7 @@ def _checked_steps(
     return _steps(model, prompts.to(model.device), stm, room.clamp(max=max_new_tokens), uniform, sampling)
 
 
-def _draws_per_row(model: ReactiveTransformer, max_new_tokens: int) -> int:
+def _draws_per_row(model: ReactiveNetwork, max_new_tokens: int) -> int:
     """Uniform numbers drawn for each row; they must not depend on the batch that it stands in."""
     return min(max_new_tokens, model.config.max_length)
 
@@ -183,7 +179,7 @@ def _draws_per_row(model: ReactiveTransformer, max_new_tokens: int) -> int:
 # No autograd bookkeeping at all: a step is many small kernels, and what each costs besides its work is a good part of it.
 @torch.inference_mode()
 def _steps(
-    model: ReactiveTransformer, prompts: TokenBatch, stm: Tensor, limits: Tensor, uniform: Tensor | None, sampling: Sampling
+    model: ReactiveNetwork, prompts: TokenBatch, stm: Tensor, limits: Tensor, uniform: Tensor | None, sampling: Sampling
 ) -> Iterator[_Computed]:
     rows = prompts.mask.any(1).nonzero().squeeze(1)
     if not len(rows):
@@ -278,7 +274,7 @@ class _Running:
     decoding: Decoding
 
     @classmethod
-    def begin(cls, model: ReactiveTransformer, prompts: TokenBatch, stm: Tensor, rows: Tensor, limit: int) -> _Running:
+    def begin(cls, model: ReactiveNetwork, prompts: TokenBatch, stm: Tensor, rows: Tensor, limit: int) -> _Running:
         mask = prompts.mask[rows]
         lengths = mask.sum(1)
         width = int(lengths.max())
@@ -306,5 +302,5 @@ class _Running:
         self.decoding.keep(kept)
         return kept
 
-    def advance(self, model: ReactiveTransformer, token: Tensor, step: int) -> None:
+    def advance(self, model: ReactiveNetwork, token: Tensor, step: int) -> None:
         self.last = self.decoding.step(model.embedding(token), self.lengths + step)

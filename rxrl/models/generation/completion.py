@@ -12,14 +12,14 @@ from rxrl.models.generation.batch import generate_steps
 from rxrl.models.generation.sampling import Sampling
 from rxrl.models.generation.session import AnswerEnd, Token, stream_tokens
 from rxrl.models.layers import wide
-from rxrl.models.model import ReactiveTransformer
+from rxrl.models.network import ReactiveNetwork
 from rxrl.types import BOS, EOS, MASK, SPECIAL_TOKENS, TextCodec, TokenBatch
 
 MASK_TEXT = SPECIAL_TOKENS[MASK]
 
 
 def complete(
-    model: ReactiveTransformer,
+    model: ReactiveNetwork,
     tokenizer: TextCodec,
     text: str,
     *,
@@ -91,7 +91,7 @@ class Guess:
 
 @torch.no_grad()
 def fill_masks(
-    model: ReactiveTransformer, tokenizer: TextCodec, text: str, *, top_k: int = 5, generator: torch.Generator | None = None
+    model: ReactiveNetwork, tokenizer: TextCodec, text: str, *, top_k: int = 5, generator: torch.Generator | None = None
 ) -> list[list[Guess]]:
     """Likeliest tokens for every `[MASK]` of a text; needs the encoder and the MLM head.
 

@@ -25,7 +25,7 @@ from rxrl.errors import CheckpointError, ModelError
 from rxrl.memory import drift
 from rxrl.models.generation.batch import generate_steps
 from rxrl.models.generation.sampling import chosen_sampling
-from rxrl.models.model import ReactiveTransformer
+from rxrl.models.network import ReactiveNetwork
 from rxrl.reading import Refusal
 from rxrl.reading.tensors import Shapes, read_tensors
 from rxrl.types import EOS, TextCodec, TokenBatch, interaction_ids, prompt_ids
@@ -126,7 +126,7 @@ class ReactiveSession:
 
     def __init__(
         self,
-        model: ReactiveTransformer,
+        model: ReactiveNetwork,
         tokenizer: TextCodec,
         *,
         stm: Tensor | None = None,

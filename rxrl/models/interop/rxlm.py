@@ -23,8 +23,9 @@ from torch import Tensor
 
 from rxrl.errors import CheckpointError, ConfigError, unknown_name
 from rxrl.models.config import ModelConfig
+from rxrl.models.files import listed
 from rxrl.models.interop.rxlm_config import LATER_KEYS, TOKEN_IDS, check_supported, read_model_config, write_part_config
-from rxrl.models.interop.rxlm_files import PARTS, PREFIX, WHOLE, PartFile, listed, read_folder, write_folder
+from rxrl.models.interop.rxlm_files import PARTS, PREFIX, WHOLE, PartFile, read_folder, write_folder
 from rxrl.models.interop.rxlm_pieces import Piece, RopeOrder, pieces_of, rope_order_named
 from rxrl.models.layers import ROPE_BASE
 from rxrl.models.model import ReactiveTransformer

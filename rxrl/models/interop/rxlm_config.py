@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from rxrl.errors import CheckpointError, sentence, unknown_name
 from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, GateConfig, MemoryAttentionConfig, MemoryVariant, ModelConfig
-from rxrl.models.interop.rxlm_files import PARTS, PartFile, listed
+from rxrl.models.files import listed
+from rxrl.models.interop.rxlm_files import PARTS, PartFile
 from rxrl.models.layers import ROPE_BASE
 from rxrl.types import ANSWER, BOS, EOS, PAD, QUERY
 from rxrl.validation import first_refusal

@@ -16,18 +16,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rxrl.errors import CheckpointError
+from rxrl.models.files import CONFIG_FILE, WEIGHTS_FILE, listed, refusal
 from rxrl.models.interop.hub import local_folder
-from rxrl.reading import OBJECT, Refusal, read_json
+from rxrl.reading import OBJECT, read_json
 from rxrl.reading.tensors import read_tensors
 from rxrl.writing import replacing, write_text
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PARTS = ("encoder", "decoder", "memory_attention", "mlm_head")
 WHOLE = PARTS[:3]
 """Parts of a whole-model file, which has no place for the MLM head: it lies in a folder of its own, `mlm_head`, beside that file."""
 PREFIX = "model."
 _IGNORED = re.compile(r"(^|\.)rope\.(inv_freq|cache)$")
 _MEMORY = "stm.memory"
+_LAYOUT = "published checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,8 @@ def read_folder(source: str | Path) -> RxlmFolder:
         CheckpointError: It is not there, cannot be read, or is not in this layout.
     """
     folder = local_folder(source)
-    config, (tensors, metadata) = _read_config(folder / CONFIG_FILE), _read_weights(folder / WEIGHTS_FILE)
-    path = folder / WEIGHTS_FILE
+    config_file, path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    config, (tensors, metadata) = read_json(config_file, OBJECT, refusal(config_file, _LAYOUT)), _read_weights(path)
     if not any(f"{part}_config" in config for part in WHOLE):
         part = _part(_kind_of(path, tensors), path, config, tensors, metadata)
         return RxlmFolder({part.kind: part}, {}, folder)
@@ -86,7 +87,7 @@ def read_folder(source: str | Path) -> RxlmFolder:
         raise CheckpointError(f"{path} should hold keys of {', '.join(named)} only, not {listed(strangers)}: use an intact file.")
     missing = [part for part in WHOLE if not isinstance(config.get(f"{part}_config"), dict)]
     if missing:
-        raise CheckpointError(f"{folder / CONFIG_FILE} has no {listed([f'{part}_config' for part in missing])}: use an intact file.")
+        raise CheckpointError(f"{config_file} has no {listed([f'{part}_config' for part in missing])}: use an intact file.")
     parts = {
         part: _part(part, path, config[f"{part}_config"], {k: t for k, t in tensors.items() if k.startswith(prefix)}, metadata, prefix)
         for prefix, part in named.items()
@@ -102,12 +103,6 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
     with replacing(folder / WEIGHTS_FILE) as file:
         save_file({key: value.contiguous() for key, value in tensors.items()}, file, metadata=dict(metadata))
     write_text(folder / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def listed(names: list[str], most: int = 8) -> str:
-    """Names for a message, the first ones of a long list."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _part(
@@ -139,22 +134,10 @@ def _kind_of(path: Path, tensors: Mapping[str, Tensor]) -> str:
     raise CheckpointError(f"{path} is no part of a published Reactive Transformer; its keys are {listed(sorted(keys)) or 'none'}.")
 
 
-def _read_config(file: Path) -> dict[str, Any]:
-    return read_json(file, OBJECT, _refusal(file))
-
-
-def _refusal(file: Path) -> Refusal:
-    return Refusal(CheckpointError, "copy the checkpoint again", f"{file.parent} is not a published checkpoint: {file.name} is missing.")
-
-
 def _read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata; tensors that the metadata lists as aliases of stored ones are followed."""
-    tensors, metadata = read_tensors(file, _refusal(file))
+    tensors, metadata = read_tensors(file, refusal(file, _LAYOUT))
     for alias, stored_name in metadata.items():
         if stored_name in tensors:
             tensors.setdefault(alias, tensors[stored_name])
     return tensors, metadata
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
