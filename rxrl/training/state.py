@@ -27,6 +27,11 @@ class TrainerState:
     stages: list[dict[str, Any]] = field(default_factory=list)
     kl_coefficient: float | None = None
 
+    @property
+    def stage_iteration(self) -> int:
+        """Iterations done in the current stage."""
+        return len(self.stage_rewards)
+
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> TrainerState:
         """The state of a checkpoint."""

@@ -190,7 +190,7 @@ class MRLTrainer:
         self.learner.prepare(stage, min(1.0, self.state.iteration / self.total))
         algorithm, steered = stage_algorithm(stage, self.config), self.state.kl_coefficient
         # The coefficient goes on where it was steered to; a stage with one of its own begins with that.
-        begins = "kl" in stage.algorithm and not self.state.stage_rewards
+        begins = "kl" in stage.algorithm and not self.state.stage_iteration
         fixed = algorithm.experimental.adaptive_kl is None or steered is None or begins
         return algorithm if fixed else algorithm.model_copy(update={"kl": steered})
 
@@ -209,7 +209,7 @@ class MRLTrainer:
                 iteration=state.iteration,
                 device=self.processes.device,
                 left=self.left,
-                reset_ratio=stage.reset_ratio_at(len(state.stage_rewards)),
+                reset_ratio=stage.reset_ratio_at(state.stage_iteration),
                 group_size=samples,
                 share=share,
             )
@@ -297,7 +297,7 @@ class MRLTrainer:
             self._tell(lambda each: each.on_update(told))
 
     def _evaluation_due(self) -> bool:
-        done = len(self.state.stage_rewards) + 1
+        done = self.state.stage_iteration + 1
         return done % self.config.evaluation.every == 0 or done >= self.scheduler.stage.iterations or self.finished
 
     def _record(self, stage: Stage, metrics: dict[str, Any], held_out: Evaluation | None) -> None:
@@ -326,7 +326,7 @@ class MRLTrainer:
 
     def _advance(self, stage: Stage, held_out: Evaluation) -> None:
         """Lets the scheduler decide; a stage that ends leaves its row for the report."""
-        seen, done = held_out_metrics(held_out), len(self.state.stage_rewards)
+        seen, done = held_out_metrics(held_out), self.state.stage_iteration
         self._keep_best(stage, seen)
         decision = self.scheduler.observe(seen, iterations=done - self.scheduler.iteration)
         if decision.action == "hold" and not self.finished:
