@@ -71,7 +71,7 @@ def test_conversations_come_from_a_path_rows_or_objects(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ([{"query": "hi"}], DataError, "Row 1: answer: Field required"),
+        ([{"query": "hi"}], DataError, "Row 1: 'answer' is missing"),
         ([rows()[0], rows()[0]], DataError, "Row 2: the id .* is already taken by row 1"),
         (7, ConfigError, "conversations is a path or a list of rows or Conversations, got int"),
         ([], ConfigError, "needs at least one conversation"),

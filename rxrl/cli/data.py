@@ -9,13 +9,15 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from rxrl.cli.console import plain_console
 from rxrl.cli.output import writable_file, writable_folder
-from rxrl.data.importers import ImportResult, import_babi, import_fairytaleqa, import_published, import_text
+from rxrl.data.corpora import open_corpus
+from rxrl.data.importers import ImportResult, import_babi, import_chat, import_fairytaleqa, import_published, import_text
 from rxrl.data.importers import fairytale as fairytale_defaults
-from rxrl.data.importers.text import DEFAULT_LIMIT, is_plain_text, write_texts
-from rxrl.data.rows import LengthLimit, RefusedRow, read_conversations, write_conversations
+from rxrl.data.importers.text import DEFAULT_LIMIT, texts_of, write_texts
+from rxrl.data.rows import LengthLimit, RefusedRow, conversations_of, write_conversations
 from rxrl.data.stats import DataStats, data_stats
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import GeneratedSource
@@ -35,7 +37,7 @@ class Split(StrEnum):
     test = "test"
 
 
-Source = Annotated[str, typer.Argument(help="File, folder or (for `published`) name of a data set on the Hub.")]
+Source = Annotated[str, typer.Argument(help="File, folder, or name of a data set on the Hub; `:SPLIT` behind it takes one split.")]
 Out = Annotated[Path, typer.Argument(callback=writable_file, help="File to write: .jsonl or .parquet.")]
 Seed = Annotated[int, typer.Option(help="Seed of all draws.")]
 KeepValid = Annotated[bool, typer.Option("--keep-valid", help="Keep the rest where rows do not fit, and list what was refused.")]
@@ -149,7 +151,7 @@ def published(
     source: Source,
     out: Out,
     subset: Annotated[str | None, typer.Option(help="Configuration of a data set on the Hub, for example steps-4.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a data set; all without it.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a data set; needed where there are several.")] = None,
     max_length: MaxLength = None,
     tokenizer: TokenizerFolder = None,
     keep_valid: KeepValid = False,
@@ -157,6 +159,19 @@ def published(
     """Check conversations in the published MRL format (JSONL, Parquet, Hub name or local folder) and write them as rows."""
     limit = _limit(max_length, tokenizer)
     result = import_published(source, subset=subset, split=split, limit=limit, keep_valid=keep_valid)
+    _finish(result, result.conversations, out)
+
+
+@imports.command("chat")
+def chat(
+    source: Source,
+    out: Out,
+    max_length: MaxLength = None,
+    tokenizer: TokenizerFolder = None,
+    keep_valid: KeepValid = False,
+) -> None:
+    """Import chats: `messages` of role and content, or `conversations` of from and value (ShareGPT)."""
+    result = import_chat(source, limit=_limit(max_length, tokenizer), keep_valid=keep_valid)
     _finish(result, result.conversations, out)
 
 
@@ -182,18 +197,20 @@ def stats(
 ) -> None:
     """Show what a file of conversations holds: turns, asks, distances, chance, lengths."""
     refused: list[RefusedRow] = []
-    conversations = read_conversations(source, subset=subset, split=split, keep_valid=keep_valid, refused=refused)
-    if tokenizer is None:
-        _show_stats(data_stats(conversations), "words")
-    else:
-        codec = Tokenizer.load(tokenizer)
-        _show_stats(data_stats(conversations, lambda text: len(codec.encode(text))), "tokens")
+    corpus = open_corpus(source, subset=subset, split=split)
+    codec = None if tokenizer is None else Tokenizer.load(tokenizer)
+    for part in corpus.splits.values() if corpus.asked is None else [corpus.choose("any")]:
+        conversations = conversations_of(part, keep_valid=keep_valid, refused=refused)
+        if codec is None:
+            _show_stats(data_stats(conversations), "words", part.name)
+        else:
+            _show_stats(data_stats(conversations, lambda text: len(codec.encode(text))), "tokens", part.name)
     _show_refused(refused)
 
 
 @app.command("tokenizer")
 def train_tokenizer(
-    sources: Annotated[list[Path], typer.Argument(help="Files of conversations or of texts.")],
+    sources: Annotated[list[str], typer.Argument(help="Files or data sets of conversations or of texts; of several splits, train.")],
     out: Annotated[Path, typer.Option(callback=writable_folder, help="Folder to write the tokenizer to.")],
     vocab_size: Annotated[int, typer.Option(min=263, help="Most tokens, special tokens and bytes included.")] = 512,
 ) -> None:
@@ -203,11 +220,12 @@ def train_tokenizer(
     typer.echo(f"Wrote a tokenizer of {trained.vocab_size} tokens to {out} (hash {trained.hash[:12]}).")
 
 
-def _texts_of(source: Path) -> list[str]:
-    """All text of a file: rows of conversations, rows of texts, or plain text."""
-    if is_plain_text(source):
-        return import_text(source, limit=LengthLimit(10_000))
-    return [part for each in read_conversations(source) for turn in each.interactions for part in (turn.query, turn.answer)]
+def _texts_of(source: str) -> list[str]:
+    """All text of what is trained on: rows of conversations, rows of texts, or plain text."""
+    split = open_corpus(source).choose("train", typer.echo)
+    if split.holds_texts():
+        return texts_of(split, LengthLimit(10_000))
+    return [part for each in conversations_of(split) for turn in each.interactions for part in (turn.query, turn.answer)]
 
 
 def _limit(max_length: int | None, tokenizer: Path | None) -> LengthLimit | None:
@@ -225,7 +243,6 @@ def _finish(result: ImportResult, conversations: Sequence[Conversation], out: Pa
 
 
 def _write(conversations: Sequence[Conversation], out: Path) -> None:
-
     typer.echo(f"Wrote {write_conversations(out, conversations)} conversations to {out}.")
 
 
@@ -234,9 +251,8 @@ def _show_refused(refused: Sequence[RefusedRow]) -> None:
         typer.echo(f"refused: {row}", err=True)
 
 
-def _show_stats(stats: DataStats, unit: str) -> None:
-
-    table = Table("what", "value", title="Conversations", title_justify="left")
+def _show_stats(stats: DataStats, unit: str, name: str) -> None:
+    table = Table("what", "value", title=Text(f"Conversations of {name}"), title_justify="left")
     facts = stats.facts / stats.conversations
     table.add_row("conversations", f"{stats.conversations}")
     table.add_row("turns", f"{stats.turns}")

@@ -13,6 +13,7 @@ from rich.table import Table
 from rxrl.cli.console import plain_console
 from rxrl.cli.device import Device, load_on
 from rxrl.cli.output import writable_folder
+from rxrl.data.corpora import Say
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import RowsSource
 from rxrl.data.splits import DEFAULT_STEPS
@@ -54,15 +55,15 @@ def evaluate(  # noqa: PLR0913, PLR0917
     device: Device = None,
 ) -> None:
     """Measure retention by distance, with its controls."""
+    console = plain_console()
     # What is wrong with the reward is said before the checkpoint is read.
     embed = TokenEmbeddings()
     function = load_reward(read_spec(reward), embed=embed)
     with nullcontext() if out is None else RunFolder(out).claimed():
         model, tokenizer = load_on(device, checkpoint)
         embed.model = model
-        chosen, known = held_out_conversations(data, level, steps, strategy, conversations, seed)
+        chosen, known = held_out_conversations(data, level, steps, strategy, conversations, seed, console.print)
         game = model_play(model, tokenizer, chosen, reward=function, known=known, max_answer_tokens=max_answer_tokens, strategy=strategy)
-        console = plain_console()
         console.print(f"Playing {len(chosen)} conversations.")
         with nullcontext() if out is None else keeping_transcripts(out / "transcripts.unscored.jsonl"):
             found = evaluate_policy(*game, chosen, seed=seed, greedy=greedy, controls=CONTROLS if controls else ())
@@ -72,7 +73,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
 
 
 def held_out_conversations(
-    data: str | None, level: int | None, steps: int | None, strategy: str, count: int, seed: int
+    data: str | None, level: int | None, steps: int | None, strategy: str, count: int, seed: int, say: Say
 ) -> tuple[list[Conversation], list[Conversation]]:
     """Conversations to play, and others that show which values there are."""
     if strategy == "single-step" and steps is not None and steps > 1:
@@ -84,7 +85,7 @@ def held_out_conversations(
         return test.take(steps=turns, strategy=strategy, start=0, count=count), known
     if level is not None:
         raise ConfigError("--level is for the embedded world: give either --level or --data.")
-    rows = read_conversations(data)
+    rows = read_conversations(data, purpose="test", say=say)
     if steps is None:
         return rows[:count], rows
     source = RowsSource(rows, seed)

@@ -59,7 +59,7 @@ def play(  # noqa: PLR0913, PLR0917
     if temperature is not None and not sampled:
         raise ConfigError("--temperature is for sampled answers: add --sampled.")
     turns = DEFAULT_STEPS if data is None and steps is None else steps
-    chosen, known = held_out_conversations(data, level, turns, strategy, conversations, seed)
+    chosen, known = held_out_conversations(data, level, turns, strategy, conversations, seed, plain_console(stderr=True).print)
     game = make_play(
         policy,
         chosen,

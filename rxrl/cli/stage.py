@@ -63,7 +63,7 @@ def stage(  # noqa: PLR0913, PLR0917
         if (out / CHECKPOINT).exists():
             terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
             return
-        sources = open_data(data, held_out, level, settings.seed, texts=name == "pretrain")
+        sources = open_data(data, held_out, level, settings.seed, texts=name == "pretrain", say=terminal.say)
         check_lengths(settings, sources)
         model, codec = load_checkpoint(start) if start else fresh_model(size or DEFAULT_PRESET, tokenizer, sources, data, settings.seed)
         if name == "pretrain" and data is not None and holds_texts(data):

@@ -77,7 +77,7 @@ def train(  # noqa: PLR0913, PLR0917
     terminal = Terminal(plain_console(quiet=not processes.first))
     if dry_run:
         model, _ = load_checkpoint(start)
-        check_training(stages, settings, model, open_data(data, held_out, level, settings.seed), processes.count)
+        check_training(stages, settings, model, open_data(data, held_out, level, settings.seed, say=terminal.say), processes.count)
         stage_rewards(stages, settings, TokenEmbeddings(model))
         terminal.console.print(plan(stages, settings))
         return
@@ -88,7 +88,7 @@ def train(  # noqa: PLR0913, PLR0917
         # Resolved once: model, tokenizer and critic all come from here.
         start = checkpoint_folder(start)
         model, tokenizer = load_checkpoint(start)
-        sources = open_data(data, held_out, level, settings.seed)
+        sources = open_data(data, held_out, level, settings.seed, say=terminal.say)
         check_training(stages, settings, model, sources, processes.count)
         trainer = MRLTrainer(
             model,

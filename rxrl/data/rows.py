@@ -8,17 +8,18 @@ as it is for rewards and reports.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from rxrl.data.tables import dataset_rows, write_parquet
-from rxrl.errors import DataError, unknown_name
+from rxrl.data.corpora import ROW_ENDINGS, Purpose, Row, Say, Split, ending, open_corpus
+from rxrl.data.tables import write_parquet
+from rxrl.errors import DataError, sentence, unknown_name
 from rxrl.facts import value_words
-from rxrl.reading import json_value, parquet_rows, read_json_rows
 from rxrl.types import INTERACTION_MARKERS, Conversation, Interaction, TextCodec
 from rxrl.validation import first_refusal
 from rxrl.writing import write_bytes
@@ -26,7 +27,7 @@ from rxrl.writing import write_bytes
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Key = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 WHOLE_ANSWER = "*"
-JSON_FILES = (".jsonl", ".json", ".ndjson")
+CHAT_COLUMNS = {"messages": ("role", "content"), "conversations": ("from", "value")}
 
 
 class FactRow(BaseModel):
@@ -209,6 +210,8 @@ def read_conversations(
     *,
     subset: str | None = None,
     split: str | None = None,
+    purpose: Purpose = "any",
+    say: Say | None = None,
     limit: LengthLimit | None = None,
     keep_valid: bool = False,
     refused: list[RefusedRow] | None = None,
@@ -216,9 +219,11 @@ def read_conversations(
     """Reads and validates conversations.
 
     Args:
-        source: A `.jsonl` or `.parquet` file, a folder saved by `datasets` or holding data files, or the name of a Hub data set.
-        subset: Configuration of a Hub data set, for example `steps-4`.
-        split: Split of a data set; without it all splits are read.
+        source: A file, a folder or the name of a data set, with `:SPLIT` or without, as `rxrl.data.corpora.open_corpus` takes it.
+        subset: Configuration of a data set, for example `steps-4`.
+        split: Split of a data set, where `source` names none.
+        purpose: What they are for; decides which split is taken where none is asked for.
+        say: Is told in one sentence which split was taken, where there were several.
         limit: Longest interaction; longer ones do not fit.
         keep_valid: Leave rows out that do not fit, instead of raising an error at the first one.
         refused: Receives the rows that were left out, with their reasons.
@@ -226,33 +231,68 @@ def read_conversations(
     Raises:
         DataError: The source cannot be read, holds no conversation, or (without `keep_valid`) a row does not fit.
     """
+    chosen = open_corpus(source, subset=subset, split=split).choose(purpose, say)
+    return conversations_of(chosen, limit=limit, keep_valid=keep_valid, refused=refused)
+
+
+def conversations_of(
+    split: Split, *, limit: LengthLimit | None = None, keep_valid: bool = False, refused: list[RefusedRow] | None = None
+) -> list[Conversation]:
+    """The conversations of a split; see `read_conversations`."""
+    if wrong := [file.name for file in split.files if ending(file) not in ROW_ENDINGS]:
+        raise DataError(f"Conversations are read from .jsonl, .json or .parquet files, but {wrong[0]!r} was given.")
     conversations: list[Conversation] = []
-    seen: dict[str, int] = {}
+    seen: dict[str, Row] = {}
     refused = [] if refused is None else refused
-    for file, number, row in _rows(source, subset, split):
+    for row in split.rows():
         try:
-            found = json_value(row, halves=True) if isinstance(row, bytes) else row
-            conversation = to_conversation(found, default_id=_default_id(file, number))
-            if conversation.id in seen:
-                raise ValueError(f"the id {conversation.id!r} is already taken by row {seen[conversation.id]}")
-            if limit is not None and (reason := limit.complaint(conversation)):
-                raise ValueError(reason)
+            conversation = _conversation(row, limit)
+            if (first := seen.setdefault(conversation.id, row)) is not row:
+                there = "" if first.source == row.source else f" of {first.source}"
+                raise ValueError(f"the id {conversation.id!r} is already taken by row {first.number}{there}")
         except ValueError as error:
-            problem = RefusedRow(file, number, str(error))
+            problem = RefusedRow(row.source, row.number, str(error))
             if not keep_valid:
-                raise DataError(
-                    f"{problem}. Mend the row, or write the valid ones to a file: `rxrl data import published {file} OUT --keep-valid`."
-                ) from error
+                raise DataError(f"{sentence(str(problem))} {_advice(row)}") from error
             refused.append(problem)
             continue
-        seen[conversation.id] = number
         conversations.append(conversation)
     if not conversations:
-        first = f" (of {len(refused)} rows none fits; {refused[0]})" if refused else ""
+        reason = f" (of {len(refused)} rows none fits; {refused[0]})" if refused else ""
         raise DataError(
-            f"{source} holds no valid conversation{first}: give a file with at least one row of query, answer and interactions."
+            f"{split.name} holds no valid conversation{reason}: give a file with at least one row of query, answer and interactions."
         )
     return conversations
+
+
+def _conversation(row: Row, limit: LengthLimit | None) -> Conversation:
+    found = row.value()
+    if chat_column(found):
+        raise ValueError(f"it is a chat with a list of {chat_column(found)!r}, not a row of query, answer and interactions")
+    conversation = to_conversation(found, row.default_id)
+    if limit is not None and (reason := limit.complaint(conversation)):
+        raise ValueError(reason)
+    return conversation
+
+
+def chat_column(row: Any) -> str | None:
+    """The column of a row in which a chat stands, as other tools write it: `messages` of roles, or `conversations` of ShareGPT."""
+    for column, keys in CHAT_COLUMNS.items():
+        turns = row.get(column) if isinstance(row, Mapping) and "interactions" not in row else None
+        if isinstance(turns, list) and turns and all(isinstance(turn, Mapping) and turn.keys() >= set(keys) for turn in turns):
+            return column
+    return None
+
+
+def _advice(row: Row) -> str:
+    """What to do about a row that does not fit; the command runs as it stands."""
+    source = shlex.quote(row.source)
+    try:
+        if chat_column(row.value()):
+            return f"Convert it: `rxrl data import chat {source} OUT`."
+    except ValueError:
+        pass
+    return f"Mend the row, or write the valid ones to a file: `rxrl data import published {source} OUT --keep-valid`."
 
 
 def write_conversations(path: str | Path, conversations: Iterable[Conversation]) -> int:
@@ -263,19 +303,13 @@ def write_conversations(path: str | Path, conversations: Iterable[Conversation])
     """
     target = Path(path)
     rows = [to_row(conversation) for conversation in conversations]
-    if target.suffix not in (".jsonl", ".parquet"):
+    if target.suffix.lower() not in (".jsonl", ".parquet"):
         raise DataError(f"Conversations are written to .jsonl or .parquet files, but {target.name!r} was given.")
-    if target.suffix == ".jsonl":
+    if target.suffix.lower() == ".jsonl":
         write_bytes(target, b"".join(json_line(row, f"Conversation {row['id']!r}") for row in rows))
     else:
         write_parquet(target, rows)
     return len(rows)
-
-
-def _default_id(file: str, number: int) -> str:
-    """File without its folder and ending, or data set and split, and the number of the row."""
-    path = Path(file)
-    return f"{path.stem if path.suffix in (*JSON_FILES, '.parquet') else file}-{number}"
 
 
 def _interaction_row(interaction: Interaction) -> dict[str, Any]:
@@ -326,18 +360,3 @@ def _fits_json(value: Any) -> bool:
     except (TypeError, ValueError, RecursionError):
         return False
     return True
-
-
-def _rows(source: str | Path, subset: str | None, split: str | None) -> Iterator[tuple[str, int, Any]]:
-    """Yields (file, row number, row); rows of text files are yielded as text, so that a broken line spoils only itself."""
-    path = Path(source)
-    if path.is_file() and path.suffix in JSON_FILES:
-        yield from ((str(path), number, row) for number, row in read_json_rows(path))
-    elif path.is_file() and path.suffix == ".parquet":
-        yield from ((str(path), number, row) for number, row in parquet_rows(path))
-    elif path.is_file():
-        raise DataError(f"Conversations are read from .jsonl or .parquet files, but {path.name!r} was given.")
-    elif path.suffix in (".jsonl", ".parquet"):
-        raise DataError(f"There is no file {path}: check the path.")
-    else:
-        yield from dataset_rows(str(source), subset, split)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 from pydantic import Field, model_validator
 
 from rxrl.config import BaseConfig, WrongValueError
-from rxrl.data.importers import import_text
+from rxrl.data.corpora import Say, Split, open_corpus
 from rxrl.data.importers.common import one_line
-from rxrl.data.importers.text import is_plain_text, read_documents
-from rxrl.data.rows import LengthLimit, read_conversations
+from rxrl.data.importers.text import texts_of
+from rxrl.data.rows import LengthLimit, conversations_of
 from rxrl.data.sources import ConversationSource, RowsSource, said
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError, DataError
@@ -51,8 +50,17 @@ class Sources:
     stories: Callable[[str], Callable[[int, int], Sequence[str]]]
 
 
-def open_sources(data: DataConfig, seed: int) -> Sources:
-    """The embedded world, or the conversations of files; `seed` is the key of the draws."""
+def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources:
+    """The embedded world, or the conversations of files.
+
+    Args:
+        data: Where they come from. Without `held_out`, the splits `test` (else `validation`) of the data set are the test.
+        seed: Key of the draws.
+        say: Is told which splits were taken, where there were several.
+
+    Raises:
+        DataError: A file is missing or wrong, or nothing is held out.
+    """
     if data.train is None:
         worlds = {split: GeneratedSource(level=data.level or 1, seed=seed, split=split) for split in ("train", "validation", "test")}
         test = worlds["test"].take(steps=data.steps or DEFAULT_STEPS, strategy="multi-step", start=0, count=data.test_conversations)
@@ -61,12 +69,21 @@ def open_sources(data: DataConfig, seed: int) -> Sources:
             return lambda start, count: worlds["train"].stories(split, start, count)
 
         return Sources(worlds["train"], worlds["validation"], test, world_stories)
-    if data.held_out is None:
+    corpus = open_corpus(data.train)
+    split = corpus.choose("train", say)
+    tested = corpus.other("test", "validation") if data.held_out is None else open_corpus(data.held_out).choose("test", say)
+    if tested is None:
         raise DataError("Training data from a file needs held-out conversations too: give them with --held-out FILE.")
-    train, held_out = read_conversations(data.train), read_conversations(data.held_out)
-    check_apart(train, held_out, data.train, data.held_out)
-    validation = validation_share(train, data.train)
-    return rows_sources(train[validation:], train[:validation], held_out[: data.test_conversations], seed)
+    train, held_out = conversations_of(split), conversations_of(tested)
+    check_apart(train, held_out, split.name, tested.name)
+    validation = corpus.other("validation")
+    if validation is not None and validation.name != tested.name:
+        validated = conversations_of(validation)
+        check_apart(train, validated, split.name, validation.name)
+    else:
+        share = validation_share(train, split.name)
+        validated, train = train[:share], train[share:]
+    return rows_sources(train, validated, held_out[: data.test_conversations], seed)
 
 
 def check_apart(train: Sequence[Conversation], held_out: Sequence[Conversation], train_name: str, held_out_name: str) -> None:
@@ -105,15 +122,18 @@ def _texts(conversations: Sequence[Conversation]) -> list[str]:
     return [f"{before.query} {before.answer} {i.query} {i.answer}" for c in conversations for before, i in pairwise(c.interactions)]
 
 
-def open_data(data: str | None, held_out: str | None, level: int | None, seed: int, *, texts: bool = False) -> Sources:
+def open_data(
+    data: str | None, held_out: str | None, level: int | None, seed: int, *, texts: bool = False, say: Say | None = None
+) -> Sources:
     """What a stage or a training learns from and is validated on.
 
     Args:
-        data: File of conversations; None: the embedded world.
-        held_out: File to validate on; None: the first twentieth of `data`.
+        data: File or name of conversations; None: the embedded world.
+        held_out: What to validate on; None: the split `validation` of `data`, else its first twentieth.
         level: Difficulty of the embedded world.
         seed: Key of the draws.
         texts: Whether plain texts do, too.
+        say: Is told which splits were taken, where there were several.
 
     Raises:
         RxrlError: A file is missing or wrong, or the options contradict each other.
@@ -124,51 +144,63 @@ def open_data(data: str | None, held_out: str | None, level: int | None, seed: i
         return open_sources(DataConfig(level=level or 1, test_conversations=1), seed)
     if level is not None:
         raise ConfigError("--level is for the embedded world: give either --level or --data.")
-    if texts and holds_texts(data):
-        return open_texts(data, held_out, seed)
-    train = read_conversations(data)
-    if held_out is not None:
-        validation = read_conversations(held_out)
-        check_apart(train, validation, data, held_out)
+    split, other = _training_splits(data, held_out, say)
+    if texts and split.holds_texts():
+        return _texts_sources(split, other, seed, IN_LETTERS)
+    train = conversations_of(split)
+    if other is not None:
+        validation = conversations_of(other)
+        check_apart(train, validation, split.name, other.name)
         return rows_sources(train, validation, [], seed)
-    share = validation_share(train, data)
+    share = validation_share(train, split.name)
     return rows_sources(train[share:], train[:share], [], seed)
+
+
+def _training_splits(data: str, held_out: str | None, say: Say | None) -> tuple[Split, Split | None]:
+    """What is trained on and what validates it, where there is such a split."""
+    corpus = open_corpus(data)
+    other = corpus.other("validation") if held_out is None else open_corpus(held_out).choose("validation", say)
+    return corpus.choose("train", say), other
 
 
 def holds_texts(data: str) -> bool:
     """Whether `--data` names plain texts, not conversations."""
-    return Path(data).exists() and is_plain_text(data)
+    return open_corpus(data).choose("train").holds_texts()
 
 
 def open_texts(data: str, held_out: str | None, seed: int, limit: LengthLimit = IN_LETTERS) -> Sources:
     """Plain texts, cut to the limit: there are no conversations, only stories.
 
     Args:
-        data: Text file, JSONL of texts, or folder.
-        held_out: The same, to validate on; None: the first twentieth of the texts of `data`.
+        data: Text file, rows of texts, or a folder or data set of them.
+        held_out: The same, to validate on; None: the split `validation` of `data`, else the first twentieth of its texts.
         seed: Key of the draws.
         limit: Longest text; that of the model, once it is there, so that nothing is lost.
 
     Raises:
         DataError: A file is missing or wrong, holds too few texts, or holds what the other holds.
     """
-    train = import_text(data, limit=limit)
-    if held_out is None:
+    return _texts_sources(*_training_splits(data, held_out, None), seed, limit)
+
+
+def _texts_sources(split: Split, other: Split | None, seed: int, limit: LengthLimit) -> Sources:
+    train = texts_of(split, limit)
+    if other is None:
         if len(train) < 2:
-            raise DataError(f"{data} holds {len(train)} text: give at least two, one to train on and one to validate.")
+            raise DataError(f"{split.name} holds {len(train)} text: give at least two, one to train on and one to validate.")
         share = max(1, len(train) // 20)
         parts = {"train": train[share:], "validation": train[:share]}
     else:
-        check_texts_apart(data, held_out)
-        parts = {"train": train, "validation": import_text(held_out, limit=limit)}
+        check_texts_apart(split, other)
+        parts = {"train": train, "validation": texts_of(other, limit)}
     empty = rows_sources([], [], [], seed)
     return replace(empty, stories={name: cycled(part) for name, part in parts.items()}.__getitem__)
 
 
-def check_texts_apart(train: str, held_out: str) -> None:
+def check_texts_apart(train: Split, held_out: Split) -> None:
     """Refuses held-out documents that are trained on; pieces of them may be alike, a story ends as others do."""
-    known = {one_line(document) for document in read_documents(train)}
-    shared = [text for document in read_documents(held_out) if (text := one_line(document)) and text in known]
+    known = {one_line(document) for document in train.documents()}
+    shared = [text for document in held_out.documents() if (text := one_line(document)) and text in known]
     if shared:
         first = shared[0] if len(shared[0]) <= 60 else f"{shared[0][:57]}..."
-        raise DataError(f"{len(shared)} texts are in both {train} and {held_out} (first: {first!r}): part them.")
+        raise DataError(f"{len(shared)} texts are in both {train.name} and {held_out.name} (first: {first!r}): part them.")

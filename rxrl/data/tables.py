@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,16 @@ from rxrl.writing import replacing
 INTERACTION_FIELDS = ("query", "answer", "facts", "asks", "aliases", "unknown", "kind")
 
 
-def dataset_rows(name: str, subset: str | None, split: str | None) -> Iterator[tuple[str, int, Any]]:
-    """Yields (data set and split, row number, row) of a folder that `datasets` saved or can load, or of a data set on the Hub."""
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is what `save_to_disk` of `datasets` writes."""
+    return any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
+
+
+def load_splits(name: str, subset: str | None) -> dict[str, Any]:
+    """The splits of a folder that `datasets` saved or can load, or of a data set on the Hub; raises what the library raises."""
     datasets = import_module("datasets")  # takes seconds, so only where it is needed
-    try:
-        saved = Path(name, "dataset_info.json").is_file() or Path(name, "dataset_dict.json").is_file()
-        loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, subset)
-    except Exception as error:  # the library raises many kinds, down to its HTTP client's
-        raise DataError(f"{name!r} is neither a file nor a data set that can be loaded ({error}).") from error
-    parts: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {split or "all": loaded}
-    if split is not None and split not in parts:
-        raise DataError(f"The data set {name!r} has no split {split!r}; it has {', '.join(parts)}.")
-    for part in [split] if split else list(parts):
-        for number, row in enumerate(parts[part], start=1):
-            yield f"{name}:{part}", number, row
+    loaded = datasets.load_from_disk(name) if is_saved(Path(name)) else datasets.load_dataset(name, subset)
+    return dict(loaded) if isinstance(loaded, Mapping) else {str(loaded.split or "all"): loaded}
 
 
 def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

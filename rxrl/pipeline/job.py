@@ -75,7 +75,7 @@ class Pipeline:
         self.resumes = resume
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-        sources = open_sources(self.config.data, self.config.seed)
+        sources = open_sources(self.config.data, self.config.seed, self.say)
         self._check(sources)
         save_settings(self.config, self.folder / "config.yaml")
         save_settings(self.curriculum, self.folder / "curriculum.yaml")

@@ -62,11 +62,11 @@ def test_episodes_of_every_file_are_held_out(tmp_path):
 def test_imports_list_what_they_refuse(tmp_path):
     good = {"query": "a", "answer": "b", "interactions": [{"query": "c", "answer": "d"}]}
     (tmp_path / "in.jsonl").write_text(f"{json.dumps(good)}\n{{}}\n")
-    with pytest.raises(DataError, match=r"in\.jsonl, row 2: query: Field required"):
+    with pytest.raises(DataError, match=r"in\.jsonl, row 2: 'query' is missing"):
         run("import", "published", tmp_path / "in.jsonl", tmp_path / "out.parquet")
     shown = run("import", "published", tmp_path / "in.jsonl", tmp_path / "out.parquet", "--keep-valid")
     assert "rows 2, conversations 1" in shown
-    assert "row 2: query: Field required" in shown
+    assert "row 2: 'query' is missing" in shown
     assert len(read_conversations(tmp_path / "out.parquet")) == 1
 
 

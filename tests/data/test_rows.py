@@ -203,7 +203,7 @@ def test_sources_that_are_not_there_or_empty_say_so(tmp_path):
     with pytest.raises(DataError, match="There is no file"):
         read_conversations(tmp_path / "none.jsonl")
     (tmp_path / "rows.txt").write_text("hello")
-    with pytest.raises(DataError, match=r"read from \.jsonl or \.parquet"):
+    with pytest.raises(DataError, match=r"read from \.jsonl, \.json or \.parquet"):
         read_conversations(tmp_path / "rows.txt")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="no valid conversation"):
@@ -223,8 +223,10 @@ def test_a_data_set_folder_is_read_with_its_splits(tmp_path):
     saved["validation"] = saved["validation"].map(lambda each: {**each, "id": "v"})
     saved.save_to_disk(str(tmp_path / "saved"))
     assert [each.id for each in read_conversations(tmp_path / "saved", split="train")] == ["0", "1", "2"]
-    assert len(read_conversations(tmp_path / "saved")) == 4
+    assert [each.id for each in read_conversations(f"{tmp_path / 'saved'}:validation")] == ["v"]
+    with pytest.raises(DataError, match="has the splits train, validation"):
+        read_conversations(tmp_path / "saved")
     with pytest.raises(DataError, match="no split 'tset'; it has train, validation"):
         read_conversations(tmp_path / "saved", split="tset")
-    with pytest.raises(DataError, match="neither a file nor a data set"):
+    with pytest.raises(DataError, match="There is no file"):
         read_conversations(tmp_path / "nothing-here")

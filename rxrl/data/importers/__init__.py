@@ -1,9 +1,10 @@
 """Importers: public data sets and plain text to conversations and texts in the form of rxrl."""
 
 from rxrl.data.importers.babi import import_babi
+from rxrl.data.importers.chat import import_chat
 from rxrl.data.importers.common import ImportResult
 from rxrl.data.importers.fairytale import import_fairytaleqa
 from rxrl.data.importers.published import import_published
 from rxrl.data.importers.text import import_text
 
-__all__ = ["ImportResult", "import_babi", "import_fairytaleqa", "import_published", "import_text"]
+__all__ = ["ImportResult", "import_babi", "import_chat", "import_fairytaleqa", "import_published", "import_text"]

@@ -21,7 +21,7 @@ def import_published(
     Args:
         source: File, folder or name, as for `rxrl.data.rows.read_conversations`.
         subset: Configuration of a Hub data set, for example `steps-4`.
-        split: Split of a data set; without it all splits are read.
+        split: Split of a data set, where `source` names none; needed where there are several.
         limit: Longest interaction.
         keep_valid: Keep the rest where rows do not fit.
 
