@@ -11,6 +11,8 @@ import weakref
 from functools import partial
 from pathlib import Path
 
+from rxrl.reading import json_value
+
 
 def try_lock(descriptor: int) -> bool:
     """Locks an open file for this process, without waiting; False where another one holds it.
@@ -68,7 +70,7 @@ class FileLock:
 
 def _holder(descriptor: int) -> str:
     try:
-        noted = json.loads(os.pread(descriptor, 4096, 0))
+        noted = json_value(os.pread(descriptor, 4096, 0))
         pid, host = int(noted["pid"]), str(noted["host"])
     except (ValueError, KeyError, TypeError):
         return "another process"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rxrl.config import BaseConfig, dump_config
+from rxrl.reading import hash_of
 
 _FILE = re.compile(r"(?P<path>[^\n]+\.(?:py|ya?ml|jsonl?|parquet|csv|txt))(?P<name>:[\w.]+)?")
 WATCHING = frozenset({"tracking", "alarms", "checkpoint_every", "keep_checkpoints", "keep_best"})
@@ -39,7 +39,7 @@ def save_settings(config: BaseConfig, path: Path) -> None:
 def code_files(value: Any) -> dict[str, str]:
     """SHA-256 of each Python file that plain settings with absolute paths name."""
     paths = {found["path"] for text in _texts(value) if (found := _FILE.fullmatch(text)) and found["path"].endswith(".py")}
-    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sorted(paths) if _exists(Path(path), Path.is_file)}
+    return {path: hash_of(path) for path in sorted(paths) if _exists(Path(path), Path.is_file)}
 
 
 def edited_files(saved: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
