@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rxrl.errors import ModelError
 from rxrl.models.config import AttentionBackend, ModelConfig
+from rxrl.models.cuda_graph import GraphMemory
 from rxrl.models.experts import RouterStatistics
 from rxrl.models.groups import grouped_parameters, in_group
 from rxrl.models.heads import MLMHead
@@ -30,7 +31,7 @@ class ReactiveNetwork(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.graphs = config, GraphMemory()
         self.embedding = in_group("embedding", nn.Embedding(config.vocab_size, config.dim))
         self.encoder = in_group("encoder", Encoder(config))
         self.memory_attention = in_group("memory_attention", MemoryAttention(config))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from rxrl.models import ReactiveTransformer, Sampling, answer_logits, generate_steps
+from rxrl.models.cuda_graph import CudaGraph
 from rxrl.models.generation import decoding
 from rxrl.models.generation.batch import Generation
-from rxrl.models.generation.recording import Recording
 from rxrl.types import EOS, TokenBatch
 from tests.gpu.parts import GPU, awake, memory_for, placed
 from tests.models.small import generators, padded, prompts
@@ -76,28 +76,8 @@ def test_a_row_gets_the_same_answer_alone_and_padded(preset: str, sampled: bool)
         assert ids_of(answers(model, [row], sampled=sampled)) == [together[row]]
 
 
-@pytest.mark.parametrize("preset", ["pico", "micro"])
-def test_both_ways_to_go_on_from_a_prompt_agree(preset: str, monkeypatch: pytest.MonkeyPatch):
-    model = placed(talkative() if preset == "pico" else awake(preset).double())
-    made, begin = [], decoding.begin
-
-    def begun(*given: object):
-        hidden, found = begin(*given)
-        made.append(type(found).__name__)
-        return hidden, found
-
-    monkeypatch.setattr("rxrl.models.generation.batch.begin", begun)
-    monkeypatch.setattr(decoding, "_can_record", lambda *_: False)
-    folded = answers(model)
-    monkeypatch.setattr(decoding, "_can_fold", lambda *_: False)
-    plain = answers(model)
-    assert made == ["FoldedDecoding", "PlainDecoding"]
-    assert ids_of(plain) == ids_of(folded)
-    assert (plain.raw_log_probs - folded.raw_log_probs).abs().max() < 1e-9
-
-
-class Counted(Recording):
-    """Counts recordings."""
+class Counted(CudaGraph):
+    """Counts captures."""
 
     made = 0
 
@@ -107,26 +87,24 @@ class Counted(Recording):
 
 
 @pytest.fixture
-def recordings(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
+def captures(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
     Counted.made = 0
-    monkeypatch.setattr(decoding, "Recording", Counted)
+    monkeypatch.setattr(decoding, "CudaGraph", Counted)
     return Counted
 
 
-@pytest.mark.parametrize("way", ["folded", "plain", "bfloat16", "mixed precision"])
+@pytest.mark.parametrize("way", ["float64", "bfloat16", "mixed precision"])
 @pytest.mark.parametrize("preset", ["pico", "nano", "micro"])
 @pytest.mark.parametrize("free", [0, 256])
-def test_recorded_steps_give_the_same_answers(preset: str, way: str, free: int, recordings: type[Counted], monkeypatch: pytest.MonkeyPatch):
+def test_captured_steps_give_the_same_answers(preset: str, way: str, free: int, captures: type[Counted], monkeypatch: pytest.MonkeyPatch):
     dtype = {"bfloat16": torch.bfloat16, "mixed precision": torch.float32}.get(way, torch.float64)
     model = placed(talkative(dtype) if preset == "pico" else awake(preset).to(dtype))
     monkeypatch.setattr(decoding, "_FREE_ON_GPU", free)
-    if way == "plain":
-        monkeypatch.setattr(decoding, "_can_fold", lambda *_: False)
     with torch.autocast("cuda", torch.bfloat16, enabled=way == "mixed precision"):
         found = answers(model, sampled=True, columns=3)
-        assert recordings.made == 1 if free else recordings.made >= 1
+        assert captures.made == 1 if free else captures.made >= 1
         again = answers(model, sampled=True, columns=3)
-        monkeypatch.setattr(decoding, "_can_record", lambda *_: False)
+        monkeypatch.setattr(decoding, "_can_capture", lambda *_: False)
         expected = answers(model, sampled=True, columns=3)
     assert ids_of(again) == ids_of(found)
     assert torch.equal(again.raw_log_probs, found.raw_log_probs)
@@ -143,7 +121,7 @@ def test_recorded_steps_give_the_same_answers(preset: str, way: str, free: int, 
         assert gap < 0.3
 
 
-def test_recorded_steps_see_new_weights_and_new_memories(recordings: type[Counted]):
+def test_captured_steps_see_new_weights_and_new_memories(captures: type[Counted]):
     model = talkative()
     for seed in range(3):
         with torch.no_grad():
@@ -151,10 +129,10 @@ def test_recorded_steps_see_new_weights_and_new_memories(recordings: type[Counte
                 weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed), dtype=weight.dtype))
         expected, found = answers(model), answers(placed(model))
         assert ids_of(found) == ids_of(expected)
-        assert recordings.made == seed + 1
+        assert captures.made == seed + 1
 
 
-def test_streams_that_run_beside_each_other_do_not_meet(recordings: type[Counted]):
+def test_streams_that_run_beside_each_other_do_not_meet(captures: type[Counted]):
     model = placed(talkative())
     expected = ids_of(answers(model))
     stm, draws = memory_for(model, len(LENGTHS)), Sampling()
@@ -169,7 +147,7 @@ def test_streams_that_run_beside_each_other_do_not_meet(recordings: type[Counted
                 continue
             for row, token in zip(step.rows.tolist(), step.tokens.tolist(), strict=True):
                 found[index][row].append(token)
-    assert recordings.made == 4
+    assert captures.made == 4
     assert found == [expected] * 3
 
 
@@ -193,7 +171,7 @@ def test_answers_on_streams_of_their_own_do_not_meet():
         assert list(threads.map(answer, [torch.cuda.Stream() for _ in range(3)] * 4)) == [expected] * 12
 
 
-def test_recordings_leave_no_memory_behind():
+def test_graphs_leave_no_memory_behind():
     model, held = placed(awake("nano")), []
     for _ in range(12):
         answers(model)

@@ -279,7 +279,8 @@ class _Running:
         lengths = mask.sum(1)
         width = int(lengths.max())
         embedded = model.embedding(prompts.ids[rows, :width])
-        last, decoding = begin(model.decoder, embedded, mask[:, :width], stm if len(rows) == stm.shape[1] else stm[:, rows], limit)
+        read = stm if len(rows) == stm.shape[1] else stm[:, rows]
+        last, decoding = begin(model.decoder, embedded, mask[:, :width], read, limit, model.graphs)
         return cls(rows, torch.zeros_like(rows, dtype=torch.bool), 0, len(rows), last, lengths, decoding)
 
     def take(self, step: Step) -> _Computed:

@@ -1,9 +1,8 @@
 """One token a row at a time, after a prefix that is computed once: the inner loop of generation.
 
 A step touches every weight for a handful of rows, so its time is memory traffic and the cost of starting kernels. `KernelDecoding` makes
-it one call, where rxrl's kernels for CPUs are built and fit. `FoldedDecoding` has weights of its own, in which the norms are folded, and
-starts half as many kernels of torch; `PlainDecoding` runs the decoder's layers as they are, for types and backends that cannot be folded.
-On a GPU, where a step is almost nothing but starts, `RecordedDecoding` records one of those two and replays it. All give what
+it one call, where rxrl's kernels for CPUs are built and fit; elsewhere `PlainDecoding` runs the decoder's layers as they are. On a GPU,
+where a step is almost nothing but starts, `GraphDecoding` captures the plain step as a CUDA graph and replays it. All give what
 `Decoder.hidden` gives.
 """
 
@@ -14,17 +13,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rxrl.models.cuda_graph import CudaGraph, GraphMemory
 from rxrl.models.experts import FEW_ON_GPU
-from rxrl.models.generation.columns import Columns, FirstColumns, FixedColumns
-from rxrl.models.generation.folded import FoldedDecoding
-from rxrl.models.generation.recording import Recording
 from rxrl.models.kernels.decoding import KernelDecoding, can_decode
 from rxrl.models.transformer import Decoder, LayerCache, MemoryKV
 
-_WORTH_RECORDING = 16
-"""Steps from which on a recording, which takes as long as a few steps, is worth it."""
+_WORTH_CAPTURING = 16
+"""Steps from which on a capture, which takes as long as a few steps, is worth it."""
 _FREE_ON_GPU = 256
-"""Rows up to which recording a smaller step costs more than computing finished rows in a larger one."""
+"""Rows up to which capturing a smaller step costs more than computing finished rows in a larger one."""
 
 
 class Decoding(Protocol):
@@ -43,7 +40,9 @@ class Decoding(Protocol):
         ...
 
 
-def begin(decoder: Decoder, embedded: Tensor, mask: Tensor, stm: Tensor, new_tokens: int) -> tuple[Tensor, Decoding]:
+def begin(
+    decoder: Decoder, embedded: Tensor, mask: Tensor, stm: Tensor, new_tokens: int, graphs: GraphMemory | None = None
+) -> tuple[Tensor, Decoding]:
     """Computes the prefix.
 
     Args:
@@ -52,6 +51,7 @@ def begin(decoder: Decoder, embedded: Tensor, mask: Tensor, stm: Tensor, new_tok
         mask: bool `[batch, time]`, true for real tokens.
         stm: Memory, `[layers, batch, slots, dim]`.
         new_tokens: Steps that may follow.
+        graphs: Memory of CUDA graphs; None: nothing is captured.
 
     Returns:
         Last hidden states of every row's last token, `[batch, dim]`, and what goes on from there.
@@ -62,71 +62,41 @@ def begin(decoder: Decoder, embedded: Tensor, mask: Tensor, stm: Tensor, new_tok
     hidden = decoder.step(embedded, torch.arange(width, device=mask.device), memory, caches, None)
     lengths = mask.sum(1)
     last = hidden[torch.arange(batch, device=mask.device), lengths - 1]
-    if _can_fold(decoder, embedded) and can_decode(decoder, memory):
+    if can_decode(decoder, embedded, memory):
         return last, KernelDecoding(decoder, memory, caches)
-    kind = FoldedDecoding if _can_fold(decoder, embedded) else PlainDecoding
-    if _can_record(embedded, new_tokens):
-        written = torch.cat([mask, mask.new_zeros(batch, new_tokens)], dim=1)
-        return last, RecordedDecoding(kind(decoder, memory, caches, written, FixedColumns.of(caches)))
+    if graphs is not None and _can_capture(embedded, new_tokens):
+        return last, GraphDecoding(decoder, memory, caches, torch.cat([mask, mask.new_zeros(batch, new_tokens)], dim=1), graphs)
     readable = None if bool(mask.all()) else torch.cat([mask, mask.new_ones(batch, new_tokens)], dim=1)
-    return last, kind(decoder, memory, caches, readable, FirstColumns(width))
+    return last, PlainDecoding(decoder, memory, caches, readable)
 
 
-def _can_fold(decoder: Decoder, embedded: Tensor) -> bool:
-    """Narrow types normalise in float32, autocast wants narrow types, and a single token gains nothing on them."""
-    dtype = decoder.head.weight.dtype
-    wide = dtype in (torch.float32, torch.float64) and embedded.dtype == dtype
-    return wide and not torch.is_autocast_enabled(embedded.device.type)
-
-
-def _can_record(embedded: Tensor, new_tokens: int) -> bool:
+def _can_capture(embedded: Tensor, new_tokens: int) -> bool:
     """On GPUs, where nothing has to wait for the device: more tokens are sorted by expert, in numbers that the next product needs."""
-    return embedded.device.type == "cuda" and new_tokens >= _WORTH_RECORDING and len(embedded) <= FEW_ON_GPU
-
-
-class RecordedDecoding:
-    """A step of another decoding on a GPU, recorded at the second step and replayed at all others."""
-
-    def __init__(self, decoding: Decoding) -> None:
-        self._decoding, self._begun = decoding, False
-        self._replay: Recording | None = None
-
-    def step(self, embedded: Tensor, positions: Tensor) -> Tensor:
-        """As in `Decoding`."""
-        if not self._begun:
-            # What libraries set up at their first use cannot be recorded.
-            self._begun = True
-            return self._decoding.step(embedded, positions)
-        if self._replay is None:
-            self._replay = Recording(self._decoding.step, embedded, positions)
-        return self._replay(embedded, positions)
-
-    def keep(self, rows: Tensor) -> None:
-        """As in `Decoding`."""
-        self._decoding.keep(rows)
-        self._begun, self._replay = False, None
-
-    def is_free(self, rows: int) -> bool:
-        """As in `Decoding`."""
-        return rows <= _FREE_ON_GPU
+    return embedded.device.type == "cuda" and new_tokens >= _WORTH_CAPTURING and len(embedded) <= FEW_ON_GPU
 
 
 class PlainDecoding:
-    """The decoder's own step."""
+    """The decoder's own step.
 
-    def __init__(
-        self, decoder: Decoder, memory: list[MemoryKV], caches: list[LayerCache], readable: Tensor | None, columns: Columns
-    ) -> None:
-        self._decoder, self._memory, self._caches, self._readable, self._columns = decoder, memory, caches, readable, columns
+    Args:
+        decoder: The decoder.
+        memory: Keys and values of every layer's memory.
+        caches: Keys and values of every layer's prefix, with room for the steps.
+        readable: bool `[batch, columns]`, which columns of the caches may be read; None: all that are written.
+    """
+
+    def __init__(self, decoder: Decoder, memory: list[MemoryKV], caches: list[LayerCache], readable: Tensor | None) -> None:
+        self._decoder, self._memory, self._caches, self._readable = decoder, memory, caches, readable
 
     def step(self, embedded: Tensor, positions: Tensor) -> Tensor:
         """As in `Decoding`."""
-        self._columns.advance()
-        mask = None
-        if self._readable is not None:
-            self._columns.open(self._readable, True)
-            mask = self._columns.read(self._readable, 1)[:, None, None]
+        readable = self._columns()
+        mask = None if readable is None else readable[:, None, None]
         return self._decoder.step(embedded.unsqueeze(1), positions.unsqueeze(1), self._memory, self._caches, mask)[:, 0]
+
+    def _columns(self) -> Tensor | None:
+        """Which of the columns that the present step reads may be read."""
+        return None if self._readable is None else self._readable[:, : self._caches[0].used + 1]
 
     def keep(self, rows: Tensor) -> None:
         """As in `Decoding`."""
@@ -137,3 +107,56 @@ class PlainDecoding:
     def is_free(self, rows: int) -> bool:
         """As in `Decoding`."""
         return False
+
+
+class GraphDecoding(PlainDecoding):
+    """The same on a GPU, captured as a CUDA graph at the second step and replayed at all others.
+
+    So that every step is the same work, all columns of the caches are read, and the present one is a number that the device counts.
+
+    Args:
+        decoder: As in `PlainDecoding`.
+        memory: As in `PlainDecoding`.
+        caches: As in `PlainDecoding`.
+        written: bool `[batch, columns]`, true for real tokens of the prefix.
+        graphs: Memory of the graphs.
+    """
+
+    def __init__(self, decoder: Decoder, memory: list[MemoryKV], caches: list[LayerCache], written: Tensor, graphs: GraphMemory) -> None:
+        super().__init__(decoder, memory, caches, written)
+        self._graphs, self._begun = graphs, False
+        self._graph: CudaGraph | None = None
+        self._present = torch.tensor([caches[0].used - 1], device=written.device)
+        for cache in caches:
+            # What the mask hides must still be a number.
+            cache.keys[:, :, cache.used :] = 0
+            cache.values[:, :, cache.used :] = 0
+            cache.present = self._present
+
+    def step(self, embedded: Tensor, positions: Tensor) -> Tensor:
+        """As in `Decoding`."""
+        if not self._begun:
+            # What libraries set up at their first use cannot be captured.
+            self._begun = True
+            return self._next(embedded, positions)
+        if self._graph is None:
+            self._graph = CudaGraph(self._graphs, self._next, embedded, positions)
+        return self._graph(embedded, positions)
+
+    def _next(self, embedded: Tensor, positions: Tensor) -> Tensor:
+        assert self._readable is not None, "the columns that may be read are always told here"
+        self._present.add_(1)
+        self._readable.index_fill_(-1, self._present, True)
+        return super().step(embedded, positions)
+
+    def _columns(self) -> Tensor | None:
+        return self._readable
+
+    def keep(self, rows: Tensor) -> None:
+        """As in `Decoding`."""
+        super().keep(rows)
+        self._begun, self._graph = False, None
+
+    def is_free(self, rows: int) -> bool:
+        """As in `Decoding`."""
+        return rows <= _FREE_ON_GPU

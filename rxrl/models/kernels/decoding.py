@@ -54,8 +54,8 @@ class _Arguments(ctypes.Structure):
     )
 
 
-def can_decode(decoder: Decoder, memory: Sequence[MemoryKV]) -> bool:
-    """Whether the kernel is there and made for this decoder, with `memory` as keys and values."""
+def can_decode(decoder: Decoder, embedded: Tensor, memory: Sequence[MemoryKV]) -> bool:
+    """Whether the kernel is there and made for this decoder, with tokens like `embedded` and with `memory` as keys and values."""
     config = decoder.config
     mixed = config.decoder.experts > 1
     return (
@@ -65,7 +65,8 @@ def can_decode(decoder: Decoder, memory: Sequence[MemoryKV]) -> bool:
         and config.dim % _TILE == 0
         and config.decoder.ff_dim % HEAD_DIM == 0
         and not (mixed and (config.decoder.shared_experts or config.decoder.expert_biases == "global"))
-        and fits(decoder.head.weight, *(each for pair in memory for each in pair))
+        and not torch.is_autocast_enabled("cpu")
+        and fits(embedded, decoder.head.weight, *(each for pair in memory for each in pair))
     )
 
 
@@ -136,7 +137,11 @@ class KernelDecoding:
 
 
 def _weights(layer: DecoderLayer) -> dict[str, Tensor]:
-    """Weights of a layer as a single token needs them, with what can be folded into others, as in `rxrl.models.generation.folded`."""
+    """Weights of a layer as a single token needs them.
+
+    `rms(x) W = x (sqrt(dim) w W) / sqrt(|x|^2 + dim eps)`: the weights of norms and the scale of scores are folded into the projections,
+    and what is left of a norm is one division of their (smaller) results.
+    """
     own, cross, feed_forward = layer.attention, layer.memory_cross_attention, layer.ff
     root = own.qkv_proj.weight.shape[1] ** 0.5
     heads = own.qkv_proj.weight * (layer.norm1.weight * root)

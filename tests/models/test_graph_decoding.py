@@ -1,4 +1,4 @@
-"""Steps that are recorded once and replayed: what a GPU does, with a stand-in for the recording itself, which needs a GPU."""
+"""Steps that are captured once and replayed: what a GPU does, with a stand-in for the CUDA graph itself, which needs a GPU."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rxrl.models import ModelConfig
+from rxrl.models.cuda_graph import GraphMemory
 from rxrl.models.generation import decoding
 from rxrl.types import TokenBatch
 from tests.models.small import config, configs, generators, memory_of, model_of, padded, prompts
@@ -21,7 +22,7 @@ class Rerun:
 
     made = 0
 
-    def __init__(self, work: Callable[..., Tensor], *inputs: Tensor) -> None:
+    def __init__(self, memory: GraphMemory, work: Callable[..., Tensor], *inputs: Tensor) -> None:
         type(self).made += 1
         self._work, self._inputs, self._output = work, [torch.full_like(each, 0) for each in inputs], torch.empty_like(inputs[0])
 
@@ -33,12 +34,12 @@ class Rerun:
 
 
 @pytest.fixture
-def recording(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def captures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     Rerun.made = 0
-    monkeypatch.setattr(decoding, "Recording", Rerun)
-    monkeypatch.setattr(decoding, "_can_record", lambda *_: True)
+    monkeypatch.setattr(decoding, "CudaGraph", Rerun)
+    monkeypatch.setattr(decoding, "_can_capture", lambda *_: True)
     yield
-    assert Rerun.made, "nothing was recorded"
+    assert Rerun.made, "nothing was captured"
 
 
 def answers(model, batch, stm, draws, **options):
@@ -46,14 +47,12 @@ def answers(model, batch, stm, draws, **options):
     return TokenBatch(found.ids, found.mask).rows(), found
 
 
-@pytest.mark.parametrize("folds", [True, False])
 @pytest.mark.parametrize("free", [0, 256])
 @given(shape=configs(), lengths=st.lists(st.integers(0, 9), min_size=2, max_size=6), seed=st.integers(0, 99), columns=st.integers(0, 3))
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_recorded_steps_give_the_same_answers(
-    recording: None,
+def test_captured_steps_give_the_same_answers(
+    captures: None,
     monkeypatch: pytest.MonkeyPatch,
-    folds: bool,
     free: int,
     shape: ModelConfig,
     lengths: list[int],
@@ -63,12 +62,10 @@ def test_recorded_steps_give_the_same_answers(
     model = model_of(shape, seed=seed, ends=1.0)
     stm, batch = memory_of(model, len(lengths), seed), padded(prompts(lengths, seed), columns)
     with monkeypatch.context() as plain:
-        plain.setattr(decoding, "_can_record", lambda *_: False)
+        plain.setattr(decoding, "_can_capture", lambda *_: False)
         expected, whole = answers(model, batch, stm, generators(len(lengths), seed), temperature=1.3)
     with monkeypatch.context() as changed:
         changed.setattr(decoding, "_FREE_ON_GPU", free)
-        if not folds:
-            changed.setattr(decoding, "_can_fold", lambda *_: False)
         ids, found = answers(model, batch, stm, generators(len(lengths), seed), temperature=1.3)
     assert ids == expected
     torch.testing.assert_close(found.raw_log_probs, whole.raw_log_probs, atol=1e-10, rtol=0)
@@ -76,7 +73,7 @@ def test_recorded_steps_give_the_same_answers(
 
 
 @pytest.mark.parametrize("free", [0, 256])
-def test_rows_are_dropped_only_where_they_cost_something(recording: None, monkeypatch: pytest.MonkeyPatch, free: int):
+def test_rows_are_dropped_only_where_they_cost_something(captures: None, monkeypatch: pytest.MonkeyPatch, free: int):
     monkeypatch.setattr(decoding, "_FREE_ON_GPU", free)
     model = model_of(config(max_length=96), seed=3, ends=0.6)
     found = model.generate(prompts([2] * 40), memory_of(model, 40), max_new_tokens=60, generators=generators(40))
