@@ -5,7 +5,7 @@
 
 from rxrl.envs.backends import NoMemory, SwappedMemory, TranscriptMemory, Transcripts
 from rxrl.envs.batch import token_batch
-from rxrl.envs.checks import has_references, scenario_values
+from rxrl.envs.checks import has_references, is_scenario, scenario_values
 from rxrl.envs.conversation import ConversationEnv, ConversationTokensEnv
 from rxrl.envs.episode import Continuation
 from rxrl.envs.live import Live, unwrap
@@ -27,6 +27,7 @@ __all__ = [
     "Transcripts",
     "UnicodeText",
     "has_references",
+    "is_scenario",
     "scenario_values",
     "token_batch",
     "unwrap",

@@ -50,8 +50,8 @@ def check_references(scenarios: Sequence[Scenario], *, forcing: float, reward: R
         return
     if forcing:
         raise ConfigError(f"teacher_forcing writes reference answers, and scenario {without.id!r} has none: leave it out.")
-    if needing := getattr(reward, "needs_reference", None):
-        name = needing if isinstance(needing, str) else type(reward).__name__
+    if getattr(reward, "needs_reference", False):
+        name = getattr(reward, "name", type(reward).__name__)
         raise ConfigError(f"The reward {name!r} compares with reference answers, and scenario {without.id!r} has none: use 'outcome'.")
 
 

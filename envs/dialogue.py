@@ -35,8 +35,8 @@ class CheckedDialogue:
         try:
             first = self._dialogue.first
         except Exception as error:
-            raise self._failed(0, "failed to give its first interaction", error, ()) from error
-        self.first = self._spoken(0, first, ())
+            raise self._failed(0, "failed to give its first interaction", error) from error
+        self.first = self._spoken(0, first)
 
     def say(self, heard: Sequence[Turn], tracker: FactTracker) -> Spoken | None:
         """What the user says after `heard`; None ends the conversation.
@@ -53,15 +53,15 @@ class CheckedDialogue:
         if self._scripted:
             return None if said is None else self._speech.of(self.scenario, turn, said)
         if derive_seed("say twice", self.seed, self.scenario.id, turn) % CHECKED == 0 and self._ask(self._begin(), turn, heard) != said:
-            raise self._broke(turn, "said something else when it was asked again with the same seed and turns", heard)
+            raise self._broke(turn, "said something else when it was asked again with the same seed and turns")
         if said is None:
             return None
-        spoken = self._spoken(turn, said, heard)
+        spoken = self._spoken(turn, said)
         if missing := [key for key in said.asks or () if not said.unknown and not tracker.told(key)]:
-            raise self._broke(turn, f"asks for {missing[0]!r}, which no interaction before has told (and `unknown` is not set)", heard)
+            raise self._broke(turn, f"asks for {missing[0]!r}, which no interaction before has told (and `unknown` is not set)")
         return spoken
 
-    def judge(self, turn: Turn, heard: Sequence[Turn]) -> Turn:
+    def judge(self, turn: Turn) -> Turn:
         """The turn with its outcome.
 
         Raises:
@@ -72,7 +72,7 @@ class CheckedDialogue:
         try:
             outcome = self._dialogue.judge(turn)
         except Exception as error:
-            raise self._failed(turn.index, "failed to judge an answer", error, (*heard, turn)) from error
+            raise self._failed(turn.index, "failed to judge an answer", error) from error
         if outcome is None:
             return turn
         try:
@@ -84,34 +84,27 @@ class CheckedDialogue:
         try:
             return self.scenario.begin(self.seed)
         except Exception as error:
-            raise self._failed(0, "failed to begin", error, ()) from error
+            raise self._failed(0, "failed to begin", error) from error
 
     def _ask(self, dialogue: Dialogue, turn: int, heard: Sequence[Turn]) -> Interaction | None:
         try:
             return dialogue.say(heard)
         except Exception as error:
-            raise self._failed(turn, "failed to say something", error, heard) from error
+            raise self._failed(turn, "failed to say something", error) from error
 
-    def _spoken(self, turn: int, said: Interaction, heard: Sequence[Turn]) -> Spoken:
+    def _spoken(self, turn: int, said: Interaction) -> Spoken:
         if not isinstance(said, Interaction):
-            raise self._broke(turn, f"must say an rxrl.types.Interaction or None, but gave {type(said).__name__}", heard)
+            raise self._broke(turn, f"must say an rxrl.types.Interaction or None, but gave {type(said).__name__}")
         if not self._scripted:
             if not isinstance(said.query, str) or not said.query.strip():
-                raise self._broke(turn, f"must say a text, but its query is {said.query!r}", heard)
+                raise self._broke(turn, f"must say a text, but its query is {said.query!r}")
             if tokens := self._speech.too_long(turn, said):
-                raise self._broke(turn, f"says a query of {tokens} tokens, but at most {self._speech.limits.query} fit", heard)
+                raise self._broke(turn, f"says a query of {tokens} tokens, but at most {self._speech.limits.query} fit")
         return self._speech.of(self.scenario, turn, said)
 
-    def _failed(self, turn: int, what: str, error: Exception, turns: Sequence[Turn]) -> ScenarioError:
-        if isinstance(error, RxrlError):
-            return self._error(f"Scenario {self.scenario.id!r} {what} at turn {turn}: {error}", turns)
-        return self._error(f"Scenario {self.scenario.id!r} {what} at turn {turn}: {reason(error)}", turns)
+    def _failed(self, turn: int, what: str, error: Exception) -> ScenarioError:
+        why = str(error) if isinstance(error, RxrlError) else reason(error)
+        return ScenarioError(f"Scenario {self.scenario.id!r} {what} at turn {turn}: {why}")
 
-    def _broke(self, turn: int, what: str, turns: Sequence[Turn]) -> ScenarioError:
-        return self._error(f"Scenario {self.scenario.id!r}, turn {turn}: it {what}.", turns)
-
-    @staticmethod
-    def _error(message: str, turns: Sequence[Turn]) -> ScenarioError:
-        error = ScenarioError(message)
-        error.turns = tuple(turns)
-        return error
+    def _broke(self, turn: int, what: str) -> ScenarioError:
+        return ScenarioError(f"Scenario {self.scenario.id!r}, turn {turn}: it {what}.")

@@ -149,12 +149,12 @@ class Episode:
             extra=spoken.extra,
             history=tuple(self.saved),
         )
-        return self._dialogue.judge(turn, self.heard)
+        return self._dialogue.judge(turn)
 
     def answered_with(self, turn: Turn, answer_ids: Sequence[int], text: str) -> Turn:
         """A turn of this episode as if it had been answered otherwise, for controls."""
         ids = tuple(token for token in answer_ids if token not in _MARKERS)
-        return self._dialogue.judge(replace(turn, answer=text, answer_ids=ids, outcome=None), self.heard)
+        return self._dialogue.judge(replace(turn, answer=text, answer_ids=ids, outcome=None))
 
     def advance(self, written_ids: Sequence[int], text: str, *, write_last: bool) -> list[int] | None:
         """Ends the turn that was just scored: writes it, unless it was the last, and lets the user speak.

@@ -46,7 +46,7 @@ def score_line(turn: Turn, score: Score) -> Line:
     """The reward of a turn with its terms, and the right answer where another one was given."""
     parts = ["not scored" if score.value is None else f"reward {score.value:.1f}"]
     parts += [f"{name} {'-' if value is None else f'{value:.1f}'}" for name, value in score.terms.items()]
-    if not turn.asking:
+    if not turn.asking and (turn.asks_known or turn.reference):
         parts.append("asks for nothing")
     elif turn.distance is not None:
         parts.append(f"distance {turn.distance}")

@@ -38,7 +38,7 @@ from rxrl.envs.live import Live, LiveSpec, unwrap
 from rxrl.envs.render import Line, text_of, transcript_lines
 from rxrl.envs.spaces import box_of_ids
 from rxrl.envs.speech import SHORTEST_INTERACTION, Limits, Speech
-from rxrl.errors import EpisodeError, RewardError, unknown_name
+from rxrl.errors import EpisodeError, RewardError, ScenarioError, unknown_name
 from rxrl.facts import Asked
 from rxrl.scoring import score_turns
 from rxrl.types import EOS, PROMPT_MARKERS, MemoryBackend, RewardFunction, Scenario, Score, TextCodec, TokenBatch, Turn
@@ -268,13 +268,18 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         Raises:
             EpisodeError: Before the first reset, or where the action has a wrong shape.
             RewardError: The reward failed.
+            ScenarioError: A scenario failed; `turns` of the error holds those of this step.
         """
         if not self._begun:
             raise EpisodeError("The environment was stepped before it was reset: call reset() first.")
         answers = [ids[: self.limits.answer] for ids in answer_rows(actions, self.num_envs)]
         turns = self._turns(answers)
         scores = self._scores(turns)
-        terminated, truncated, written = self._advance(answers, turns)
+        try:
+            terminated, truncated, written = self._advance(answers, turns)
+        except ScenarioError as error:
+            error.turns = tuple(turn for turn in turns if turn is not None)
+            raise
         info = info_arrays(self._episodes, turns, scores, written)
         rewards = np.array([0.0 if score is None or score.value is None else score.value for score in scores])
         ended = np.array([turn is not None for turn in turns]) & (terminated | truncated)

@@ -61,6 +61,7 @@ class Classic(Options):
     """
 
     name: ClassVar[str] = "classic"
+    needs_reference: ClassVar[bool] = True
 
     parts: Parts = Field(Parts(), description="Weights of BLEU, cosine and length.")
     topic_change_parts: Parts = Field(Parts(bleu=0.45, cosine=0.45, length=0.1), description="The same on the turn that changes the topic.")

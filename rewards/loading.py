@@ -25,6 +25,7 @@ from rxrl.rewards.classic import Classic
 from rxrl.rewards.embedding import HashedEmbedding
 from rxrl.rewards.judge import Judge
 from rxrl.rewards.limits import TimeLimited
+from rxrl.rewards.outcome import Outcome
 from rxrl.rewards.retention import Retention
 from rxrl.rewards.similarity import Cosine, Semantic
 from rxrl.rewards.simple import Bleu, Exact, Format, Length, Repetition, TokenF1
@@ -37,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 BUILT_IN: Mapping[str, Callable[..., RewardFunction]] = {
     reward.name: reward
-    for reward in (Retention, Classic, Bleu, Cosine, Semantic, Exact, TokenF1, Length, Repetition, Format, Judge, FromTRL)
+    for reward in (Retention, Outcome, Classic, Bleu, Cosine, Semantic, Exact, TokenF1, Length, Repetition, Format, Judge, FromTRL)
 }
 REWARDS = Registry("reward", "rewards", BUILT_IN)
 """Rewards by name: classes, functions or objects, before options are bound to them."""

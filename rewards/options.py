@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +14,9 @@ class Options(BaseModel):
     """Base of a reward's options: read-only, unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    needs_reference: ClassVar[bool] = False
+    """Whether it compares with reference answers, so that scenarios without them refuse it before anything runs."""
 
 
 def ten(value: float) -> float:

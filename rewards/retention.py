@@ -46,6 +46,9 @@ class Retention(BaseModel):
 
     def _score(self, turn: Turn) -> Score:
         shape = form(turn)
+        if not turn.asks_known and not turn.reference:
+            # A scenario that names neither facts nor a reference: whether this turn asks for anything is not known.
+            return Score(None, {"held": None, "form": 10 * shape, "gate": None})
         if not turn.asking:
             return Score(10 * shape, {"held": None, "form": 10 * shape, "gate": None})
         share, names = _held_and_named(turn)

@@ -52,6 +52,7 @@ class Cosine(_Similarity):
     """
 
     name: ClassVar[str] = "cosine"
+    needs_reference: ClassVar[bool] = True
 
     embed: Any = Field(default_factory=HashedEmbedding, exclude=True, description="Mean token embeddings: rows of ids -> [batch, dim].")
 
@@ -82,6 +83,7 @@ class Semantic(_Similarity):
     """
 
     name: ClassVar[str] = "semantic"
+    needs_reference: ClassVar[bool] = True
 
     model: str = Field(BUNDLED_MODEL, description="A model of sentence-transformers: the bundled one, a folder, or a name on the Hub.")
     device: str = Field("cpu", description="Device that the model runs on.")

@@ -32,6 +32,7 @@ class Exact(Options):
     """10 where the answer is, word by word, a right answer (reference, alias, or the one value asked for), else 0."""
 
     name: ClassVar[str] = "exact"
+    needs_reference: ClassVar[bool] = True
 
     def __call__(self, turns: Sequence[Turn]) -> list[Score]:
         """One score for each turn."""
@@ -42,6 +43,7 @@ class TokenF1(Options):
     """10 * F1 between the words of the answer and those of the reference, repetitions counted; the best alias counts."""
 
     name: ClassVar[str] = "token_f1"
+    needs_reference: ClassVar[bool] = True
 
     def __call__(self, turns: Sequence[Turn]) -> list[Score]:
         """One score for each turn."""
@@ -58,6 +60,7 @@ class Bleu(Options):
     """10 * BLEU against the reference; None where the turn has no reference."""
 
     name: ClassVar[str] = "bleu"
+    needs_reference: ClassVar[bool] = True
 
     level: Literal["tokens", "text"] = Field("tokens", description="Token ids, or text through sacrebleu (extra `bleu`).")
     ngram_weights: tuple[float, ...] = Field(WEIGHTS, min_length=1, max_length=4, description="Tokens: weights of 1-grams to 4-grams.")
@@ -97,6 +100,7 @@ class Length(Options):
     """10 * the length of the answer over that of the reference (or the other way round where it is longer), in tokens."""
 
     name: ClassVar[str] = "length"
+    needs_reference: ClassVar[bool] = True
 
     def __call__(self, turns: Sequence[Turn]) -> list[Score]:
         """One score for each turn."""

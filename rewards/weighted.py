@@ -32,6 +32,7 @@ class Weighted:
             raise ConfigError(f"At least one reward needs a weight above 0, got {weights}.")
         self.terms = dict(terms)
         self.name = "+".join(self.terms)
+        self.needs_reference = any(getattr(reward, "needs_reference", False) for _, reward in self.terms.values())
 
     def __call__(self, turns: Sequence[Turn]) -> list[Score]:
         """One score for each turn; each reward is a term, its own terms follow as `name.term`."""

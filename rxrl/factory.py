@@ -13,13 +13,26 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from rxrl.data.corpora import Say
 from rxrl.data.rows import read_conversations, to_conversation
+from rxrl.data.splits import Sources, interaction_texts, open_data
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.endpoint import ChatEndpoint
-from rxrl.envs import MEMORIES, ConversationEnv, ConversationTokensEnv, ConversationVectorEnv, TranscriptMemory, unwrap
+from rxrl.envs import (
+    MEMORIES,
+    ConversationEnv,
+    ConversationTokensEnv,
+    ConversationVectorEnv,
+    TranscriptMemory,
+    has_references,
+    is_scenario,
+    scenario_values,
+    scenarios,
+    unwrap,
+)
 from rxrl.envs.conversation import OneRowEnv
+from rxrl.envs.scenarios import Game
 from rxrl.errors import CheckpointError, ConfigError, DataError, RxrlError, unknown_name
-from rxrl.facts import attribute_values
 from rxrl.models import ReactiveTransformer
 from rxrl.models.files import CONFIG_FILE
 from rxrl.models.interop.hub import local_folder
@@ -27,12 +40,21 @@ from rxrl.policies import POLICIES, EndpointPolicy, HuggingFacePolicy, ModelPoli
 from rxrl.reading import OBJECT, read_json
 from rxrl.registry import called
 from rxrl.rewards import load_reward, mean_embeddings
-from rxrl.types import ANSWER_TOKENS, Conversation, MemoryBackend, Policy, RewardFunction, TextCodec, longest_query
+from rxrl.types import ANSWER_TOKENS, Conversation, MemoryBackend, Policy, RewardFunction, Scenario, TextCodec, longest_query
 
+DEFAULT_REWARD = "retention"
+"""Reward of conversations; that of scenarios without reference answers is "outcome"."""
 DEFAULT_VOCABULARY = 512
 """Tokens of a tokenizer that is trained here because nobody gave one."""
 EVALUATION_ROWS = 100
 """Most conversations that an evaluation plays at once."""
+SCENARIO = "scenario:"
+"""Begins the name of scenarios where conversations are named."""
+SCENARIO_STEPS, SCENARIO_COUNT = 12, 1000
+"""Turns of scenarios, and how many an environment draws from, where nothing else is said."""
+STORY_STEPS = 4
+"""Turns of the supervised start whose texts serve for pre-training."""
+_SCENARIO_OPTIONS = ("level", "steps", "split", "seed", "count")
 KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable with the key of chat endpoints."""
 
@@ -87,11 +109,12 @@ def make_env(conversations: Any = None, **options: Any) -> ConversationEnv:
     """Makes the environment that `gymnasium.make("rxrl/Conversation-v0", ...)` gives: queries and answers are texts.
 
     Args:
-        conversations: A path or Hub name, or a list of rows or `Conversation`s.
+        conversations: A path or Hub name, a list of rows, `Conversation`s or other scenarios, or "scenario:NAME" (see
+            `load_scenarios`, whose arguments are then options too).
         options: `memory`: what holds the conversation: None or "none", "transcript", "transcript:4" (the last four interactions),
             the path of a checkpoint, "package.module:name" or "path/file.py:name", a `MemoryBackend` or a `ReactiveTransformer`.
             `reward`: a name, a mapping, "package.module:function", "path/file.py:function" or a function
-            (`rxrl.rewards.load_reward`); "retention" where it is left out.
+            (`rxrl.rewards.load_reward`); where it is left out "retention", or "outcome" where scenarios have no references.
             `tokenizer`: a `TextCodec` or the path of a trained one; without it the checkpoint's, and where there is none, one
             that is trained on the conversations.
             Everything else that `ConversationEnv` takes; token limits follow the model where there is one.
@@ -159,10 +182,10 @@ def make_play(
 def model_play(
     model: ReactiveTransformer,
     tokenizer: TextCodec,
-    conversations: Sequence[Conversation],
+    conversations: Sequence[Scenario],
     *,
     reward: RewardFunction,
-    known: Sequence[Conversation] = (),
+    known: Sequence[Scenario] = (),
     **options: Any,
 ) -> Play:
     """A model that is to be evaluated, and its environment: as many rows as there are conversations, up to `EVALUATION_ROWS`.
@@ -176,7 +199,7 @@ def model_play(
         options: As in `build_env`.
     """
     rows = min(EVALUATION_ROWS, len(conversations))
-    values = attribute_values(known)
+    values = scenario_values(known)
     envs: ConversationVectorEnv = build_env(
         conversations, memory=model.eval(), reward=reward, codec=tokenizer, known_values=values, num_envs=rows, **options
     )
@@ -210,20 +233,21 @@ class TokenEmbeddings:
 
 
 def _made(
-    kind: Callable[..., E], conversations: Any, *, memory: Any = None, reward: Any = "retention", tokenizer: Any = None, **options: Any
+    kind: Callable[..., E], conversations: Any, *, memory: Any = None, reward: Any = None, tokenizer: Any = None, **options: Any
 ) -> E:
+    given = {name: options.pop(name) for name in _SCENARIO_OPTIONS if name in options}
     if unknown := [name for name in options if name not in _options_of(kind)]:
         raise ConfigError(unknown_name("option of the environment", unknown[0], [*_HANDED, *_options_of(kind)]))
-    rows = _conversations(unwrap(conversations))
+    rows = _playable(unwrap(conversations), given)
     backend, model, own_tokenizer = _memory(unwrap(memory))
     codec = _codec(unwrap(tokenizer), own_tokenizer, model, rows)
     handed_in: dict[str, Any] = {} if model is None else {"embed": TokenEmbeddings(model)}
-    function = load_reward(unwrap(reward), **handed_in)
+    function = load_reward(unwrap(reward) or (DEFAULT_REWARD if all(map(has_references, rows)) else "outcome"), **handed_in)
     return build_env(rows, memory=backend, reward=function, codec=codec, kind=kind, **options)
 
 
 def build_env(
-    conversations: Sequence[Conversation],
+    conversations: Sequence[Scenario],
     *,
     memory: MemoryBackend | ReactiveTransformer | None,
     reward: RewardFunction,
@@ -251,7 +275,7 @@ def build_env(
     behind = getattr(memory, "model", None)
     chosen: dict[str, Any] = token_limits(behind.config.max_length) if isinstance(behind, ReactiveTransformer) else {}
     if known_values is not None:
-        own = attribute_values(conversations)
+        own = scenario_values(conversations)
         chosen["values"] = {name: tuple(sorted({*known_values.get(name, ()), *own.get(name, ())})) for name in {*known_values, *own}}
     given = {"memory": memory, "reward": reward, "codec": codec, **chosen, **options}
     if kind in _OURS:
@@ -277,6 +301,74 @@ def _options_of(kind: Callable[..., Any]) -> list[str]:
     names = [name for each in (kind, OneRowEnv, ConversationVectorEnv) for name in inspect.signature(each).parameters]
     single = kind is not ConversationVectorEnv
     return [name for name in dict.fromkeys(names) if name not in {"options", "codec", *_HANDED, *(["num_envs"] * single)}]
+
+
+def load_scenarios(
+    name: str, *, level: int | None = None, steps: int | None = None, split: str = "train", seed: int = 0, count: int = SCENARIO_COUNT
+) -> list[Game[Any]]:
+    """Scenarios by name.
+
+    Args:
+        name: "scenario:" and what `rxrl.envs.scenarios.load` takes.
+        level: 1, 2 or 3; None: 1.
+        steps: Turns; None: 12.
+        split: `train`, `validation` or `test`.
+        seed: Seed of the supply.
+        count: How many.
+
+    Raises:
+        ConfigError: Nothing has that name, or an argument makes no sense.
+    """
+    source = scenarios.load(name.removeprefix(SCENARIO), level=level or 1, split=split, seed=seed)
+    return source.take(steps=steps or SCENARIO_STEPS, count=count)
+
+
+def open_named(
+    data: str | None, held_out: str | None, level: int | None, seed: int, *, texts: bool = False, say: Say | None = None
+) -> Sources:
+    """What a stage or a training learns from: as `rxrl.data.splits.open_data`, and scenarios by name ("scenario:NAME").
+
+    Raises:
+        RxrlError: Something is missing or wrong, or the options contradict each other.
+    """
+    if data is None or not data.startswith(SCENARIO):
+        return open_data(data, held_out, level, seed, texts=texts, say=say)
+    if held_out is not None:
+        raise ConfigError(f"--held-out goes with files: {data} has a validation split of its own.")
+    return scenario_sources(data, level=level, seed=seed)
+
+
+def scenario_sources(name: str, *, level: int | None = None, seed: int = 0, steps: int | None = None, test: int = 1) -> Sources:
+    """Scenarios to play, and their supervised start to begin with.
+
+    Args:
+        name: "scenario:" and what `rxrl.envs.scenarios.load` takes.
+        level: 1, 2 or 3; None: 1.
+        seed: Seed of the supply.
+        steps: Turns of the test scenarios; None: 12.
+        test: Test scenarios.
+
+    Raises:
+        ConfigError: Nothing has that name, or an argument makes no sense.
+    """
+    kind = name.removeprefix(SCENARIO)
+    train, validation = (scenarios.load(kind, level=level or 1, split=split, seed=seed) for split in ("train", "validation"))
+    lessons = {"train": scenarios.SupervisedSource(train), "validation": scenarios.SupervisedSource(validation)}
+
+    def stories(split: str) -> Callable[[int, int], Sequence[str]]:
+        return lambda start, count: interaction_texts(lessons[split].take(steps=STORY_STEPS, start=start, count=count))[:count]
+
+    chosen = load_scenarios(name, level=level, steps=steps, split="test", seed=seed, count=test)
+    return Sources(lessons["train"], lessons["validation"], chosen, stories, (train, validation))
+
+
+def _playable(given: Any, options: Mapping[str, Any]) -> Sequence[Scenario]:
+    if isinstance(given, str) and given.startswith(SCENARIO):
+        return load_scenarios(given, **options)
+    if options:
+        raise ConfigError(f"{', '.join(options)} are options of scenarios: give conversations='{SCENARIO}NAME', or leave them out.")
+    reacting = isinstance(given, Sequence) and any(is_scenario(each) and not isinstance(each, Conversation) for each in given)
+    return given if reacting else _conversations(given)
 
 
 def _conversations(given: Any) -> list[Conversation]:
@@ -326,7 +418,7 @@ def _named_memory(name: str | Path) -> tuple[Any, Tokenizer | None]:
     return load_checkpoint(text)
 
 
-def _codec(given: Any, own: Tokenizer | None, model: ReactiveTransformer | None, conversations: Sequence[Conversation]) -> TextCodec:
+def _codec(given: Any, own: Tokenizer | None, model: ReactiveTransformer | None, conversations: Sequence[Scenario]) -> TextCodec:
     if isinstance(given, (str, Path)):
         given = Tokenizer.load(given)
     codec: TextCodec = given if given is not None else own if own is not None else _trained(model, conversations)
@@ -340,11 +432,11 @@ def _codec(given: Any, own: Tokenizer | None, model: ReactiveTransformer | None,
     return codec
 
 
-def _trained(model: ReactiveTransformer | None, conversations: Sequence[Conversation]) -> Tokenizer:
+def _trained(model: ReactiveTransformer | None, conversations: Sequence[Scenario]) -> Tokenizer:
     if model is not None:
         _note_missing_tokenizer()
     size = DEFAULT_VOCABULARY if model is None else model.config.vocab_size
-    return Tokenizer.train([text for each in conversations for turn in each.interactions for text in (turn.query, turn.answer)], size)
+    return Tokenizer.train([text for each in conversations for text in scenarios.texts_of(each)], size)
 
 
 @cache
@@ -398,6 +490,9 @@ def _text_player(name: str, device: torch.device | str, own: dict[str, Any]) -> 
 def _named_player(name: str, envs: ConversationVectorEnv) -> Policy:
     """A player of the registry, called with the codec; the oracle looks at the environment itself, and the parrot needs nothing."""
     make = POLICIES.find(name)
+    without = next((each for each in envs.conversations if not has_references(each)), None) if make is Oracle else None
+    if without is not None:
+        raise ConfigError(f"The oracle answers with references, and scenario {without.id!r} has none: choose another policy.")
     arguments = (envs,) if make is Oracle else () if make is Parrot else (envs.codec,)
     policy = called("policy", name, "the codec", make, *arguments)
     if not callable(getattr(policy, "act", None)):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 def derive_seed(*key: int | str) -> int:
@@ -16,3 +20,35 @@ def derive_seed(*key: int | str) -> int:
 def generator(*key: int | str) -> torch.Generator:
     """Returns a CPU generator seeded with `derive_seed(*key)`; draw on the CPU, then move the values to the device."""
     return torch.Generator().manual_seed(derive_seed(*key))
+
+
+class Draws:
+    """Draws that depend on a key and on how many came before, and on nothing else.
+
+    Args:
+        key: What the draws are for, for example `(seed, scenario, turn)`.
+    """
+
+    def __init__(self, *key: int | str) -> None:
+        self._key, self._count = key, 0
+
+    def below(self, limit: int) -> int:
+        """A whole number from 0 to `limit - 1`."""
+        self._count += 1
+        return derive_seed(*self._key, self._count) % limit
+
+    def chance(self, probability: float) -> bool:
+        """True with this probability."""
+        return self.below(2**31) < probability * 2**31
+
+    def choice(self, values: Sequence[T]) -> T:
+        """One of the values."""
+        return values[self.below(len(values))]
+
+    def shuffled(self, values: Iterable[T]) -> list[T]:
+        """The values in a drawn order."""
+        found = list(values)
+        for last in range(len(found) - 1, 0, -1):
+            other = self.below(last + 1)
+            found[last], found[other] = found[other], found[last]
+        return found

@@ -24,7 +24,7 @@ from rxrl.types import Score
 from tests.rewards import table
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("rewards.md", "environment.md")
+PAGES = ("rewards.md", "environment.md", "scenarios.md")
 
 
 class Block(NamedTuple):
@@ -77,7 +77,7 @@ def run(*arguments: str) -> str:
 
 @pytest.mark.parametrize("block", SNIPPETS, ids=lambda block: f"{block.page}-{block.number}")
 def test_snippets_run_as_written(block: Block, folder: Path) -> None:
-    exec(compile(block.text, f"{block.page}, block {block.number}", "exec"), {"__name__": "snippet"})
+    exec(compile(block.text, f"{block.page}, block {block.number}", "exec", dont_inherit=True), {"__name__": "snippet"})
 
 
 def test_the_pages_have_what_their_readers_come_for() -> None:
@@ -90,7 +90,7 @@ def test_snippets_print_what_the_text_says(folder: Path, capsys: pytest.CaptureF
     printed = {}
     for block in SNIPPETS:
         if block.page == "rewards.md" and "print" in block.text:
-            exec(compile(block.text, block.page, "exec"), {"__name__": "snippet"})
+            exec(compile(block.text, block.page, "exec", dont_inherit=True), {"__name__": "snippet"})
             printed[block.text] = capsys.readouterr().out
     several, checked, here, there = printed.values()
     assert several.startswith("10.0 {'retention': 10.0, 'repetition': 10.0, 'classic': ")
@@ -112,6 +112,12 @@ def test_commands_of_the_rewards_page_run(folder: Path) -> None:
         run(*line.split())
     [rescore] = [line for block in BLOCKS for line in block.text.splitlines() if line.startswith("rxrl rescore")]
     assert "rescored.jsonl" in run(*rescore.split()[1:])
+
+
+def test_commands_of_the_scenarios_page_run(folder: Path) -> None:
+    for line in ("scenarios list", "scenarios show preferences", "scenarios check preferences", "scenarios check coin.py:Coin"):
+        assert f"rxrl {line}\n" in "".join(block.text for block in BLOCKS if block.page == "scenarios.md")
+        run(*line.split())
 
 
 @pytest.mark.slow

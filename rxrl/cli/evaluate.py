@@ -19,13 +19,13 @@ from rxrl.data.sources import RowsSource
 from rxrl.data.splits import DEFAULT_STEPS
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError
-from rxrl.evaluation import CONTROLS, Evaluation
+from rxrl.evaluation import CONTROLS, WHOLE_CONTROLS, Evaluation
 from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
-from rxrl.factory import TokenEmbeddings, model_play
+from rxrl.factory import DEFAULT_REWARD, SCENARIO, TokenEmbeddings, load_scenarios, model_play
 from rxrl.rewards import load_reward, read_spec
 from rxrl.runs.folder import RunFolder
-from rxrl.types import ANSWER_TOKENS, Conversation, Strategy
+from rxrl.types import ANSWER_TOKENS, Scenario, Strategy
 
 KNOWN_SAMPLE = 500
 _HEADLINE = {
@@ -39,8 +39,10 @@ _CONTROL_NAMES = {"empty_memory": "empty memory", "swapped_memory": "swapped mem
 
 def evaluate(  # noqa: PLR0913, PLR0917
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint.", show_default=False)],
-    data: Annotated[str | None, typer.Option(help="Held-out conversations, in place of the embedded world's.")] = None,
-    level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the embedded world; 1 without it.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Held-out conversations, or scenario:NAME, in place of the embedded world's conversations.")
+    ] = None,
+    level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the embedded world or scenario; 1 without it.")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=64, help="Turns of each conversation; without it 16, or as long as they are with --data.")
     ] = None,
@@ -48,7 +50,10 @@ def evaluate(  # noqa: PLR0913, PLR0917
     conversations: Annotated[int, typer.Option(min=1, help="Most conversations.")] = 200,
     controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also with empty and swapped memory, and the oracle.")] = True,
     greedy: Annotated[bool, typer.Option("--greedy/--sampled", help="Likeliest tokens, or sampled ones.")] = True,
-    reward: Annotated[str, typer.Option(help="Reward: a name, pkg.mod:function or path/file.py:function.")] = "retention",
+    reward: Annotated[
+        str | None,
+        typer.Option(help="Reward: a name, pkg.mod:function or path/file.py:function; without it retention, or outcome for scenarios."),
+    ] = None,
     max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = ANSWER_TOKENS,
     out: Annotated[Path | None, typer.Option(callback=writable_folder, help="Folder for evaluation.json and the transcripts.")] = None,
     seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
@@ -58,7 +63,9 @@ def evaluate(  # noqa: PLR0913, PLR0917
     console = plain_console()
     # What is wrong with the reward is said before the checkpoint is read.
     embed = TokenEmbeddings()
-    function = load_reward(read_spec(reward), embed=embed)
+    reacts = data is not None and data.startswith(SCENARIO)
+    function = load_reward(read_spec(reward or ("outcome" if reacts else DEFAULT_REWARD)), embed=embed)
+    wanted = () if not controls else WHOLE_CONTROLS if reacts else CONTROLS
     with nullcontext() if out is None else RunFolder(out).claimed():
         model, tokenizer = load_on(device, checkpoint)
         embed.model = model
@@ -66,7 +73,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
         game = model_play(model, tokenizer, chosen, reward=function, known=known, max_answer_tokens=max_answer_tokens, strategy=strategy)
         console.print(f"Playing {len(chosen)} conversations.")
         with nullcontext() if out is None else keeping_transcripts(out / "transcripts.unscored.jsonl"):
-            found = evaluate_policy(*game, chosen, seed=seed, greedy=greedy, controls=CONTROLS if controls else ())
+            found = evaluate_policy(*game, chosen, seed=seed, greedy=greedy, controls=wanted)
         console.print(*tables(found), sep="\n")
         if out is not None:
             console.print(f"Wrote {found.save(out)} and the transcripts.")
@@ -74,7 +81,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
 
 def held_out_conversations(
     data: str | None, level: int | None, steps: int | None, strategy: str, count: int, seed: int, say: Say
-) -> tuple[list[Conversation], list[Conversation]]:
+) -> tuple[Sequence[Scenario], Sequence[Scenario]]:
     """Conversations to play, and others that show which values there are."""
     if strategy == "single-step" and steps is not None and steps > 1:
         raise ConfigError(f"single-step conversations have one turn, but {steps} are asked for: leave out one of the two options.")
@@ -83,8 +90,10 @@ def held_out_conversations(
         turns = 1 if strategy == "single-step" else steps or DEFAULT_STEPS
         known = train.take(steps=1, strategy="multi-step", start=0, count=KNOWN_SAMPLE)
         return test.take(steps=turns, strategy=strategy, start=0, count=count), known
+    if data.startswith(SCENARIO):
+        return load_scenarios(data, level=level, steps=steps, split="test", seed=seed, count=count), ()
     if level is not None:
-        raise ConfigError("--level is for the embedded world: give either --level or --data.")
+        raise ConfigError("--level is for the embedded world and scenarios: give either --level or --data FILE.")
     rows = read_conversations(data, purpose="test", say=say)
     if steps is None:
         return rows[:count], rows
@@ -108,7 +117,24 @@ def tables(evaluation: Evaluation) -> list[Table]:
         distances.add_column(heading, justify="right")
     for row in summary["by_distance"]:
         distances.add_row(str(row["distance"]), *_numbers(row["mean"], (row["low"], row["high"]), row["turns"]))
-    return [headline, distances] if summary["by_distance"] else [headline]
+    found = [headline, distances] if summary["by_distance"] else [headline]
+    return [*found, *(_scenario_table(name, each) for name, each in evaluation.scenarios.items())]
+
+
+def _scenario_table(name: str, found: Mapping[str, Any]) -> Table:
+    """Score of a scenario between its bounds, and by turn."""
+    title = f"Scenario {name}, level {found['level']}, {found['dialogues']} dialogues of {found['steps']} turns"
+    table = Table("", "outcome of 10", title=title, title_justify="left")
+    low, high = found["interval"]
+    table.add_row("score", f"{found['score']:.2f} ({low:.2f} to {high:.2f})")
+    for text, key in (("without memory at best", "blind"), ("best player", "best")):
+        table.add_row(text, f"{found[key]:.2f}")
+    table.add_row("share between the two", f"{found['share']:.2f}")
+    for text, key in (("empty memory throughout", "empty_memory"), ("swapped memory throughout", "swapped_memory")):
+        if found[key] is not None:
+            table.add_row(text, f"{found[key]:.2f}")
+    table.add_row("by turn", " ".join("-" if value is None else f"{value:.1f}" for value in found["by_turn"]))
+    return table
 
 
 def _add_reference_rows(table: Table, summary: Mapping[str, Any], controls: Mapping[str, Any]) -> None:

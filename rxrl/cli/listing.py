@@ -20,6 +20,7 @@ KINDS = {
     "envs": ("rxrl.envs", "Environments: `rxrl train --env NAME`."),
     "memories": ("rxrl.envs", "What holds the conversation: `rxrl play --memory NAME`."),
     "policies": ("rxrl.policies", "Who answers: `rxrl play --policy NAME`."),
+    "scenarios": ("rxrl.envs.scenarios", "Users who react: `rxrl train --data scenario:NAME`."),
     "rewards": ("rxrl.rewards", "What an answer earns: `rxrl train --reward NAME`."),
 }
 """Where the registry of a kind is, and where its names are used."""

@@ -16,31 +16,37 @@ from rich.table import Table
 from rxrl.cli.console import plain_console
 from rxrl.cli.device import Device, find_device
 from rxrl.cli.evaluate import held_out_conversations
-from rxrl.envs import ConversationVectorEnv, token_batch
+from rxrl.envs import ConversationVectorEnv, scenario_values, token_batch
 from rxrl.envs.render import ANSWER, Line, print_lines
 from rxrl.errors import ConfigError
 from rxrl.factory import Play, make_play
-from rxrl.facts import attribute_values
 from rxrl.memory import drift
 from rxrl.policies import Person
 from rxrl.rewards.loading import read_spec
 from rxrl.seeding import derive_seed, generator
-from rxrl.types import ANSWER_TOKENS, Conversation, Strategy, Turn
+from rxrl.types import ANSWER_TOKENS, Scenario, Strategy, Turn
 
 DEFAULT_STEPS = 6
 
 
 def play(  # noqa: PLR0913, PLR0917
-    data: Annotated[str | None, typer.Argument(help="Conversations to play; without it those of the embedded world.")] = None,
+    data: Annotated[
+        str | None, typer.Argument(help="Conversations to play, or scenario:NAME; without it conversations of the embedded world.")
+    ] = None,
     policy: Annotated[
         str, typer.Option(help="Who answers: person, oracle, parrot, a checkpoint, the folder of a Hugging Face model, or http://...")
     ] = "person",
     memory: Annotated[
         str | None, typer.Option(help="A checkpoint, none, transcript, or transcript:N (the last N); without it what suits the policy.")
     ] = None,
-    reward: Annotated[str, typer.Option(help="Reward: a name, {name: weight, ...}, a YAML file, or path/file.py:function.")] = "retention",
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            help="Reward: a name, {name: weight, ...}, a YAML file, or path/file.py:function; retention, or outcome for scenarios."
+        ),
+    ] = None,
     conversations: Annotated[int, typer.Option("--conversations", "-n", min=1, help="Most conversations.")] = 1,
-    level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the embedded world; 1 without it.")] = None,
+    level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the embedded world or scenario; 1 without it.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=64, help="Turns; without it 6, or as many as there are in DATA.")] = None,
     strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = "multi-step",
     max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = ANSWER_TOKENS,
@@ -65,11 +71,11 @@ def play(  # noqa: PLR0913, PLR0917
         chosen,
         memory=memory,
         device=find_device(device),
-        reward=read_spec(reward),
+        reward=None if reward is None else read_spec(reward),
         strategy=strategy,
         teacher_forcing=teacher_forcing,
         max_answer_tokens=max_answer_tokens,
-        values=attribute_values([*known, *chosen]),
+        values=scenario_values([*known, *chosen]),
         temperature=temperature,
         system=system,
         model=model,
@@ -108,7 +114,7 @@ class Tally:
         return table
 
 
-def play_conversation(game: Play, conversation: Conversation, tally: Tally, *, seed: int, sampled: bool) -> None:
+def play_conversation(game: Play, conversation: Scenario, tally: Tally, *, seed: int, sampled: bool) -> None:
     """Plays one conversation in the only row of the environment and prints it as it goes.
 
     Raises:

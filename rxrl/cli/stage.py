@@ -23,9 +23,9 @@ from rxrl.cli.shared import (
 )
 from rxrl.config import load_config
 from rxrl.data.rows import LengthLimit
-from rxrl.data.splits import holds_texts, open_data, open_texts
+from rxrl.data.splits import holds_texts, open_texts
 from rxrl.errors import ConfigError, unknown_name
-from rxrl.factory import load_checkpoint
+from rxrl.factory import load_checkpoint, open_named
 from rxrl.pipeline.checks import check_lengths
 from rxrl.pipeline.parts import CHECKPOINT, fresh_model, make_task
 from rxrl.runs.identity import save_settings
@@ -63,7 +63,7 @@ def stage(  # noqa: PLR0913, PLR0917
         if (out / CHECKPOINT).exists():
             terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
             return
-        sources = open_data(data, held_out, level, settings.seed, texts=name == "pretrain", say=terminal.say)
+        sources = open_named(data, held_out, level, settings.seed, texts=name == "pretrain", say=terminal.say)
         check_lengths(settings, sources)
         model, codec = load_checkpoint(start) if start else fresh_model(size or DEFAULT_PRESET, tokenizer, sources, data, settings.seed)
         if name == "pretrain" and data is not None and holds_texts(data):

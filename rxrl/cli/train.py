@@ -29,8 +29,7 @@ from rxrl.cli.shared import (
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
-from rxrl.data.splits import open_data
-from rxrl.factory import TokenEmbeddings, checkpoint_folder, load_checkpoint
+from rxrl.factory import TokenEmbeddings, checkpoint_folder, load_checkpoint, open_named
 from rxrl.pipeline.checks import check_training
 from rxrl.pipeline.parts import CHECKPOINT, run_training
 from rxrl.runs.processes import Processes
@@ -77,7 +76,7 @@ def train(  # noqa: PLR0913, PLR0917
     terminal = Terminal(plain_console(quiet=not processes.first))
     if dry_run:
         model, _ = load_checkpoint(start)
-        check_training(stages, settings, model, open_data(data, held_out, level, settings.seed, say=terminal.say), processes.count)
+        check_training(stages, settings, model, open_named(data, held_out, level, settings.seed, say=terminal.say), processes.count)
         stage_rewards(stages, settings, TokenEmbeddings(model))
         terminal.console.print(plan(stages, settings))
         return
@@ -88,14 +87,17 @@ def train(  # noqa: PLR0913, PLR0917
         # Resolved once: model, tokenizer and critic all come from here.
         start = checkpoint_folder(start)
         model, tokenizer = load_checkpoint(start)
-        sources = open_data(data, held_out, level, settings.seed, say=terminal.say)
+        sources = open_named(data, held_out, level, settings.seed, say=terminal.say)
+        if sources.scenarios and "reward" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"reward": "outcome"})
+        source, validation = sources.played
         check_training(stages, settings, model, sources, processes.count)
         trainer = MRLTrainer(
             model,
             tokenizer,
             curriculum=stages,
-            source=sources.train,
-            held_out=sources.validation,
+            source=source,
+            held_out=validation,
             config=settings,
             folder=folder,
             callbacks=(terminal,),

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from rxrl.errors import DataError
 from rxrl.seeding import derive_seed
-from rxrl.types import Conversation
+from rxrl.types import Conversation, Scenario
 
 
 class ConversationSource(Protocol):
@@ -22,12 +22,24 @@ class ConversationSource(Protocol):
         ...
 
 
-def said(conversation: Conversation) -> tuple[tuple[str, str], ...]:
-    """Query and answer of every interaction: what makes two conversations the same, whatever they are called."""
-    return tuple((each.query, each.answer) for each in conversation.interactions)
+class EpisodeSource(Protocol):
+    """The same supply of scenarios, of which conversations are one kind: what a training plays."""
+
+    def take(self, *, steps: int, strategy: str, start: int, count: int) -> Sequence[Scenario]:
+        """Returns the scenarios `start` to `start + count - 1`, each of at most `steps` turns."""
+        ...
 
 
-def fingerprint(source: ConversationSource, *, steps: int = 1, strategy: str = "multi-step", count: int = 4) -> str:
+def said(scenario: Scenario) -> tuple[tuple[str, str], ...]:
+    """Query and answer of every interaction that is fixed: what makes two conversations the same, whatever they are called."""
+    if isinstance(scenario, Conversation):
+        return tuple((each.query, each.answer) for each in scenario.interactions)
+    dialogue = scenario.begin(0)
+    spoken = (dialogue.first, dialogue.say(()))
+    return tuple((each.query, each.answer) for each in spoken if each is not None)
+
+
+def fingerprint(source: EpisodeSource, *, steps: int = 1, strategy: str = "multi-step", count: int = 4) -> str:
     """What tells a source from others: a hash of its first conversations."""
     found = source.take(steps=steps, strategy=strategy, start=0, count=count)
     spoken = [[each.id, *said(each)] for each in found]

@@ -13,10 +13,10 @@ from rxrl.data.corpora import Say, Split, open_corpus
 from rxrl.data.importers.common import one_line
 from rxrl.data.importers.text import texts_of
 from rxrl.data.rows import LengthLimit, conversations_of
-from rxrl.data.sources import ConversationSource, RowsSource, said
+from rxrl.data.sources import ConversationSource, EpisodeSource, RowsSource, said
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError, DataError
-from rxrl.types import Conversation
+from rxrl.types import Conversation, Scenario
 
 DEFAULT_STEPS = 16
 IN_LETTERS = LengthLimit(300, len, "letters")
@@ -42,12 +42,26 @@ class DataConfig(BaseConfig):
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The three splits."""
+    """The three splits.
+
+    Attributes:
+        train: Conversations for the supervised stages.
+        validation: The same, to validate on.
+        test: What the final evaluation plays.
+        stories: Plain texts of a split, for pre-training.
+        scenarios: What MRL plays and is evaluated on, where that is not `train` and `validation`.
+    """
 
     train: ConversationSource
     validation: ConversationSource
-    test: list[Conversation]
+    test: Sequence[Scenario]
     stories: Callable[[str], Callable[[int, int], Sequence[str]]]
+    scenarios: tuple[EpisodeSource, EpisodeSource] | None = None
+
+    @property
+    def played(self) -> tuple[EpisodeSource, EpisodeSource]:
+        """What MRL plays, and what it is evaluated on while it trains."""
+        return self.scenarios or (self.train, self.validation)
 
 
 def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources:
@@ -105,7 +119,7 @@ def validation_share(train: Sequence[Conversation], name: str) -> int:
 
 def rows_sources(train: Sequence[Conversation], validation: Sequence[Conversation], test: list[Conversation], seed: int) -> Sources:
     """Splits of conversations that are already there; what they say serves as texts for pre-training."""
-    stories = {"train": cycled(_texts(train)), "validation": cycled(_texts(validation))}
+    stories = {"train": cycled(interaction_texts(train)), "validation": cycled(interaction_texts(validation))}
     return Sources(RowsSource(train, seed), RowsSource(validation, seed), test, stories.__getitem__)
 
 
@@ -114,7 +128,7 @@ def cycled(texts: Sequence[str]) -> Callable[[int, int], Sequence[str]]:
     return lambda start, count: [texts[index % len(texts)] for index in range(start, start + count)]
 
 
-def _texts(conversations: Sequence[Conversation]) -> list[str]:
+def interaction_texts(conversations: Sequence[Conversation]) -> list[str]:
     """Each interaction together with the one before it: recalling a fact within one text is what memory builds on.
 
     Where two are longer than the model, the end of the second is left out; the next text begins with it.

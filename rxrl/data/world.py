@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rxrl.data import lexicon
-from rxrl.data.lexicon import Topic
+from rxrl import lexicon
 from rxrl.data.planning import Habits, Move, Plan, plan_conversation
 from rxrl.data.sources import ConversationSource, RowsSource
 from rxrl.errors import ConfigError, unknown_name
+from rxrl.lexicon import Topic
 from rxrl.seeding import derive_seed
 from rxrl.types import STRATEGIES, Conversation, Interaction
 

@@ -16,12 +16,13 @@ from rxrl.evaluation.metrics import (
     summarise_controls,
     summarise_stage,
 )
-from rxrl.evaluation.play import CONTROLS, Playthrough, TurnCost, play, play_conditions
+from rxrl.evaluation.play import CONTROLS, WHOLE_CONTROLS, Playthrough, TurnCost, play, play_conditions
 from rxrl.evaluation.records import TurnRecord, read_records, rescore, write_records
 from rxrl.evaluation.report import write_report, write_run_report
 
 __all__ = [
     "CONTROLS",
+    "WHOLE_CONTROLS",
     "Evaluation",
     "Playthrough",
     "TurnCost",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rxrl.envs import ConversationVectorEnv
 from rxrl.evaluation.metrics import RESAMPLES, cost_by_turn, summarise, summarise_controls
-from rxrl.evaluation.play import TRUE, Playthrough, play_conditions
+from rxrl.evaluation.play import TRUE, WHOLE_CONTROLS, Playthrough, play_conditions
 from rxrl.evaluation.records import write_records
-from rxrl.types import Conversation, Policy
+from rxrl.evaluation.scenarios import summarise_scenarios
+from rxrl.types import Policy, Scenario
 from rxrl.writing import write_json
 
 
@@ -25,6 +26,7 @@ class Evaluation:
         summary: As `summarise` gives it.
         controls: As `summarise_controls` gives it.
         cost: As `cost_by_turn` gives it; the only part that holds times.
+        scenarios: As `summarise_scenarios` gives it; empty where no games were played.
     """
 
     records: Playthrough
@@ -32,17 +34,22 @@ class Evaluation:
     summary: dict[str, Any]
     controls: dict[str, Any]
     cost: list[dict[str, Any]]
+    scenarios: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, played: Mapping[str, Playthrough], *, seed: int, resamples: int = RESAMPLES) -> Evaluation:
-        """Summarises what `play_conditions` gives; `seed` keys the bootstrap."""
+    def of(
+        cls, played: Mapping[str, Playthrough], *, seed: int, resamples: int = RESAMPLES, scenarios: Sequence[Scenario] = ()
+    ) -> Evaluation:
+        """Summarises what `play_conditions` gives; `seed` keys the bootstrap, `scenarios` are what was played, for the bounds of games."""
         true, controls = played[TRUE], {name: records for name, records in played.items() if name != TRUE}
+        asked = {name: records for name, records in controls.items() if name not in WHOLE_CONTROLS}
         return cls(
             records=true,
             control_records=controls,
             summary=summarise(true, seed=seed, resamples=resamples),
-            controls=summarise_controls(true, controls, seed=seed, resamples=resamples),
+            controls=summarise_controls(true, asked, seed=seed, resamples=resamples),
             cost=cost_by_turn(true.costs),
+            scenarios=summarise_scenarios(scenarios, played, seed=seed, resamples=resamples),
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -51,13 +58,14 @@ class Evaluation:
         write_records(folder / "transcripts.jsonl", self.records)
         for control, records in self.control_records.items():
             write_records(folder / f"transcripts.{control}.jsonl", records)
-        return write_json(folder / "evaluation.json", {**self.summary, "controls": self.controls, "cost": self.cost})
+        found = {**self.summary, "controls": self.controls, "cost": self.cost, "scenarios": self.scenarios}
+        return write_json(folder / "evaluation.json", found)
 
 
 def evaluate(
     env: ConversationVectorEnv,
     policy: Policy,
-    conversations: Sequence[Conversation],
+    conversations: Sequence[Scenario],
     *,
     seed: int,
     greedy: bool = True,
@@ -79,4 +87,4 @@ def evaluate(
         Records, summaries and cost.
     """
     played = play_conditions(env, policy, conversations, seed=seed, greedy=greedy, controls=controls)
-    return Evaluation.of(played, seed=seed, resamples=resamples)
+    return Evaluation.of(played, seed=seed, resamples=resamples, scenarios=conversations)

@@ -19,18 +19,22 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from rxrl.envs import ConversationVectorEnv, token_batch
-from rxrl.errors import ConfigError, DataError, RewardError, unknown_name
+from rxrl.envs import ConversationVectorEnv, has_references, token_batch
+from rxrl.errors import ConfigError, DataError, PlayError, unknown_name
 from rxrl.evaluation.records import TurnRecord, asking_keys
 from rxrl.evaluation.swapping import Knowledge, arrange, choose_partners
 from rxrl.policies import Oracle
 from rxrl.rewards.retention import held
 from rxrl.seeding import derive_seed, generator
-from rxrl.types import Action, Conversation, Policy, Score, TokenBatch, Turn
+from rxrl.types import Action, Policy, Scenario, Score, TokenBatch, Turn
 
 TRUE = "true"
 EMPTY, SWAPPED, ORACLE = "empty_memory", "swapped_memory", "oracle"
 CONTROLS = (EMPTY, SWAPPED, ORACLE)
+"""Controls at a turn: what was said before is the same."""
+EMPTY_WHOLE, SWAPPED_WHOLE = "empty_memory_whole", "swapped_memory_whole"
+WHOLE_CONTROLS = (EMPTY_WHOLE, SWAPPED_WHOLE)
+"""Controls of whole dialogues, which the answers of the control itself lead through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Playthrough(list[TurnRecord]):
 def play(
     env: ConversationVectorEnv,
     policy: Policy,
-    conversations: Sequence[Conversation],
+    conversations: Sequence[Scenario],
     *,
     seed: int,
     greedy: bool = True,
@@ -81,9 +85,11 @@ def play(
         conversations: Each id once.
         seed: Keys every draw: stm0 by conversation, sampled answers by conversation and turn.
         greedy: Likeliest tokens; sampled answers otherwise.
-        control: One of `CONTROLS`, or None for the true memory. `empty_memory`: the policy reads stm0 at every turn.
+        control: One of `CONTROLS` or `WHOLE_CONTROLS`, or None for the true memory. `empty_memory`: the policy reads stm0 at every turn.
             `swapped_memory`: asking turns only, reading the memory of a conversation of the same batch that holds every asked
-            key with another value; turns without such a partner are left out. `oracle`: the reference answers in place of the policy.
+            key with another value; turns without such a partner are left out, and scenarios that react read that of any other row.
+            `oracle`: the reference answers in place of the policy. `empty_memory_whole`, `swapped_memory_whole`: as the first two, from the
+            first turn to the last, so that what follows follows from those answers.
 
     Returns:
         One record for each turn. Batch size and order change nothing, but for whose memory a swapped row reads.
@@ -99,7 +105,7 @@ def play(
 def play_conditions(
     env: ConversationVectorEnv,
     policy: Policy,
-    conversations: Sequence[Conversation],
+    conversations: Sequence[Scenario],
     *,
     seed: int,
     greedy: bool = True,
@@ -113,7 +119,7 @@ def play_conditions(
         conversations: As in `play`.
         seed: As in `play`.
         greedy: As in `play`.
-        controls: Any of `CONTROLS`.
+        controls: Any of `CONTROLS` and `WHOLE_CONTROLS`.
 
     Returns:
         A playthrough for `"true"` and for each control.
@@ -125,12 +131,15 @@ def play_conditions(
     """
     _check(env, conversations, controls)
     session = _Session(env, seed, greedy)
-    inside = [control for control in controls if control != ORACLE]
+    inside = [control for control in controls if control in (EMPTY, SWAPPED)]
     results = session.play(policy, conversations, inside)
+    for control in [control for control in controls if control in WHOLE_CONTROLS]:
+        played = session.play(policy, conversations, (), reads=control)[TRUE]
+        results[control] = Playthrough([replace(record, control=control) for record in played])
     if ORACLE in controls:
         try:
             results[ORACLE] = session.play(Oracle(env), conversations, ())[TRUE]
-        except RewardError as error:
+        except PlayError as error:
             error.turns = tuple(record.turn for record in results[TRUE])
             raise
         results[ORACLE][:] = [replace(record, control=ORACLE) for record in results[ORACLE]]
@@ -145,16 +154,19 @@ class _Session:
     seed: int
     greedy: bool
 
-    def play(self, policy: Policy, conversations: Sequence[Conversation], controls: Sequence[str]) -> dict[str, Playthrough]:
-        known = {conversation.id: Knowledge.of(conversation) for conversation in conversations} if SWAPPED in controls else {}
+    def play(
+        self, policy: Policy, conversations: Sequence[Scenario], controls: Sequence[str], reads: str = TRUE
+    ) -> dict[str, Playthrough]:
+        """Plays all conversations; `reads` says whose memory the answers that go on come from."""
+        known = {each.id: Knowledge.of(each) for each in conversations} if SWAPPED in controls else {}
         found: dict[str, list[TurnRecord]] = {name: [] for name in (TRUE, *controls)}
         costs: list[TurnCost] = []
         try:
             for batch in self._batches(conversations, known):
-                for control, records, cost in self._play_batch(policy, batch, controls, known):
+                for control, records, cost in self._play_batch(policy, batch, controls, known, reads):
                     found[control] += records
                     costs += [cost] if cost else []
-        except RewardError as error:
+        except PlayError as error:
             error.turns = (*(record.turn for record in found[TRUE]), *error.turns)
             raise
         asked = asking_keys(found[TRUE])
@@ -168,7 +180,7 @@ class _Session:
             for name, records in found.items()
         }
 
-    def _batches(self, conversations: Sequence[Conversation], known: Mapping[str, Knowledge]) -> Iterator[list[Conversation]]:
+    def _batches(self, conversations: Sequence[Scenario], known: Mapping[str, Knowledge]) -> Iterator[list[Scenario]]:
         """Conversations of one length together, so that rows end together; by partnership where memories are swapped."""
         size = self.env.num_envs
         length = attrgetter("steps")
@@ -177,12 +189,12 @@ class _Session:
             yield from arrange(same, known, size) if known else (same[start : start + size] for start in range(0, len(same), size))
 
     def _play_batch(
-        self, policy: Policy, batch: list[Conversation], controls: Sequence[str], known: Mapping[str, Knowledge]
+        self, policy: Policy, batch: list[Scenario], controls: Sequence[str], known: Mapping[str, Knowledge], reads: str
     ) -> Iterator[tuple[str, list[TurnRecord], TurnCost | None]]:
         env = self.env
         seeds = [derive_seed(self.seed, "stm0", conversation.id) for conversation in batch]
         observation, info = env.reset(seed=self.seed, options={"conversations": batch, "stm_seeds": seeds})
-        empty = env.backend.init(info["stm_seeds"].tolist()) if EMPTY in controls else None
+        empty = env.backend.init(info["stm_seeds"].tolist()) if EMPTY in controls or reads == EMPTY_WHOLE else None
         turn = 0
         while env.active.any():
             turn += 1
@@ -193,7 +205,9 @@ class _Session:
                 others[SWAPPED] = (choose_partners(batch, known, rows, turn, self.seed), env.memory)
             counterfactual = {control: ask.answers(sources, memory) for control, (sources, memory) in others.items()}
             tokens, start = _tokens_read(env.memory, observation, info, rows), time.perf_counter()
-            answers = ask.answers(dict(zip(rows, rows, strict=True)), env.memory)
+            # One row alone has nobody to swap with: its own memory is the best stand-in, and it counts as such.
+            sources = rows[1:] + rows[:1] if reads == SWAPPED_WHOLE else rows
+            answers = ask.answers(dict(zip(rows, sources, strict=True)), empty if reads == EMPTY_WHOLE else env.memory)
             observation, rewards, _, _, info = env.step(_action(answers, env.num_envs))
             cost = TurnCost(turn, len(rows), tokens, time.perf_counter() - start)
             yield TRUE, [_record(info["turns"][row], _score(rewards, info, row)) for row in rows], cost
@@ -205,7 +219,7 @@ class _Session:
         others = [self.env.answered_with(row, turns[row], ids) for row, ids in given.items()]
         try:
             scores = self.env.score(others)
-        except RewardError as error:
+        except PlayError as error:
             error.turns = ()
             raise
         return [_record(turn, score, control) for turn, score in zip(others, scores, strict=True)]
@@ -217,7 +231,7 @@ class _Ask:
 
     session: _Session
     policy: Policy
-    batch: Sequence[Conversation]
+    batch: Sequence[Scenario]
     prompts: TokenBatch
     turn: int
 
@@ -236,12 +250,15 @@ class _Ask:
         return [generator(self.session.seed, "answer", self.batch[row].id, self.turn) for row in rows]
 
 
-def _check(env: ConversationVectorEnv, conversations: Sequence[Conversation], controls: Sequence[str]) -> None:
+def _check(env: ConversationVectorEnv, conversations: Sequence[Scenario], controls: Sequence[str]) -> None:
     for control in controls:
-        if control not in CONTROLS:
-            raise ConfigError(unknown_name("control", control, CONTROLS))
+        if control not in (*CONTROLS, *WHOLE_CONTROLS):
+            raise ConfigError(unknown_name("control", control, (*CONTROLS, *WHOLE_CONTROLS)))
     if env.autoreset_mode != AutoresetMode.DISABLED:
         raise ConfigError(f"Evaluation needs an environment with autoreset_mode DISABLED, got {env.autoreset_mode.value}.")
+    without = next((each for each in conversations if not has_references(each)), None) if ORACLE in controls else None
+    if without is not None:
+        raise ConfigError(f"The oracle answers with references, and scenario {without.id!r} has none: leave this control out.")
     counts: dict[str, int] = defaultdict(int)
     for conversation in conversations:
         counts[conversation.id] += 1

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field
 
-from rxrl.errors import DataError, RewardError, sentence
+from rxrl.errors import DataError, PlayError, sentence
 from rxrl.reading import Refusal, open_lines, parse_json
 from rxrl.rewards.retention import held
 from rxrl.scoring import score_turns
@@ -151,19 +151,19 @@ def read_records(path: str | Path) -> list[TurnRecord]:
 
 @contextmanager
 def keeping_transcripts(path: str | Path) -> Iterator[None]:
-    """Writes what was said so far to `path` where a reward fails inside; the error then says where.
+    """Writes what was said so far to `path` where a reward or a scenario fails inside; the error then says where.
 
     Raises:
-        RewardError: The one that came, with the path in its message.
+        PlayError: The one that came, with the path in its message.
     """
     try:
         yield
-    except RewardError as error:
+    except PlayError as error:
         if not error.turns:
             raise
         records = [TurnRecord.of(turn, retention=held(turn), score=Score(None)) for turn in error.turns]
         written = write_records(path, records)
-        kept = RewardError(
+        kept = type(error)(
             f"{sentence(str(error))} The {len(records)} turns so far are in {written}: score them with `rxrl rescore {written}`."
         )
         kept.turns = error.turns

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rxrl.facts import value_words
 from rxrl.seeding import derive_seed
-from rxrl.types import Conversation
+from rxrl.types import Conversation, Scenario
 
 WINDOW = 400
 """Conversations among which batches are arranged; the work grows with its square."""
@@ -25,14 +25,18 @@ class Knowledge:
     Attributes:
         told: For each turn the value (as words) of every key that was told before it.
         asked: For each turn the right value of each asked key; empty where nothing that was told is asked.
+        reacts: What is told depends on the answers, so that nothing of it is known beforehand.
     """
 
     told: Sequence[Values]
     asked: Sequence[Values]
+    reacts: bool = False
 
     @classmethod
-    def of(cls, conversation: Conversation) -> Knowledge:
+    def of(cls, conversation: Scenario) -> Knowledge:
         """Reads it off the facts and asks of the interactions."""
+        if not isinstance(conversation, Conversation):
+            return cls([], [], reacts=True)
         known: dict[str, tuple[str, ...]] = {}
         told: list[Values] = []
         asked: list[Values] = []
@@ -44,7 +48,9 @@ class Knowledge:
         return cls(told, asked)
 
     def differs(self, other: Knowledge, turn: int) -> bool:
-        """Whether `other` holds every key that is asked here at `turn` (from 1), each with another value."""
+        """Whether `other` holds every key that is asked here at `turn` (from 1), each with another value; any other, where users react."""
+        if self.reacts:
+            return other.reacts
         if turn > min(len(self.asked), len(other.told)) or not self.asked[turn - 1]:
             return False
         told = other.told[turn - 1]
@@ -52,7 +58,7 @@ class Knowledge:
 
 
 def choose_partners(
-    batch: Sequence[Conversation], known: Mapping[str, Knowledge], rows: Sequence[int], turn: int, seed: int
+    batch: Sequence[Scenario], known: Mapping[str, Knowledge], rows: Sequence[int], turn: int, seed: int
 ) -> dict[int, int]:
     """For each of `rows` that asks and has a partner in the batch: the row whose memory it reads.
 
@@ -72,7 +78,7 @@ def choose_partners(
     return chosen
 
 
-def arrange(conversations: Sequence[Conversation], known: Mapping[str, Knowledge], size: int) -> list[list[Conversation]]:
+def arrange(conversations: Sequence[Scenario], known: Mapping[str, Knowledge], size: int) -> list[list[Scenario]]:
     """Batches of `size`, the last of a window maybe smaller, in which as many questions as possible have a partner.
 
     Args:
@@ -87,10 +93,10 @@ def arrange(conversations: Sequence[Conversation], known: Mapping[str, Knowledge
     return batches
 
 
-def _arrange_window(conversations: Sequence[Conversation], known: Mapping[str, Knowledge], size: int) -> list[list[Conversation]]:
+def _arrange_window(conversations: Sequence[Scenario], known: Mapping[str, Knowledge], size: int) -> list[list[Scenario]]:
     serves = _partnerships(conversations, known)
     left = np.ones(len(conversations), dtype=np.bool_)
-    batches: list[list[Conversation]] = []
+    batches: list[list[Scenario]] = []
     while left.any():
         first = int(np.flatnonzero(left)[0])
         batch = [first]
@@ -103,7 +109,7 @@ def _arrange_window(conversations: Sequence[Conversation], known: Mapping[str, K
     return batches
 
 
-def _partnerships(conversations: Sequence[Conversation], known: Mapping[str, Knowledge]) -> NDArray[np.bool_]:
+def _partnerships(conversations: Sequence[Scenario], known: Mapping[str, Knowledge]) -> NDArray[np.bool_]:
     """Returns bool `[asker, turns, partner]`: whether the partner serves the asker's question of that turn."""
     own = [known[conversation.id] for conversation in conversations]
     turns = max(conversation.steps for conversation in conversations)

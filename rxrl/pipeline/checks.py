@@ -17,7 +17,7 @@ from rxrl.training.rules import check_rules, check_stages
 def check_training(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransformer, sources: Sources, processes: int = 1) -> None:
     """Looks at everything that a stage will need, so that a mistake in the last one shows before the first."""
     ENVIRONMENTS.find(config.env)
-    check_rules(curriculum, sources.validation, config.evaluation.conversations)
+    check_rules(curriculum, sources.played[1], config.evaluation.conversations)
     check_stages(curriculum, config, processes)
     check_groups(config.optimizer, model.group_parameters())
     check_groups(config.critic_optimizer, ["critic"])
@@ -28,7 +28,7 @@ def check_supply(curriculum: Curriculum, sources: Sources) -> None:
     """Refuses a curriculum with stages for which there are no conversations."""
     for stage in curriculum.stages:
         for strategy in stage.strategies:
-            for source in (sources.train, sources.validation):
+            for source in sources.played:
                 source.take(steps=stage.steps, strategy=strategy, start=0, count=1)
 
 

@@ -12,16 +12,15 @@ from typing import Any
 from torch import Tensor
 
 from rxrl.curricula import Curriculum, Stage
-from rxrl.data.sources import ConversationSource, fingerprint
+from rxrl.data.sources import EpisodeSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.envs import ConversationVectorEnv
+from rxrl.envs import ConversationVectorEnv, scenario_values
 from rxrl.factory import build_env
-from rxrl.facts import attribute_values
 from rxrl.models import ReactiveTransformer
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.seeding import derive_seed
 from rxrl.training.config import MRLConfig
-from rxrl.types import Conversation, RewardFunction
+from rxrl.types import Conversation, RewardFunction, Scenario
 
 EnvFactory = Callable[..., ConversationVectorEnv]
 VALUE_SAMPLE = 512
@@ -50,8 +49,8 @@ class Episodes:
         tokenizer: Tokenizer,
         *,
         curriculum: Curriculum,
-        source: ConversationSource,
-        held_out: ConversationSource,
+        source: EpisodeSource,
+        held_out: EpisodeSource,
         config: MRLConfig,
         env: EnvFactory = ConversationVectorEnv,
         reward: RewardFunction | None = None,
@@ -63,7 +62,7 @@ class Episodes:
         self._values: dict[tuple[int, str], dict[str, tuple[str, ...]]] = {}
         self._env: tuple[tuple[int, int], ConversationVectorEnv] | None = None
 
-    def conversations(self, stage_index: int, count: int, iteration: int, positions: dict[str, int]) -> list[Conversation]:
+    def conversations(self, stage_index: int, count: int, iteration: int, positions: dict[str, int]) -> list[Scenario]:
         """The next conversations of an iteration: of this stage, and of earlier ones by their share.
 
         Args:
@@ -81,16 +80,16 @@ class Episodes:
         numbers = split_count(count, shares, self.config.seed, "mixture", iteration)
         return [(each, number) for each, number in zip(stages, numbers, strict=True) if number]
 
-    def take(self, stage: Stage, count: int, iteration: int, positions: dict[str, int]) -> list[Conversation]:
+    def take(self, stage: Stage, count: int, iteration: int, positions: dict[str, int]) -> list[Scenario]:
         """The next conversations of one stage, its strategies mixed."""
-        taken: list[Conversation] = []
+        taken: list[Scenario] = []
         numbers = split_count(count, list(stage.strategies.values()), self.config.seed, "strategies", iteration, stage.name)
         for strategy, number in zip(stage.strategies, numbers, strict=True):
             key = f"{stage.steps}:{strategy}"
             start = positions.get(key, 0)
             found = self.source.take(steps=stage.steps, strategy=strategy, start=start, count=number)
             # A conversation that names no strategy plays the one that it was taken for.
-            taken += [replace(each, extra={"strategy": strategy, **each.extra}) for each in found]
+            taken += [_playing(each, strategy) for each in found]
             positions[key] = start + number
         return taken
 
@@ -99,7 +98,7 @@ class Episodes:
         first = self.curriculum.stages[0]
         return [fingerprint(each, steps=first.steps, strategy=main_strategy(first)) for each in (self.source, self.held_out)]
 
-    def to_evaluate(self, stage: Stage, count: int) -> list[Conversation]:
+    def to_evaluate(self, stage: Stage, count: int) -> list[Scenario]:
         """Held-out conversations of a stage, each id once."""
         found = self.held_out.take(steps=stage.steps, strategy=main_strategy(stage), start=0, count=count)
         return list({conversation.id: conversation for conversation in found}.values())
@@ -111,7 +110,7 @@ class Episodes:
             self._env = ((stage_index, rows), self._new_env(stage, rows, self._sample(stage)))
         return self._env[1]
 
-    def evaluation_environment(self, stage: Stage, conversations: Sequence[Conversation]) -> ConversationVectorEnv:
+    def evaluation_environment(self, stage: Stage, conversations: Sequence[Scenario]) -> ConversationVectorEnv:
         """A fresh environment for held-out conversations, without teacher forcing."""
         return self._new_env(stage.model_copy(update={"teacher_forcing": False}), len(conversations), conversations)
 
@@ -119,14 +118,14 @@ class Episodes:
         """Values of each attribute in the conversations that a stage trains on."""
         key = (stage.steps, next(iter(stage.strategies)))
         if key not in self._values:
-            self._values[key] = attribute_values(self._sample(stage))
+            self._values[key] = scenario_values(self._sample(stage))
         return self._values[key]
 
-    def _sample(self, stage: Stage) -> list[Conversation]:
+    def _sample(self, stage: Stage) -> list[Scenario]:
         strategy = next(iter(stage.strategies))
-        return self.source.take(steps=stage.steps, strategy=strategy, start=0, count=VALUE_SAMPLE)
+        return list(self.source.take(steps=stage.steps, strategy=strategy, start=0, count=VALUE_SAMPLE))
 
-    def _new_env(self, stage: Stage, rows: int, conversations: Sequence[Conversation]) -> ConversationVectorEnv:
+    def _new_env(self, stage: Stage, rows: int, conversations: Sequence[Scenario]) -> ConversationVectorEnv:
         return build_env(
             conversations,
             memory=self.model,
@@ -167,6 +166,10 @@ def stage_rewards(
             made.append((spec, found))
         rewards[stage.name] = found
     return rewards
+
+
+def _playing(scenario: Scenario, strategy: str) -> Scenario:
+    return replace(scenario, extra={"strategy": strategy, **scenario.extra}) if isinstance(scenario, Conversation) else scenario
 
 
 def main_strategy(stage: Stage) -> str:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from rxrl.data.batches import answer_positions, turns_first
 from rxrl.envs import Continuation, ConversationVectorEnv, token_batch
-from rxrl.errors import RewardError
+from rxrl.errors import PlayError
 from rxrl.runs.processes import Share
 from rxrl.seeding import derive_seed, generator
-from rxrl.types import Action, Conversation, Policy, SavedInteraction, TokenBatch, Turn, interaction_ids, prompt_ids
+from rxrl.types import Action, Policy, SavedInteraction, Scenario, TokenBatch, Turn, interaction_ids, prompt_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ def _saved_and_query(saved: Sequence[SavedInteraction], query: Sequence[int]) ->
 def collect(
     env: ConversationVectorEnv,
     policy: Policy,
-    conversations: Sequence[Conversation],
+    conversations: Sequence[Scenario],
     *,
     seed: int,
     iteration: int,
@@ -281,7 +281,7 @@ def _play(
         action = _act(env, policy, prompts, draws(turn))
         try:
             observation, rewards, _, truncated, info = env.step(action)
-        except RewardError as error:
+        except PlayError as error:
             error.turns = (*recorder.seen, *error.turns)
             raise
         recorder.note(prompts, action, rewards, info)
@@ -289,7 +289,7 @@ def _play(
 
 
 def _begin(
-    env: ConversationVectorEnv, conversations: Sequence[Conversation], seed: int, iteration: int, left: Tensor | None, carried: Tensor
+    env: ConversationVectorEnv, conversations: Sequence[Scenario], seed: int, iteration: int, left: Tensor | None, carried: Tensor
 ) -> tuple[dict[str, Any], dict[str, Any], Tensor]:
     """Resets to `conversations`: observation, info, and stm0 of every row, fresh or the row of `left` that `carried` names."""
     stm_seeds = [derive_seed(seed, "stm0", iteration, conversation.id) for conversation in conversations]
@@ -303,7 +303,7 @@ def _begin(
     return observation, info, stm0
 
 
-def _draw_keys(conversations: Sequence[Conversation]) -> list[tuple[str, int]]:
+def _draw_keys(conversations: Sequence[Scenario]) -> list[tuple[str, int]]:
     """What the draws of each row depend on, whatever stands beside it: its conversation, and the rows of the same one before it."""
     seen: Counter[str] = Counter()
     keys = []

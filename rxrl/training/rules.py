@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.config import parse_config
-from rxrl.curricula import Curriculum, Stage
-from rxrl.data.sources import ConversationSource
+from rxrl.curricula import Curriculum, Rule, Stage
+from rxrl.data.sources import EpisodeSource
 from rxrl.data.stats import asked_under_references
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.facts import attribute_values
 from rxrl.training.config import MRLConfig
+from rxrl.types import Conversation
 
 RULE_METRICS = ("retention", "held_out_reward")
-"""What `advance` and `regress` can look at; both are means over asking turns."""
+"""What `advance` and `regress` can look at: means over asking turns; the reward over all turns where a scenario asks for no facts."""
 
 
-def check_rules(curriculum: Curriculum, held_out: ConversationSource, count: int) -> None:
+def check_rules(curriculum: Curriculum, held_out: EpisodeSource, count: int) -> None:
     """Refuses rules on metrics that no evaluation gives: unknown ones, or any where the held-out conversations ask for nothing.
 
     Args:
@@ -34,15 +35,20 @@ def check_rules(curriculum: Curriculum, held_out: ConversationSource, count: int
         for rule in rules:
             if rule.metric not in RULE_METRICS:
                 raise ConfigError(f"Stage {stage.name!r}: {unknown_name('metric', rule.metric, RULE_METRICS)}")
-        if rules and not _asks(held_out, stage.steps, max(stage.strategies, key=lambda name: stage.strategies[name]), count):
+        if rules and not _measured(held_out, stage, rules, count):
             raise ConfigError(
                 f"Stage {stage.name!r} advances or regresses by {rules[0].metric!r}, but none of its {count} held-out conversations asks "
                 "for anything that was told: remove the rule, or evaluate on conversations with asking turns."
             )
 
 
-def _asks(held_out: ConversationSource, steps: int, strategy: str, count: int) -> bool:
-    conversations = held_out.take(steps=steps, strategy=strategy, start=0, count=count)
+def _measured(held_out: EpisodeSource, stage: Stage, rules: Sequence[Rule], count: int) -> bool:
+    """Whether evaluations give what the rules look at; of scenarios that react only playing shows what they ask for."""
+    strategy = max(stage.strategies, key=lambda name: stage.strategies[name])
+    scenarios = held_out.take(steps=stage.steps, strategy=strategy, start=0, count=count)
+    conversations = [each for each in scenarios if isinstance(each, Conversation)]
+    if len(conversations) < len(scenarios) and all(rule.metric == "held_out_reward" for rule in rules):
+        return True
     known = attribute_values(conversations)
     return any(asked.asking for each in conversations for asked in asked_under_references(each, known))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.algorithms.losses import adapted_coefficient
 from rxrl.curricula import Curriculum, Stage, StepScheduler
-from rxrl.data.sources import ConversationSource
+from rxrl.data.sources import EpisodeSource
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ENVIRONMENTS
 from rxrl.errors import TrainingError
@@ -103,8 +103,8 @@ class MRLTrainer:
         tokenizer: Tokenizer,
         *,
         curriculum: Curriculum,
-        source: ConversationSource,
-        held_out: ConversationSource,
+        source: EpisodeSource,
+        held_out: EpisodeSource,
         config: MRLConfig,
         folder: str | Path | RunFolder,
         reward: RewardFunction | None = None,
@@ -342,13 +342,16 @@ class MRLTrainer:
         self._tell(lambda each: each.on_stage_end(row))
 
     def _keep_best(self, stage: Stage, seen: Mapping[str, float]) -> None:
-        """Keeps the weights with the best held-out retention; a later stage is harder, so it counts before a better number."""
-        if not self.config.keep_best or "retention" not in seen:
+        """Keeps the weights with the best held-out retention (reward, where nothing asks for facts).
+
+        A later stage is harder, so it counts before a better number.
+        """
+        if not self.config.keep_best or not seen:
             return
-        score = (self.scheduler.stage_index, seen["retention"])
-        state = {"iteration": self.state.iteration, "stage": stage.name, "retention": seen["retention"]}
+        name = "retention" if "retention" in seen else "held_out_reward"
+        state = {"iteration": self.state.iteration, "stage": stage.name, name: seen[name]}
         with self.clock("save"):
-            self.run.save_best(self.state.iteration, score, state, self.learner.trained_critic)
+            self.run.save_best(self.state.iteration, (self.scheduler.stage_index, seen[name]), state, self.learner.trained_critic)
 
     def _save_or_leave(self) -> None:
         """Writes a checkpoint where one is due; leaves after it where a signal or an alarm says so."""
@@ -368,12 +371,12 @@ class MRLTrainer:
 
 def held_out_metrics(evaluation: Evaluation) -> dict[str, float]:
     """Held-out retention and reward as flat numbers; the scheduler's rules name them."""
-    asking = [record for record in evaluation.records if record.retention is not None]
-    if not asking:
-        return {}
-    rewards = [record.reward for record in asking if record.reward is not None]
-    retention = {"retention": sum(record.retention for record in asking if record.retention is not None) / len(asking)}
-    return retention | ({"held_out_reward": sum(rewards) / len(rewards)} if rewards else {})
+    held = [record.retention for record in evaluation.records if record.retention is not None]
+    # Where nothing asks for what was told, as in most scenarios, all scored turns count.
+    counted = [record for record in evaluation.records if record.retention is not None] if held else evaluation.records
+    rewards = [record.reward for record in counted if record.reward is not None]
+    found = {"retention": sum(held) / len(held)} if held else {}
+    return found | ({"held_out_reward": sum(rewards) / len(rewards)} if rewards else {})
 
 
 def _sound(callback: Callback, alarm: Alarm) -> None:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from rxrl.data import lexicon
+from rxrl import lexicon
 from rxrl.data.stats import data_stats
 from rxrl.data.world import LEVELS, GeneratedSource, generate_conversation, reserved_value
 from rxrl.errors import ConfigError

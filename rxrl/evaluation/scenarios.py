@@ -1,0 +1,78 @@
+"""What an evaluation says of scenarios: score by turn, between what can be earned without memory and at best, with its controls."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rxrl.envs.scenarios import Game, bounds
+from rxrl.evaluation.metrics import RESAMPLES, bootstrap
+from rxrl.evaluation.play import EMPTY_WHOLE, SWAPPED_WHOLE, TRUE
+from rxrl.evaluation.records import TurnRecord
+from rxrl.types import Scenario
+
+
+def summarise_scenarios(
+    scenarios: Sequence[Scenario], played: Mapping[str, Sequence[TurnRecord]], *, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """What is said of the games of an evaluation, by the name of the game.
+
+    Args:
+        scenarios: What was played; other scenarios than games have no bounds and are left out.
+        played: Records of the true memory (`"true"`) and of controls, by name.
+        seed: Seed of the bootstrap.
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        For each game: `score` (mean outcome over turns, from 0 to 10) with `interval`, `blind` and `best` (of the players of the game, on
+        the same scenarios), `share` (0 at blind, 1 at best), `by_turn`, `blind_by_turn`, `best_by_turn`, `level`, `steps`, `dialogues`;
+        `empty_memory` and `swapped_memory` of whole dialogues, None where they were not played.
+    """
+    games: dict[str, list[Game[Any]]] = defaultdict(list)
+    for each in scenarios:
+        if isinstance(each, Game):
+            games[each.name].append(each)
+    return {name: _summary(own, played, seed, resamples) for name, own in games.items()}
+
+
+def _summary(games: Sequence[Game[Any]], played: Mapping[str, Sequence[TurnRecord]], seed: int, resamples: int) -> dict[str, Any]:
+    names = {game.id for game in games}
+    own = {control: [record for record in records if record.turn.conversation_id in names] for control, records in played.items()}
+    outcomes, groups = _outcomes(own[TRUE]), [record.turn.conversation_id for record in own[TRUE] if _outcome(record) is not None]
+    mean, low, high = bootstrap(outcomes, groups, seed=seed, resamples=resamples)
+    found = bounds(games)
+    return {
+        "score": mean,
+        "interval": [low, high],
+        "blind": found.blind,
+        "best": found.best,
+        "share": found.share(mean),
+        "by_turn": _by_turn(own[TRUE]),
+        "blind_by_turn": list(found.blind_by_turn),
+        "best_by_turn": list(found.best_by_turn),
+        "level": games[0].level,
+        "steps": max(game.steps for game in games),
+        "dialogues": len(games),
+        "empty_memory": _mean(_outcomes(own.get(EMPTY_WHOLE, ()))),
+        "swapped_memory": _mean(_outcomes(own.get(SWAPPED_WHOLE, ()))),
+    }
+
+
+def _outcome(record: TurnRecord) -> float | None:
+    return None if record.turn.outcome is None else record.turn.outcome.value
+
+
+def _outcomes(records: Sequence[TurnRecord]) -> list[float]:
+    return [outcome for record in records if (outcome := _outcome(record)) is not None]
+
+
+def _by_turn(records: Sequence[TurnRecord]) -> list[float | None]:
+    turns: dict[int, list[TurnRecord]] = defaultdict(list)
+    for record in records:
+        turns[record.turn.index].append(record)
+    return [_mean(_outcomes(turns[turn])) for turn in sorted(turns)]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,271 @@
+"""Scenarios: dialogues that depend on seed and answers alone, their players and bounds, and what is refused."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rxrl.envs import ConversationEnv, ConversationVectorEnv
+from rxrl.envs.scenarios import LEVELS, SCENARIOS, SPLITS, Game, bounds, load, play_text
+from rxrl.errors import ConfigError, RxrlError, ScenarioError
+from rxrl.rewards import load_reward
+from rxrl.seeding import Draws
+from rxrl.types import Conversation, Dialogue, Interaction, Score, Turn
+from tests.envs.worlds import CODEC, action
+
+NAMES = sorted(SCENARIOS.built_in)
+OUTCOME = load_reward("outcome")
+
+
+def games(name: str, count: int = 1, *, level: int = 1, steps: int = 12, split: str = "train", start: int = 0) -> list[Game[Any]]:
+    return load(name, level=level, split=split).take(steps=steps, start=start, count=count)
+
+
+def vector(scenarios: Sequence[Any], rows: int, **options: Any) -> ConversationVectorEnv:
+    return ConversationVectorEnv(scenarios, memory=None, reward=options.pop("reward", OUTCOME), codec=CODEC, num_envs=rows, **options)
+
+
+def answers_of(game: Game[Any], seed: int, salt: int) -> list[str]:
+    """Random legal answers, with some nonsense in between."""
+    turns = play_text(game, lambda level, query, said, draws: _some(game, said, draws, salt), seed=seed)
+    return [turn.answer for turn in turns]
+
+
+def _some(game: Game[Any], said: Sequence[tuple[str, str]], draws: Draws, salt: int) -> str:
+    if draws.below(5 + salt) == 0:
+        return "mumble"
+    state = game.begin(0).state([answer for _, answer in said[1:]])
+    return game.random_answer(state, draws)
+
+
+def play_single(game: Game[Any], seed: int, answers: Sequence[str]) -> list[tuple[str, float]]:
+    env = ConversationEnv([game], memory=None, reward=OUTCOME, codec=CODEC, max_answer_tokens=64)
+    query, _ = env.reset(options={"conversation": 0, "stm_seed": seed})
+    seen = []
+    for answer in answers:
+        following, reward, terminated, truncated, _ = env.step(answer)
+        seen.append((query, float(reward)))
+        query = following
+        if terminated or truncated:
+            break
+    return seen
+
+
+def play_rows(scenarios: Sequence[Game[Any]], seeds: Sequence[int], answers: Sequence[Sequence[str]]) -> list[list[tuple[str, float]]]:
+    env = vector(scenarios, len(scenarios), max_answer_tokens=64)
+    env.reset(options={"conversations": list(range(len(scenarios))), "stm_seeds": list(seeds)})
+    seen: list[list[tuple[str, float]]] = [[] for _ in scenarios]
+    while env.active.any():
+        queries, active = env.next_queries, env.active
+        turn = max(map(len, seen))
+        _, rewards, *_ = env.step(action([row[turn] if turn < len(row) else "" for row in answers]))
+        for row in np.flatnonzero(active).tolist():
+            seen[row].append((queries[row], float(rewards[row])))
+    return seen
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 2**31), salt=st.integers(0, 3), steps=st.integers(1, 16), level=st.sampled_from(LEVELS))
+def test_a_dialogue_depends_on_seed_and_answers_alone(name: str, seed: int, salt: int, steps: int, level: int) -> None:
+    chosen = games(name, 3, level=level, steps=steps, start=seed % 1000)
+    answers = [answers_of(game, seed + row, salt) for row, game in enumerate(chosen)]
+    together = play_rows(chosen, [seed, seed + 1, seed + 2], answers)
+    alone = [play_single(game, seed + row, answers[row]) for row, game in enumerate(chosen)]
+    assert together == alone
+    # A copy that was sent to another process says the same, and asks nothing of what was heard before.
+    again = pickle.loads(pickle.dumps(chosen[0]))
+    heard = play_text(again, lambda level, query, said, draws: answers[0][max(0, len(said) - 1)], seed=seed)
+    assert [(turn.query, turn.outcome.value if turn.outcome else None) for turn in heard] == alone[0]
+    assert again.begin(seed).say(heard[:-1]).query == heard[-1].query  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_players_keep_the_stated_bounds(name: str, level: int) -> None:
+    found = bounds(games(name, 300, level=level, split="test"))
+    blind, best = SCENARIOS.find(name).stated[level]
+    # Standard error of 300 dialogues of 12 turns.
+    margin = 3 * 5 / np.sqrt(300 * 4)
+    assert found.blind <= blind + margin
+    assert found.best >= best - margin
+    assert best > 1.3 * blind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_players_keep_the_stated_bounds_over_many_dialogues(name: str) -> None:
+    found = bounds(games(name, 5000, split="test", start=1000))
+    blind, best = SCENARIOS.find(name).stated[1]
+    assert found.blind <= blind
+    assert found.best >= best
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_splits_share_no_scenario_and_the_best_player_makes_no_illegal_move(name: str) -> None:
+    hidden = {split: {repr(game).split("split=")[1].split(", ", 1)[1] for game in games(name, 60, split=split)} for split in SPLITS}
+    if name not in ("guess", "questions", "choices"):  # too few numbers, things and deals to part them
+        assert not hidden["train"] & hidden["test"]
+        assert not hidden["train"] & hidden["validation"]
+    kind = SCENARIOS.find(name)
+    for game in games(name, 20):
+        assert all(turn.outcome is not None and 0 <= (turn.outcome.value or 0) <= 10 for turn in play_text(game, kind.best))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", [1, 8, 32])
+def test_the_supervised_start_answers_every_turn_and_asks_for_what_was_said(name: str, steps: int) -> None:
+    source = load(name, level=2)
+    conversations = source.supervised(steps=steps, count=6)
+    assert conversations == source.supervised(steps=steps, count=6)
+    assert all(conversation.steps == steps and isinstance(conversation, Conversation) for conversation in conversations)
+    assert all(each.answer.strip() and each.query.strip() for conversation in conversations for each in conversation.interactions)
+    if steps == 32:
+        assert any(each.kind == "recall" for conversation in conversations for each in conversation.follow_ups)
+
+
+def test_any_number_of_turns_up_to_64() -> None:
+    for name in NAMES:
+        kind = SCENARIOS.find(name)
+        assert len(play_text(games(name, steps=64)[0], kind.best)) == 64
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A scenario that breaks its contract in a way of choice."""
+
+    fault: str
+    id: str = "odd"
+    steps: int = 3
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self, seed: int) -> Dialogue:
+        if self.fault == "begin":
+            raise RuntimeError("no luck")
+        return OddDialogue(self.fault)
+
+
+class OddDialogue:
+    """Says what it should not, at turn 2."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault, self.calls = fault, 0
+
+    @property
+    def first(self) -> Interaction:
+        return Interaction("Hello.", "Hello.")
+
+    def say(self, heard: Sequence[Turn]) -> Any:
+        self.calls += 1
+        if len(heard) == 1:
+            return {
+                "text": "What now?",
+                "empty": Interaction("  "),
+                "long": Interaction("word " * 400),
+                "asks": Interaction("What pet?", asks=("mia.pet",)),
+                "raises": self.raises,
+            }.get(self.fault, Interaction("Go on."))
+        return Interaction(f"Call {self.calls}." if self.fault == "changes" else "Go on.")
+
+    @property
+    def raises(self) -> Interaction:
+        if self.fault == "raises":
+            raise KeyError("hidden")
+        return Interaction("Go on.")
+
+    def judge(self, turn: Turn) -> Any:
+        return {"high": Score(11.0), "word": "good", "judge": None}.get(self.fault, 5.0)
+
+
+def play_odd(fault: str, seed: int) -> None:
+    env = vector([Odd(fault)], 1)
+    env.reset(seed=seed)
+    for _ in range(3):
+        env.step(action(["yes"]))
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("begin", "failed to begin at turn 0: RuntimeError: no luck"),
+        ("text", "turn 2: it must say an rxrl.types.Interaction or None, but gave str"),
+        ("empty", "turn 2: it must say a text"),
+        ("long", "turn 2: it says a query of 2000 tokens, but at most 128 fit"),
+        ("asks", "asks for 'mia.pet', which no interaction before has told"),
+        ("raises", "failed to say something at turn 2: KeyError: 'hidden'"),
+        ("high", "must lie in [0, 10], but returned 11"),
+        ("word", "must return numbers from 0 to 10"),
+    ],
+)
+def test_a_broken_contract_is_one_sentence_and_keeps_the_turns(fault: str, said: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        play_odd(fault, seed=0)
+    assert said in str(caught.value)
+    assert "odd" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(caught.value.turns) == (0 if fault in ("begin", "high", "word") else 1)
+
+
+def test_a_dialogue_with_hidden_state_is_found_out() -> None:
+    def play_many() -> None:
+        for seed in range(60):
+            play_odd("changes", seed)
+
+    with pytest.raises(ScenarioError, match="said something else when it was asked again"):
+        play_many()
+
+
+def test_what_needs_references_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match="teacher_forcing writes reference answers"):
+        vector(games("guess"), 1, teacher_forcing=True)
+    for name in ("exact", "token_f1", "bleu", "classic", "length"):
+        with pytest.raises(RxrlError, match="compares with reference answers"):
+            vector(games("guess"), 1, reward=load_reward({name: 1.0, "outcome": 1.0}))
+
+
+def test_outcome_composes_with_other_rewards() -> None:
+    reward = load_reward({"outcome": 0.5, "repetition": 0.5})
+    env = vector(games("preferences"), 1, reward=reward)
+    env.reset(seed=0)
+    *_, info = env.step(action(["cat."]))
+    assert set(info["reward_terms"]) >= {"outcome", "repetition"}
+    conversation = Conversation("c", Interaction("Hi.", "Hi."), (Interaction("Who?", "Me."),))
+    scripted = vector([conversation], 1, reward=OUTCOME)
+    scripted.reset(seed=0)
+    *_, info = scripted.step(action(["Me."]))
+    assert not info["scored"][0]
+
+
+def test_retention_does_not_apply_where_nothing_was_asked_and_no_reference_is_there() -> None:
+    env = vector(games("preferences"), 1, reward=load_reward("retention"))
+    env.reset(seed=0)
+    *_, info = env.step(action(["cat."]))
+    assert not info["scored"][0]
+
+
+def test_an_answer_may_end_the_conversation_early() -> None:
+    @dataclass(frozen=True)
+    class Short(Odd):
+        def begin(self, seed: int) -> Dialogue:
+            return Ends()
+
+    class Ends(OddDialogue):
+        def __init__(self) -> None:
+            super().__init__("")
+
+        def say(self, heard: Sequence[Turn]) -> Interaction | None:
+            return None if heard and heard[-1].answer == "bye" else Interaction("Go on.")
+
+    env = vector([Short("", "a", 9), Short("", "b", 9)], 2)
+    env.reset(options={"conversations": [0, 1]})
+    _, _, terminated, truncated, _ = env.step(action(["bye", "more"]))
+    assert terminated.tolist() == [True, False]
+    assert not truncated.any()
+    assert env.active.tolist() == [False, True]
