@@ -30,7 +30,7 @@ class Rule(BaseConfig):
 
 
 class RegressRule(Rule):
-    """Return to the stage before when a held-out metric collapses."""
+    """Return to the previous stage when a held-out metric collapses."""
 
     limit: int = Field(2, ge=1, description="Times this stage may send back; afterwards it stays, so that every curriculum ends.")
 
@@ -205,7 +205,7 @@ class Curriculum(BaseConfig):
         return parse_config(data, cls, source=f"curriculum {name!r}")
 
     def mixture(self, index: int) -> list[tuple[Stage, float]]:
-        """Where the conversations of a stage come from: (stage whose steps and strategies they have, share), shares sum to 1.
+        """The stages that the conversations of a stage are drawn from, with their shares, which sum to 1.
 
         Args:
             index: Position of the stage, from 0.

@@ -1,4 +1,4 @@
-"""Walks through a curriculum: observes held-out metrics, decides, and can be saved and resumed."""
+"""The scheduler moves through a curriculum: it observes held-out metrics, decides, and can be saved and resumed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Action = Literal["hold", "advance", "regress", "finish"]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What follows from an observation.
+    """The scheduler's decision after an observation.
 
     Attributes:
         action: `hold` stays in the stage, `advance` and `regress` have moved on or back, `finish` has ended the curriculum.
-        reason: Why, for people.
+        reason: The reason, as a sentence.
     """
 
     action: Action
@@ -28,14 +28,14 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class FinishedStage:
-    """A stage that was left; a stage that was entered twice appears twice.
+    """A stage that has ended; a stage that was trained twice appears twice.
 
     Attributes:
         name: Name of the stage.
         steps: Turns of its episodes.
         strategy: Its strategy, or its mix as normalised weights.
         iterations: Iterations it took.
-        ended: Why it ended, for people.
+        ended: Why it ended, as a sentence.
     """
 
     name: str
@@ -46,10 +46,10 @@ class FinishedStage:
 
 
 class StepScheduler:
-    """Holds, advances, regresses or finishes, by what it observes.
+    """Decides by held-out metrics whether to hold, advance, regress or finish.
 
     Args:
-        curriculum: The stages to walk through.
+        curriculum: The stages to train.
     """
 
     def __init__(self, curriculum: Curriculum) -> None:
@@ -73,10 +73,10 @@ class StepScheduler:
         return max(0, self.stage.iterations - self.iteration)
 
     def observe(self, metrics: Mapping[str, float], iterations: int = 1) -> Decision:
-        """Takes note of what was measured and moves through the curriculum accordingly.
+        """Records held-out metrics and moves through the curriculum.
 
         Args:
-            metrics: Held-out metrics; those that the stage's rules name must be there.
+            metrics: Held-out metrics, including those that the rules of the stage name.
             iterations: Iterations done since the last observation, at least 1.
 
         Returns:
@@ -100,7 +100,7 @@ class StepScheduler:
         return self._decide(stage, metrics)
 
     def metrics(self) -> dict[str, float]:
-        """Where the scheduler stands, as numbers to log."""
+        """The position in the curriculum, as numbers to log."""
         return {
             "curriculum/stage": self.stage_index,
             "curriculum/steps": self.stage.steps,
@@ -111,7 +111,7 @@ class StepScheduler:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, as plain JSON values."""
+        """Everything needed to continue, as plain JSON values."""
         return {
             "stages": [stage.name for stage in self.curriculum.stages],
             "stage_index": self.stage_index,
@@ -124,7 +124,7 @@ class StepScheduler:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a saved state.
+        """Continues from a saved state.
 
         Raises:
             ConfigError: The state belongs to a curriculum with other stages, or is incomplete.

@@ -38,7 +38,7 @@ class Forcing:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """How an episode that was cut would have gone on.
+    """How a truncated episode would have continued.
 
     Attributes:
         saved: Interactions that hold what the next query asks for; oldest first.

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Live(Generic[T]):
-    """A handle that carries a live object through deep copies as itself.
+    """A handle that deep copies share: the live object in it is never copied.
 
     Gymnasium deep-copies the keyword arguments of an environment into its spec and again when it makes it; a model
     must stay the one that is being trained.

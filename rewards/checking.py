@@ -26,12 +26,12 @@ _PLURALS = {"right": "right answers", "wrong": "wrong ones", "hack": "hacks"}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """One check of a reward and its result.
 
     Attributes:
-        name: What.
+        name: What was checked.
         status: "ok"; "failed" (the contract of rewards is broken); "note" (worth knowing: it depends on what the reward is for).
-        detail: What was found, in words.
+        detail: The result, in words.
     """
 
     name: str
@@ -56,7 +56,7 @@ class KindScores:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `check_reward` found.
+    """The results of `check_reward`.
 
     Attributes:
         checks: In the order in which they were made.
@@ -80,14 +80,14 @@ class Report:
 
 
 def check_reward(reward: RewardFunction, *, time_limit: float | None = None) -> Report:
-    """Tries a reward on the hand-made answers.
+    """Runs a reward on the hand-made answers and checks its contract.
 
     Args:
         reward: Any reward function.
         time_limit: Most seconds for a batch; None: no limit.
 
     Returns:
-        What was found; nothing is raised for what the reward does.
+        The results. Errors of the reward are results too and are not raised.
     """
     limited = reward if time_limit is None else TimeLimited(reward, time_limit)
     given = samples()

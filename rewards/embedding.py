@@ -59,7 +59,7 @@ def _means(table: Tensor, ids: NDArray[np.int64], offsets: NDArray[np.int64]) ->
 
 
 class HashedEmbedding:
-    """Fixed random vectors for token ids: equal tokens are alike, different ones close to orthogonal.
+    """Fixed random vectors for token ids: equal tokens have equal vectors, different ones are almost orthogonal.
 
     Args:
         dim: Length of a vector.

@@ -54,7 +54,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Judge(Options):
-    """A chat endpoint gives the score. Nothing is sent before the first batch."""
+    """A language model behind a chat endpoint gives the score. Nothing is sent before the first batch."""
 
     name: ClassVar[str] = "judge"
 

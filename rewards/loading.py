@@ -46,7 +46,7 @@ RewardSpec = str | Mapping[str, Any] | Callable[..., Any]
 
 
 def read_spec(text: str) -> RewardSpec:
-    """What a command line names as a reward: a YAML file (or its key `reward`), a mapping such as `{retention: 1, length: 0}`, or a name.
+    """Parses a reward from the command line: a YAML file (or its key `reward`), a mapping such as `{retention: 1, length: 0}`, or a name.
 
     Raises:
         ConfigError: The file is missing, or it or the mapping is no reward.
@@ -66,7 +66,7 @@ def load_reward(spec: RewardSpec, time_limit: float | None = None, **handed_in: 
     Args:
         spec: A name, `package.module:function`, `path/file.py:function`, a mapping (see the page's beginning) or a callable.
         time_limit: Most seconds for one batch of turns; None: no limit.
-        handed_in: What the surroundings can supply, for example `embed` (rows of ids -> mean embeddings `[batch, dim]`;
+        handed_in: What the caller can supply, for example `embed` (rows of ids -> mean embeddings `[batch, dim]`;
             without it, `HashedEmbedding()` where a reward needs some) or `notify` (takes one sentence; without it, a warning in the
             log); each reward takes what it has a parameter for.
 

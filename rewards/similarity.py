@@ -78,7 +78,7 @@ class Cosine(_Similarity):
 class Semantic(_Similarity):
     """10 * cosine of sentence embeddings (sentence-transformers), negative values cut to 0; None where there is nothing to compare with.
 
-    Sentences are embedded once: references and saved data come again and again. An empty answer is like nothing.
+    Each sentence is embedded once, because references and saved data recur. An empty answer has similarity 0.
     Terms: `reference` and `saved`, each from 0 to 10, where their weight is above 0.
     """
 

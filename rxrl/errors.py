@@ -70,14 +70,14 @@ class EndpointError(RxrlError):
 
 
 class TrainingError(RxrlError):
-    """Training cannot go on (for example a loss that is not finite)."""
+    """Training cannot continue (for example because a loss is not finite)."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A training was ended by a signal, in good order.
+    """A signal ended the training after a checkpoint was written.
 
     Args:
-        message: What was done and how to go on.
+        message: What was saved and how to continue.
         number: Number of the signal.
     """
 

@@ -1,4 +1,4 @@
-"""Puts environments and their players together from names, paths and live objects: the entry point of Gymnasium's registry."""
+"""Builds environments and policies from names, paths and live objects; the entry point of Gymnasium's registry."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def make_vector_env(num_envs: int = 1, *, conversations: Any = None, **options: 
 def make_play(
     policy: str, conversations: Any, *, memory: Any = None, num_envs: int = 1, device: torch.device | str = "cpu", **options: Any
 ) -> Play:
-    """Brings a player and the environment that suits it together.
+    """Builds a policy and an environment that suits it.
 
     Args:
         policy: "oracle", "parrot", "person", the path of a checkpoint, the folder of a Hugging Face causal model (or "hf:NAME"),
@@ -207,7 +207,7 @@ def model_play(
 
 
 class Play(NamedTuple):
-    """An environment, and who plays it."""
+    """An environment and the policy that plays it."""
 
     envs: ConversationVectorEnv
     policy: Policy

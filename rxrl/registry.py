@@ -47,7 +47,7 @@ class Registry:
         kind: One word for messages, such as "reward".
         plural: What `rxrl list` calls them; packages register theirs in the entry-point group `rxrl.PLURAL`.
         built_in: Objects by name; a package cannot take one of these names over.
-        check: Called with a name and what was found under it; returns what is handed out, raises `ConfigError` where it will not do.
+        check: Called with a name and what was found under it; returns what is handed out, raises `ConfigError` where it does not fit.
         describe: One line about what was found, for `rxrl list`.
         others: Sentence on other forms that a name may take, for the message about an unknown name.
     """
@@ -80,7 +80,7 @@ class Registry:
         return name in self.built_in or name in self.packages()
 
     def find(self, name: str) -> Any:
-        """What a name stands for.
+        """Returns the object that a name stands for.
 
         Args:
             name: A built-in name, one that an installed package registers, `package.module:name` or `path/file.py:name`.
@@ -137,7 +137,7 @@ def _package(entry: EntryPoint) -> str:
 
 
 def load_object(place: str, kind: str) -> Any:
-    """Imports what a name stands for.
+    """Imports the object that a name stands for.
 
     Args:
         place: `package.module:name` or `path/to/file.py:name`.
@@ -220,7 +220,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def called(kind: str, name: str, takes: str, target: Any, /, *arguments: Any, **options: Any) -> Any:
-    """What a class or function of somebody else's makes of its arguments.
+    """Calls a user's class or function and returns the result.
 
     Args:
         kind: What is to be made ("policy", "memory"), for messages.

@@ -281,7 +281,7 @@ class TextCodec(Protocol):
 
 
 class MemoryBackend(Protocol):
-    """What holds the conversation between turns. A memory value is opaque to the environment; it goes in and comes out.
+    """Holds the conversation between turns. A memory value is opaque to the environment: it goes in and comes out.
 
     `Memory` of the Reactive Transformer is its STM `[layers, batch, slots, dim]`.
     """
@@ -319,7 +319,7 @@ class Action:
 
 
 class Policy(Protocol):
-    """What plays the environment."""
+    """Answers in an environment."""
 
     def act(self, observation: TokenBatch, memory: Any, generators: Sequence[torch.Generator] | None) -> Action:
         """Answers the queries of `observation` (prompts `[BOS] [Q] query [A]`), reading `memory`; None = greedy."""

@@ -51,9 +51,9 @@ class PolicyInputs:
     """What the policy losses see of one minibatch, or of some turns or conversations of it.
 
     Attributes:
-        log_probs: Of the sampled tokens under current weights, `[tokens]`.
+        log_probs: Log-probabilities of the sampled tokens under current weights, `[tokens]`.
         old_log_probs: The same under the weights before the update, `[tokens]`.
-        advantages: Of each token, `[tokens]`; 0 and weight 0 where the turn is not trained on.
+        advantages: Advantage of each token, `[tokens]`; 0 and weight 0 where the turn is not trained on.
         weights: Share of each token in a mean, `[tokens]`: 1 where every token counts the same, 0 for turns that are not trained on.
         entropy: Of the current policy over the vocabulary, `[tokens]`.
         reference_kl: KL(policy || frozen reference) by the configured estimator, `[tokens]`, or None.

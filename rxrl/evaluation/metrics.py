@@ -132,7 +132,7 @@ def compare(
 
 
 def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """What a report says of one evaluation (its `after_supervised`, `after_mrl`).
+    """Summarises one evaluation for a report (its `after_supervised`, `after_mrl`).
 
     Args:
         records: All turns of the evaluation.
@@ -175,7 +175,7 @@ def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = 
 def summarise_controls(
     true: Sequence[TurnRecord], controls: Mapping[str, Sequence[TurnRecord]], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
-    """What a report says of the controls of one evaluation (its `controls`).
+    """Summarises the controls of one evaluation for a report (its `controls`).
 
     Args:
         true: Records with the true memory.
@@ -212,7 +212,7 @@ def summarise_comparisons(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
-    """What a report says of MRL against its starting checkpoint and against SMAT continued for the same tokens (its `comparisons`).
+    """Compares MRL with its starting checkpoint and with SMAT continued for the same tokens, for a report (its `comparisons`).
 
     Args:
         mrl: Records after MRL.

@@ -1,4 +1,4 @@
-"""The Reactive Transformer and everything that runs it."""
+"""The Reactive Transformer, generation and sessions."""
 
 from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, GateConfig, MemoryAttentionConfig, ModelConfig
 from rxrl.models.generation.async_session import AsyncReactiveSession

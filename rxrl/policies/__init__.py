@@ -1,4 +1,4 @@
-"""What plays an environment: everything behind `rxrl.types.Policy`, the Reactive Transformer's policy included."""
+"""Policies: everything that answers in an environment, the Reactive Transformer included."""
 
 from rxrl.policies.endpoint import EndpointPolicy
 from rxrl.policies.huggingface import HuggingFacePolicy

@@ -19,7 +19,7 @@ _QUERY_STARTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """What is to be answered.
+    """A query to answer, with what the policy may read.
 
     Attributes:
         query: The query that waits.

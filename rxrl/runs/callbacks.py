@@ -13,12 +13,12 @@ from rxrl.models import ReactiveTransformer
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a training stands after an iteration.
+    """The progress of a training after an iteration.
 
     Attributes:
         phase: `mrl`, or the name of the supervised stage.
         iteration: Iterations done; for supervised stages, steps.
-        total: Iterations at most; where tokens end a supervised stage, as the batches so far let expect.
+        total: Iterations at most; an estimate where a supervised stage ends after a number of tokens.
         metrics: The line of `metrics.jsonl`: plain Python values.
         stage: Stage of the curriculum that the iteration belonged to; None in supervised stages.
     """

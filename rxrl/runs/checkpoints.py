@@ -1,4 +1,4 @@
-"""Checkpoints: directories that are written whole or not at all, the last few and the best kept, and the way back into a run."""
+"""Checkpoints: directories that are written whole or not at all, with the last few and the best kept, and read to resume a run."""
 
 from __future__ import annotations
 

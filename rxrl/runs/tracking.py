@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 class TrackingConfig(BaseConfig):
-    """Where metrics go besides `metrics.jsonl`."""
+    """Trackers that receive metrics in addition to `metrics.jsonl`."""
 
     wandb: Literal["off", "offline", "online"] = Field("off", description="Weights & Biases.")
     project: str = Field("rxrl", description="Project name there.")
@@ -33,7 +33,7 @@ class TrackingConfig(BaseConfig):
 
 
 class Clock:
-    """Adds up the seconds of named phases; what a GPU still has to do at the end of a phase counts to it."""
+    """Adds up the seconds of named phases; work still queued on a GPU at the end of a phase counts towards it."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -50,7 +50,7 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def take(self) -> dict[str, float]:
-        """The seconds so far; starts anew."""
+        """Returns the seconds so far and starts again."""
         seconds, self.seconds = self.seconds, {}
         return seconds
 
@@ -137,7 +137,7 @@ class MetricsLog:
 
 
 class Tracker:
-    """Where metrics go besides the JSONL file.
+    """A service that receives metrics in addition to the JSONL file.
 
     Attributes:
         name: Of the service.
@@ -148,7 +148,7 @@ class Tracker:
     id: str | None = None
 
     def open(self, run_id: str | None = None) -> None:
-        """Starts a run, or goes on with the one of that id."""
+        """Starts a run, or continues the one with that id."""
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Takes one line of metrics."""

@@ -1,4 +1,4 @@
-"""Alarms: metrics that say that a training goes wrong, with what they may mean and what to do. They warn; they change nothing."""
+"""Alarms: metrics that show that training is going wrong, with their likely cause and a remedy. They only warn."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Alarm:
 
     Attributes:
         name: The setting of `AlarmConfig` that raised it.
-        message: What is seen, what it may mean, what to do.
+        message: What was observed, what it may mean, and what to do.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Alarm:
 
 
 class Alarms:
-    """Watches the metrics of each iteration; an alarm sounds when its condition begins to hold, not while it goes on holding."""
+    """Watches the metrics of each iteration; an alarm is raised when its condition begins to hold, and not again while it holds."""
 
     def __init__(self, config: AlarmConfig) -> None:
         self.config = config
@@ -77,7 +77,7 @@ class Alarms:
         return begun
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, as plain JSON values."""
+        """Everything needed to continue, as plain JSON values."""
         return {
             "active": sorted(self.active),
             "variances": self._variances,
@@ -90,7 +90,7 @@ class Alarms:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a saved state."""
+        """Continues from a saved state."""
         self.active = set(state["active"])
         self._variances, self._first_drift = list(state["variances"]), state["first_drift"]
         self._idle, self._unscored, self._stage = int(state["idle"]), int(state["unscored"]), state["stage"]

@@ -1,4 +1,4 @@
-"""The trainer of Memory Reinforcement Learning: collect, refer, estimate, update, evaluate, and move through the curriculum."""
+"""The trainer of Memory Reinforcement Learning: collect, estimate, update, evaluate, and move through the curriculum."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class MRLTrainer:
     Collects only through the public `ConversationVectorEnv`, so a subclass of it trains unmodified.
 
     Args:
-        model: Starts here; a frozen copy of it is the reference. Trained in place.
-        tokenizer: Belongs to the model.
-        curriculum: Stages to walk through.
+        model: The starting model, trained in place. A frozen copy of it is the reference.
+        tokenizer: The tokenizer of the model.
+        curriculum: The stages to train.
         source: Conversations to train on.
         held_out: Conversations to evaluate on while training.
-        config: The run.
+        config: Settings of the run.
         folder: Metrics and checkpoints go here; a claimed `RunFolder` where a larger job goes on in it.
         reward: Used in place of `config.reward`.
         env: Class or factory of the environment, takes the arguments of `ConversationVectorEnv`; None: as `config.env` names it.
