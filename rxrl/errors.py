@@ -43,6 +43,10 @@ class ModelError(RxrlError):
     """A model configuration or an input to the model makes no sense."""
 
 
+class PolicyError(RxrlError):
+    """A policy cannot answer (for example because its logits are not finite)."""
+
+
 class EpisodeError(RxrlError):
     """The environment was used against its contract (for example stepped before it was reset)."""
 

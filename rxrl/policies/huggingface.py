@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from rxrl.errors import CheckpointError, ConfigError, MissingExtraError
+from rxrl.models.generation.sampling import check_finite
 from rxrl.policies.text import Dialogue, TextPolicy, check_options
 from rxrl.types import TextCodec
 
@@ -78,7 +79,11 @@ class HuggingFacePolicy(TextPolicy):
 
     @torch.no_grad()
     def answer(self, dialogues: Sequence[Dialogue], generators: Sequence[torch.Generator] | None) -> list[str]:
-        """Answers all dialogues in one batch."""
+        """Answers all dialogues in one batch.
+
+        Raises:
+            PolicyError: The model's logits are not finite.
+        """
         if not dialogues:
             return []
         rows = [self._prompt(dialogue) for dialogue in dialogues]
@@ -87,7 +92,9 @@ class HuggingFacePolicy(TextPolicy):
         # On the left, so that every answer begins right behind its prompt.
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
-        processors = [] if generators is None else [GumbelNoise(generators, self.temperature)]
+        processors: list[Callable[[Tensor, Tensor], Tensor]] = [_finite]
+        if generators is not None:
+            processors.append(GumbelNoise(generators, self.temperature))
         ends = self._ends()
         with _plain_generation(self.model):
             found = self.model.generate(
@@ -126,6 +133,13 @@ class HuggingFacePolicy(TextPolicy):
             f"A query of {len(ids)} tokens and an answer of {self.max_new_tokens} do not fit the model's {limit} positions: "
             "lower max_new_tokens, or take a model with a longer context."
         )
+
+
+def _finite(input_ids: Tensor, scores: Tensor) -> Tensor:
+    """The scores `[batch, vocab]` as they are, refused where they are not finite."""
+    # Of a row that holds NaN the maximum is NaN, and the sum of maxima of finite rows is finite.
+    check_finite(scores.max(-1).values.sum())
+    return scores
 
 
 @contextmanager

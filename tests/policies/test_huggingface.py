@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from rxrl.envs import TranscriptMemory
-from rxrl.errors import CheckpointError, ConfigError
+from rxrl.errors import CheckpointError, ConfigError, PolicyError
 from rxrl.policies import Dialogue, HuggingFacePolicy
 from rxrl.policies.huggingface import GumbelNoise
 from tests.envs.worlds import CODEC
@@ -97,6 +98,15 @@ def test_the_noise_samples_the_tempered_distribution() -> None:
     drawn = noise(torch.zeros(draws, 1, dtype=torch.int64), logits.expand(draws, 4)).argmax(-1)
     shares = torch.bincount(drawn, minlength=4) / draws
     torch.testing.assert_close(shares, (logits / temperature).softmax(-1), atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_logits_that_are_not_finite_are_refused(model: Any, tokenizer: Any, sampled: bool) -> None:
+    policy = HuggingFacePolicy(copy.deepcopy(model), tokenizer, CODEC, max_new_tokens=6)
+    with torch.no_grad():
+        next(policy.model.parameters())[7:] = float("nan")
+    with pytest.raises(PolicyError, match="logits are not finite"):
+        policy.answer(DIALOGUES, rngs(1, 2, 3) if sampled else None)
 
 
 def test_it_plays_with_a_transcript(model: Any, tokenizer: Any) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import SupportsInt
 
 import torch
 from torch import Tensor
 
 from rxrl.errors import ModelError
 from rxrl.models.generation.decoding import Decoding, begin
-from rxrl.models.generation.sampling import Sampling, answer_logits, draw
+from rxrl.models.generation.sampling import Sampling, answer_logits, check_finite, draw
 from rxrl.models.layers import wide
 from rxrl.models.network import ReactiveNetwork
 from rxrl.models.transformer import Decoder
@@ -102,6 +101,7 @@ def generate(
 
     Raises:
         ModelError: A prompt fills the model's length limit, or an option is out of range.
+        PolicyError: The model's logits are not finite.
     """
     steps = _checked_steps(model, prompts, stm, max_new_tokens, generators, sampling)
     return _gathered(list(steps), len(prompts.ids), stm)
@@ -236,19 +236,21 @@ class _AnswerHead:
 
 
 class _Awaited:
-    """A number that a device computes, on its way here while the device goes on."""
+    """Numbers that a device computes, on their way here while the device goes on."""
 
-    def __init__(self, number: Tensor) -> None:
-        # Only CUDA is asked not to wait: elsewhere nothing would tell when the number is there.
-        self._number, self._arrived = number.to("cpu", non_blocking=number.is_cuda), None
-        if number.is_cuda:
+    def __init__(self, numbers: Tensor) -> None:
+        # Only CUDA is asked not to wait: elsewhere nothing would tell when the numbers are there.
+        self._numbers, self._arrived = numbers.to("cpu", non_blocking=numbers.is_cuda), None
+        if numbers.is_cuda:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record(torch.cuda.current_stream(number.device))
+            self._arrived.record(torch.cuda.current_stream(numbers.device))
 
-    def __int__(self) -> int:
+    def arrived(self) -> list[float]:
+        """The numbers, as soon as they are here."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        return int(self._number)
+        found: list[float] = self._numbers.tolist()
+        return found
 
 
 @dataclass(slots=True)
@@ -258,7 +260,7 @@ class _Running:
     Attributes:
         rows: Rows of the batch, int64 `[rows]`.
         finished: bool `[rows]`.
-        finished_count: How many of them that is, on its way here.
+        sums: How many of them that is, and the sum of the log-probabilities of the last tokens.
         running: How many are not, so that a step waits for the device only once.
         last: Last hidden states, `[rows, dim]`.
         lengths: Tokens of the prompts, int64 `[rows]`.
@@ -267,7 +269,7 @@ class _Running:
 
     rows: Tensor
     finished: Tensor
-    finished_count: SupportsInt
+    sums: _Awaited | None
     running: int
     last: Tensor
     lengths: Tensor
@@ -281,18 +283,22 @@ class _Running:
         embedded = model.embedding(prompts.ids[rows, :width])
         read = stm if len(rows) == stm.shape[1] else stm[:, rows]
         last, decoding = begin(model.decoder, embedded, mask[:, :width], read, limit, model.graphs)
-        return cls(rows, torch.zeros_like(rows, dtype=torch.bool), 0, len(rows), last, lengths, decoding)
+        return cls(rows, torch.zeros_like(rows, dtype=torch.bool), None, len(rows), last, lengths, decoding)
 
     def take(self, step: Step) -> _Computed:
         """Notes what has ended."""
         before = None if self.running == len(self.rows) else self.finished
         self.finished = self.finished | step.ended
-        self.finished_count = _Awaited(self.finished.sum())
+        raw = step.raw_log_probs
+        self.sums = _Awaited(torch.stack((self.finished.sum(dtype=raw.dtype), raw.sum())))
         return _Computed(step, before)
 
     def count(self) -> None:
-        """Waits until it is known how many rows still run."""
-        self.running = len(self.rows) - int(self.finished_count)
+        """Waits until it is known how many rows still run, and that what was sampled from was finite."""
+        assert self.sums is not None, "a step is taken before its rows are counted"
+        finished, log_probs = self.sums.arrived()
+        check_finite(log_probs)
+        self.running = len(self.rows) - int(finished)
 
     def compact(self) -> Tensor | None:
         """Drops finished rows once they are more than a sixth, so that at most 1.2 tokens are computed per useful one; which it keeps."""

@@ -9,7 +9,7 @@ import torch
 
 from rxrl.errors import ModelError
 from rxrl.models.generation.batch import generate_steps
-from rxrl.models.generation.sampling import Sampling
+from rxrl.models.generation.sampling import Sampling, check_finite
 from rxrl.models.generation.session import AnswerEnd, Token, stream_tokens
 from rxrl.models.layers import wide
 from rxrl.models.network import ReactiveNetwork
@@ -112,6 +112,7 @@ def fill_masks(
     stm = model.init_memory(1, generator) if model.encoder.reads_memory else None
     hidden = model.encode(batch.ids, batch.mask, stm)[-1, 0]
     logits = model.mlm_head(hidden[[at for at, token in enumerate(ids) if token == MASK]])
+    check_finite(logits.sum())
     logits = logits.to(wide(logits.dtype))
     logits[:, : len(SPECIAL_TOKENS)] = float("-inf")
     found = logits.log_softmax(-1).topk(min(top_k, logits.shape[-1] - len(SPECIAL_TOKENS)), dim=-1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rxrl.errors import ModelError
+from rxrl.errors import ModelError, PolicyError
 from rxrl.types import ANSWER, BOS, MASK, PAD, QUERY, UNK
 
 FORBIDDEN = (PAD, BOS, UNK, MASK, QUERY, ANSWER)
@@ -106,8 +106,27 @@ def _likeliest(log_probs: Tensor, mass: float) -> tuple[Tensor, Tensor]:
 
 
 def draw(log_probs: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse-transform sampling: far cheaper than `torch.multinomial` on large vocabularies; never draws what is impossible."""
+    """Inverse-transform sampling: far cheaper than `torch.multinomial` on large vocabularies; never draws what is impossible.
+
+    A row that is not finite gets some token, which `check_finite` has to keep from being used.
+    """
     cumulative = log_probs.exp().cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     target = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=log_probs.shape[-1] - 1)
+
+
+def check_finite(total: Tensor | float) -> None:
+    """Refuses to sample from logits that are not finite.
+
+    Args:
+        total: A sum or maximum that is not finite where one of the logits (or of the log-probabilities made of them) is not.
+
+    Raises:
+        PolicyError: It is not finite.
+    """
+    if not math.isfinite(float(total)):
+        raise PolicyError(
+            "The policy's logits are not finite (NaN or infinity), so it cannot answer: go back to an earlier checkpoint and, if training "
+            "led here, lower the learning rate."
+        )
