@@ -21,6 +21,8 @@ WEIGHTS = (0.2, 0.2, 0.3, 0.3)
 _SMOOTHING_K = 5.0
 _NOTHING = np.iinfo(np.int64).max
 _MOST_ORDERS = 4
+_PADDED = 1 << 20
+"""Ids of a batch, padding included, up to which its rows are scored together."""
 
 
 def pad_ids(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -64,6 +66,26 @@ def bleu(
         raise ConfigError(f"BLEU needs one reference for each answer, got {len(references)} for {len(answers)}.")
     if not len(answers):
         return np.zeros(0)
+    scores = np.zeros(len(answers))
+    for rows in _of_like_length(answers, references):
+        scores[rows] = _batch([answers[row] for row in rows], [references[row] for row in rows], weights, smoothing, brevity)
+    return scores
+
+
+def _of_like_length(answers: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Rows that are scored together: all, or where one would make the padding of the others too long, those of like length."""
+    longest = [max(len(answer), len(reference)) for answer, reference in zip(answers, references, strict=True)]
+    if len(longest) * max(longest) <= _PADDED:
+        return [list(range(len(longest)))]
+    groups: dict[int, list[int]] = {}
+    for row, length in enumerate(longest):
+        groups.setdefault(length.bit_length(), []).append(row)
+    return list(groups.values())
+
+
+def _batch(
+    answers: Sequence[Sequence[int]], references: Sequence[Sequence[int]], weights: Sequence[float], smoothing: Smoothing, brevity: bool
+) -> NDArray[np.float64]:
     answer_ids, answer_lengths = pad_ids(answers)
     reference_ids, reference_lengths = pad_ids(references)
     matches = _matches(answer_ids, answer_lengths, reference_ids, reference_lengths, len(weights))

@@ -11,18 +11,19 @@ a fifth of that, because a memory is not shown by saying everything.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rxrl.caching import cached_by_size
 from rxrl.facts import content_words, distinct, entity_words, named, normalise, says_unknown, value_words, words
 from rxrl.rewards.shape import form, is_answer
 from rxrl.types import Score, Turn
 
 __all__ = ["Retention", "exact", "form", "held"]
 
-_CACHE = 1 << 16
+_CACHE = 1 << 22
+"""Characters of the questions whose right and false values are kept."""
 _LIST = 3
 """An answer that names this many values for one asked fact (or twice as many as were asked for) is a list."""
 
@@ -124,7 +125,7 @@ class _Targets(NamedTuple):
     false: frozenset[str]
 
 
-@lru_cache(maxsize=_CACHE)
+@cached_by_size(_CACHE)
 def _targets(asked: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...], whole: tuple[str, ...], reference: str) -> _Targets:
     """What to look for: for each asked key the right values, and the values that are false whoever they belong to.
 

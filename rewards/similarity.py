@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
+from rxrl.caching import SizedCache
 from rxrl.errors import ConfigError, MissingExtraError
 from rxrl.rewards.embedding import Embed, HashedEmbedding, cosines
 from rxrl.rewards.options import Options, blend, saved_ids, saved_text, ten
@@ -21,7 +22,9 @@ from rxrl.types import Score, Turn
 
 BUNDLED_MODEL = "all-MiniLM-L6-v2"
 """Sentence model that the extra `semantic` brings along."""
-_KEPT = 1 << 14
+_KEPT = 1 << 23
+"""Characters of the sentences whose vectors are kept, the numbers of a vector counting as characters."""
+_TOKENS, _CHARACTERS = 512, 64
 
 
 class _Similarity(Options):
@@ -110,23 +113,23 @@ class _Encoder:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.dim = int(model.get_embedding_dimension())
-        self._known: dict[str, Tensor] = {}
+        # The model reads so many tokens and no more; no word needs so many characters for each.
+        self.longest = _CHARACTERS * int(getattr(model, "max_seq_length", None) or _TOKENS)
+        self._known: SizedCache[str, Tensor] = SizedCache(_KEPT)
 
     def embed(self, texts: Sequence[str], batch_size: int) -> Tensor:
         """Unit vectors `[batch, dim]`; zeros for texts without a word."""
-        places = {text: self._known.pop(text, None) for text in dict.fromkeys(texts)}
-        new = [text for text, vector in places.items() if vector is None and text.strip()]
+        found = {text: self._known.get(text, self.dim + len(text)) for text in dict.fromkeys(texts)}
+        new = [text for text, vector in found.items() if vector is None and text.strip()]
         if new:
             options = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
-            found = self.model.encode(new, batch_size=batch_size, **options)
-            places |= dict(zip(new, found.float().cpu().unbind(), strict=True))
+            made = self.model.encode([text[: self.longest] for text in new], batch_size=batch_size, **options)
+            for text, vector in zip(new, made.float().cpu().unbind(), strict=True):
+                found[text] = vector
+                self._known.put(text, vector, self.dim + len(text))
         nothing = torch.zeros(self.dim)
-        vectors = {text: nothing if vector is None else vector for text, vector in places.items()}
-        # What was asked for just now stands last, so the oldest give way.
-        self._known |= vectors
-        for text in list(self._known)[: max(0, len(self._known) - _KEPT)]:
-            del self._known[text]
-        return torch.stack([vectors[text] for text in texts])
+        vectors = (found[text] for text in texts)
+        return torch.stack([nothing if vector is None else vector for vector in vectors])
 
 
 @lru_cache(maxsize=4)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from rxrl.errors import MissingExtraError
-from rxrl.facts import value_words, words
+from rxrl.facts import LONGEST, value_words, words
 from rxrl.rewards.bleu import WEIGHTS, Smoothing, bleu
 from rxrl.rewards.classic import length_ratio
 from rxrl.rewards.options import Options, ten
 from rxrl.rewards.shape import has_markup, repetition_shape
 from rxrl.types import Score, Turn
+
+_LONGEST_BLEU = 1 << 16
+"""Characters of a text that sacrebleu is given; it keeps the words of the last 65,536 texts."""
 
 
 def references_of(turn: Turn) -> tuple[str, ...]:
@@ -93,7 +95,7 @@ def _text_bleu(lowercase: bool, tokenize: str) -> Callable[[str, str], float]:
         raise MissingExtraError("BLEU on text", "bleu") from None
     # Without effective_order an exact answer of one word scores 0.
     metric: Any = BLEU(effective_order=True, lowercase=lowercase, tokenize=tokenize)
-    return lambda answer, reference: float(metric.sentence_score(answer, [reference]).score) / 100
+    return lambda answer, reference: float(metric.sentence_score(answer[:_LONGEST_BLEU], [reference[:_LONGEST_BLEU]]).score) / 100
 
 
 class Length(Options):
@@ -128,17 +130,14 @@ class Format(Options):
 
     one_line: bool = Field(True, description="Rule: no line break.")
     max_words: int | None = Field(None, ge=1, description="Rule: at most so many words.")
-    pattern: str | None = Field(None, description="Rule: a regular expression that the whole answer matches.")
+    pattern: str | None = Field(None, description="Rule: a regular expression (RE2, extra `patterns`) that the whole answer matches.")
     ends_with: tuple[str, ...] = Field((), description="Rule: the answer ends with one of these.")
 
     @field_validator("pattern")
     @classmethod
     def _is_pattern(cls, pattern: str | None) -> str | None:
         if pattern is not None:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"no regular expression: {error}") from None
+            _matcher(pattern)
         return pattern
 
     def __call__(self, turns: Sequence[Turn]) -> list[Score]:
@@ -153,11 +152,32 @@ class Format(Options):
         if self.max_words is not None:
             rules["max_words"] = len(words(text)) <= self.max_words
         if self.pattern is not None:
-            rules["pattern"] = re.fullmatch(self.pattern, text, re.DOTALL) is not None
+            rules["pattern"] = _matcher(self.pattern)(text)
         if self.ends_with:
             rules["ends_with"] = text.endswith(self.ends_with)
         share = sum(rules.values()) / len(rules) if rules["answer"] else 0.0
         return Score(ten(share), {rule: 10.0 * kept for rule, kept in rules.items()})
+
+
+@lru_cache(maxsize=64)
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    """Whether a text matches a pattern as a whole, found in time that grows with the length of the text alone.
+
+    Raises:
+        ValueError: It is no pattern of RE2, which has neither references to groups nor a look ahead or behind.
+    """
+    try:
+        import re2  # noqa: PLC0415
+    except ImportError:
+        raise MissingExtraError("The option `pattern` of the reward 'format'", "patterns") from None
+    options = re2.Options()
+    options.dot_nl, options.never_capture, options.log_errors = True, True, False
+    try:
+        compiled = re2.compile(pattern, options)
+    except (re2.error, UnicodeEncodeError) as error:
+        said = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
+        raise ValueError(f"no regular expression of RE2, which does without look-ahead and back-references: {said}") from None
+    return lambda text: compiled.fullmatch(text[:LONGEST].encode("utf-8", errors="replace").decode()) is not None
 
 
 def _same(answer: str, right: str) -> bool:

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
+from itertools import islice
 from typing import NamedTuple
 
+from rxrl.caching import cached_by_size
 from rxrl.types import Conversation, Interaction
 
-_CACHE = 1 << 16
+_CACHE = 1 << 22
+"""Characters of the texts whose words and clauses are kept: some ten thousand sentences, or a few that are huge."""
+LONGEST = 1 << 19
+"""Characters of a text that are looked at. No answer is so long, and whatever comes, a reward has its score within a second or two."""
+_MARKS = 30
+"""Combining marks in a row that are normalised together, as in the Stream-Safe Text Format of Unicode (UAX #15)."""
+_MOST_MENTIONS = 1000
+"""Mentions of a value that are looked at in one answer."""
+_ASTRAL_MARKS_END = 0x20000
+"""No character from here on is a combining mark."""
 # Combining marks and joiners belong to their word: without them Hindi, Tamil or pointed Arabic would fall into single letters.
 _LETTERS = (
     r"[^\W_][\w" + "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M") + "\u200c\u200d]*"
@@ -71,10 +82,21 @@ class _Parsed(NamedTuple):
 
 
 def normalise(text: str) -> str:
-    """Returns `text` in one spelling: lower case, compatibility characters unified, straight apostrophes."""
+    """Returns the first `LONGEST` characters of `text` in one spelling: lower case, compatible characters unified, straight apostrophes."""
+    text = text[:LONGEST]
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).replace("\u2019", "'").replace("\u2018", "'")
-    return text.casefold()
+        # Marks are sorted as they stand, in time that grows with the square of their number: long runs are cut.
+        text = unicodedata.normalize("NFKC", _long_runs().sub("\\g<0>\u034f", text))[:LONGEST]
+        text = text.replace("\u2019", "'").replace("\u2018", "'")
+    return text.casefold()[:LONGEST]
+
+
+@cache
+def _long_runs() -> re.Pattern[str]:
+    """Finds combining marks (and what is made of some), thirty in a row, where more follow."""
+    codes = (chr(code) for code in range(0x300, _ASTRAL_MARKS_END))
+    marks = "".join(each for each in codes if unicodedata.combining(unicodedata.normalize("NFKD", each)[0]))
+    return re.compile(f"[{marks}]{{{_MARKS}}}(?=[{marks}])")
 
 
 def _spelt(text: str) -> str:
@@ -92,7 +114,7 @@ def _negates(word: str) -> bool:
     return word in _NEGATORS or word.endswith("n't")
 
 
-@lru_cache(maxsize=_CACHE)
+@cached_by_size(_CACHE)
 def _parse(text: str) -> _Parsed:
     words = tuple(_clean(word) for word in _WORD.findall(_spelt(text)))
     negation = any(word in _NEGATORS or word in _FIRST_OF_PAIR or word == "no" or word.endswith("n't") for word in words)
@@ -109,7 +131,7 @@ def content_words(text: str) -> frozenset[str]:
     return _content(text)
 
 
-@lru_cache(maxsize=_CACHE)
+@cached_by_size(_CACHE)
 def _content(text: str) -> frozenset[str]:
     return frozenset(_parse(text).words) - STOPWORDS
 
@@ -120,7 +142,7 @@ def contains(text: str, phrase: str) -> bool:
     return bool(needle.words) and needle.joined in _parse(text).joined
 
 
-@lru_cache(maxsize=_CACHE)
+@cached_by_size(_CACHE)
 def value_words(value: str) -> tuple[str, ...]:
     """Returns the words of a value without its leading articles ("the red ball" and "a red ball" are one value)."""
     parts = _parse(value).words
@@ -162,7 +184,7 @@ def _ends_reach(parts: Sequence[str], index: int, opener: bool, short: bool) -> 
     return word in _PRONOUNS and following in _VERBS and not opener
 
 
-@lru_cache(maxsize=_CACHE)
+@cached_by_size(_CACHE)
 def _clauses(text: str) -> _Clauses:
     """Marks each word of `text` with its clause and with whether a negation covers it."""
     tokens = _WORD_OR_BORDER.findall(_spelt(text))
@@ -194,10 +216,9 @@ def _clauses(text: str) -> _Clauses:
     return _Clauses(tuple(clause), tuple(negated), frozenset(asked))
 
 
-def _negated_at(text: str, start: int, end: int) -> bool:
-    """True where the words [start, end) of `text` are negated: from before, by what follows, or as a denied question."""
-    parts = _parse(text).words
-    clause, negated, asked = _clauses(text)
+def _negated_at(parts: Sequence[str], clauses: _Clauses, start: int, end: int) -> bool:
+    """True where the words [start, end) are negated: from before, by what follows, or as a denied question."""
+    clause, negated, asked = clauses
     if negated[start]:
         return True
     if end >= len(parts):
@@ -210,9 +231,13 @@ def _negated_at(text: str, start: int, end: int) -> bool:
     return clause[end - 1] in asked and follower == "no"
 
 
-def _occurrences(haystack: Sequence[str], needle: tuple[str, ...]) -> list[int]:
-    size = len(needle)
-    return [i for i in range(len(haystack) - size + 1) if haystack[i] == needle[0] and tuple(haystack[i : i + size]) == needle]
+def _mentions(parsed: _Parsed, needle: tuple[str, ...]) -> Iterator[int]:
+    """Places at which the words of `needle` stand in a text."""
+    sought, place, index = f" {' '.join(needle)} ", -1, 0
+    while (found := parsed.joined.find(sought, place + 1)) >= 0:
+        index += parsed.joined.count(" ", max(place, 0), found)
+        place = found
+        yield index
 
 
 def holds(answer: str, value: str) -> bool:
@@ -231,20 +256,22 @@ def holds(answer: str, value: str) -> bool:
         return False
     if not parsed.negation:
         return True
-    return any(not _negated_at(answer, i, i + len(needle)) for i in _occurrences(parsed.words, needle))
+    clauses = _clauses(answer)
+    return any(not _negated_at(parsed.words, clauses, i, i + len(needle)) for i in islice(_mentions(parsed, needle), _MOST_MENTIONS))
 
 
-@lru_cache(maxsize=4096)
-def _by_first_word(values: tuple[str, ...]) -> Mapping[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]]:
-    """Values by their first word, longest first; values of one spelling stand together."""
-    spellings: dict[tuple[str, ...], list[str]] = {}
+_Spellings = Mapping[tuple[str, ...], tuple[str, ...]]
+
+
+@cached_by_size(_CACHE)
+def _by_first_word(values: tuple[str, ...]) -> Mapping[str, tuple[tuple[int, _Spellings], ...]]:
+    """Values by their first word and their number of words, longest first; values of one spelling stand together."""
+    table: dict[str, dict[int, dict[tuple[str, ...], tuple[str, ...]]]] = {}
     for value in values:
         if needle := value_words(value):
-            spellings.setdefault(needle, []).append(value)
-    table: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {}
-    for needle in sorted(spellings, key=lambda needle: -len(needle)):
-        table.setdefault(needle[0], []).append((needle, tuple(spellings[needle])))
-    return {first: tuple(entries) for first, entries in table.items()}
+            spellings = table.setdefault(needle[0], {}).setdefault(len(needle), {})
+            spellings[needle] = (*spellings.get(needle, ()), value)
+    return {first: tuple(sorted(sizes.items(), key=lambda pair: -pair[0])) for first, sizes in table.items()}
 
 
 def named(answer: str, values: tuple[str, ...]) -> frozenset[str]:
@@ -262,22 +289,22 @@ def named(answer: str, values: tuple[str, ...]) -> frozenset[str]:
     parts = parsed.words
     if table.keys().isdisjoint(parts):
         return frozenset()
+    clauses = _clauses(answer) if parsed.negation else None
     found: set[str] = set()
     position = 0
     while position < len(parts):
         step = 1
-        for needle, spelt in table.get(parts[position], ()):
-            size = len(needle)
-            if size == 1 or parts[position : position + size] == needle:
+        for size, spellings in table.get(parts[position], ()):
+            if spelt := spellings.get(parts[position : position + size]):
                 step = size
-                if not parsed.negation or not _negated_at(answer, position, position + size):
+                if clauses is None or not _negated_at(parts, clauses, position, position + size):
                     found.update(spelt)
                 break
         position += step
     return frozenset(found)
 
 
-@lru_cache(maxsize=_CACHE)
+@cached_by_size(_CACHE)
 def says_unknown(answer: str) -> bool:
     """Whether `answer` says that it does not know, or was never told, what is asked."""
     text = _CONTRACTION.sub(lambda match: f"{match[1] or ('will' if match[2] == 'wo' else match[2])} not", _spelt(answer))
@@ -289,7 +316,7 @@ def attribute_of(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-@lru_cache(maxsize=_CACHE)
+@cached_by_size(_CACHE)
 def entity_words(key: str) -> frozenset[str]:
     """Returns the words of the entity of a key ("old_tom.pet" -> {"old", "tom"})."""
     return frozenset(_parse(key.rpartition(".")[0].replace(".", " ")).words)
@@ -320,7 +347,7 @@ def distinct(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-@lru_cache(maxsize=_CACHE)
+@cached_by_size(_CACHE)
 def rivals_of(value: str | None, values: tuple[str, ...], aliases: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Returns `values` without `value` and its `aliases`, compared as words."""
     own = {value_words(each) for each in (*((value,) if value is not None else ()), *aliases)}

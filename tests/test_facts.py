@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+import unicodedata
 from collections.abc import Sequence
+from itertools import groupby
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rxrl.facts import Asked, FactTracker, attribute_of, attribute_values, holds, named, normalise, rivals_of, says_unknown, words
+from rxrl import facts
+from rxrl.facts import LONGEST, Asked, FactTracker, attribute_of, attribute_values, holds, named, normalise, rivals_of, says_unknown, words
 from rxrl.types import Conversation, Interaction
 
 HELD = [
@@ -294,3 +300,88 @@ def test_rows_without_asks_fall_back_on_content_words() -> None:
     episode.write("Under the hollow oak.")
     third = episode.ask()
     assert (third.asking, third.distance, third.saved) == (True, 1, (2,))
+
+
+def _mark(character: str) -> bool:
+    return unicodedata.combining(unicodedata.normalize("NFKD", character)[0]) != 0
+
+
+def _longest_run(text: str) -> int:
+    return max((len(list(group)) for marks, group in groupby(text, key=_mark) if marks), default=0)
+
+
+def test_all_marks_of_unicode_are_known() -> None:
+    marks = [each for each in map(chr, range(0x300, sys.maxunicode + 1)) if _mark(each)]
+    assert all(facts._long_runs().search(each * 31) for each in marks)
+    assert not any(facts._long_runs().search(each * 31) for each in "a \u00e9\u1100\u4e2d\U0001f469")
+    assert not any(_mark(each) for each in map(chr, range(0x300)))
+
+
+@given(st.text(st.one_of(st.characters(), st.sampled_from("\u0315\u0300\u0f73\uff9e\u0344a")), max_size=60))
+def test_texts_without_long_runs_of_marks_are_normalised_as_unicode_says(text: str) -> None:
+    if _longest_run(text) <= 30:
+        plain = unicodedata.normalize("NFKC", text).replace("\u2019", "'").replace("\u2018", "'")
+        assert normalise(text) == plain.casefold()
+
+
+@pytest.mark.parametrize("marks", ["\u0315\u0300", "\u0344", "\u0f73", "\uff9e", "\u0301" * 29 + "a"])
+def test_no_more_than_thirty_marks_in_a_row_are_ever_sorted(marks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorting takes time that grows with the square of a run, and cannot be interrupted."""
+    handed: list[str] = []
+    monkeypatch.setattr(
+        facts, "unicodedata", SimpleNamespace(normalize=lambda form, text: handed.append(text) or unicodedata.normalize(form, text))
+    )
+    normalise("a" + marks * 500)
+    assert handed
+    assert max(map(_longest_run, handed)) <= 30
+
+
+@pytest.mark.parametrize("text", ["x", "a b ", "\ufdfa", "\u0390", "a\u0301"])
+def test_of_texts_without_end_the_beginning_is_looked_at(text: str) -> None:
+    long = text * (2 * LONGEST // len(text))
+    assert len(normalise(long)) <= LONGEST
+    assert sum(map(len, words(long))) <= LONGEST
+    assert normalise(long)[: LONGEST // 20] == normalise(text * (LONGEST // 10))[: LONGEST // 20]
+
+
+def test_the_work_on_an_answer_does_not_grow_with_the_values_that_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One look for each length of a value, however many there are."""
+    values = tuple(f"john {number}" for number in range(3000))
+    looked = 0
+
+    class Counted(dict):  # type: ignore[type-arg]
+        def get(self, *key: object) -> object:
+            nonlocal looked
+            looked += 1
+            return super().get(*key)
+
+    table = facts._by_first_word(values)
+    counted = {first: tuple((size, Counted(spelt)) for size, spelt in sizes) for first, sizes in table.items()}
+    monkeypatch.setattr(facts, "_by_first_word", lambda values: counted)
+    assert named("john " * 500 + "john 7", values) == {"john 7"}
+    assert looked == 501
+
+
+def test_the_work_on_a_value_does_not_grow_without_end_with_its_mentions(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+    judged = facts._negated_at
+
+    def counted(*arguments: Any) -> bool:
+        nonlocal looked
+        looked += 1
+        return judged(*arguments)
+
+    monkeypatch.setattr(facts, "_negated_at", counted)
+    assert not holds("not a cat. " * 5000, "cat")
+    assert looked == 1000
+    assert holds("not a cat. " * 900 + "a cat", "cat")
+
+
+@given(
+    st.lists(st.sampled_from(["a", "cat", "cat's", "not", "old", "1,000", "."]), max_size=12).map(" ".join),
+    st.sampled_from(["cat", "old cat", "cat cat", "1000"]),
+)
+def test_mentions_are_found_word_by_word(text: str, value: str) -> None:
+    parts, needle = words(text), facts.value_words(value)
+    places = [i for i in range(len(parts)) if parts[i : i + len(needle)] == needle]
+    assert list(facts._mentions(facts._parse(text), needle)) == places

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from rxrl.caching import cached_by_size
 from rxrl.errors import CheckpointError, ConfigError, DataError
 from rxrl.reading import OBJECT, Refusal, guarded, parse_json, read_json, read_text
 from rxrl.types import SPECIAL_TOKENS
@@ -18,7 +18,8 @@ from rxrl.writing import write_text
 
 TOKENIZER_FILE = "tokenizer.json"
 HASH_FILE = "tokenizer.sha256"
-CACHED_TEXTS = 1 << 16
+_CACHE = 1 << 22
+"""Characters of the texts whose ids are kept."""
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
 
@@ -42,7 +43,7 @@ class Tokenizer:
         self._backend.encode_special_tokens = True
         self._hash = hashlib.sha256(_canonical_json(backend).encode()).hexdigest()
         # Short sentences recur thousands of times in training; the cache belongs to this tokenizer alone.
-        self._cached = lru_cache(maxsize=CACHED_TEXTS)(self._encode)
+        self._cached = cached_by_size(_CACHE)(self._encode)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -112,7 +113,7 @@ class Tokenizer:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._cached = lru_cache(maxsize=CACHED_TEXTS)(self._encode)
+        self._cached = cached_by_size(_CACHE)(self._encode)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text: the same as `encode` one by one, but faster."""

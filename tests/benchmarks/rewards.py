@@ -1,4 +1,5 @@
-"""Speed of the rewards: turns a second of `retention` on texts that it has not seen, and `classic` on long answers."""
+"""Speed of the rewards: turns a second of `retention` on texts that it has not seen, `classic` on long answers, and every
+reward on answers of a megabyte."""
 
 from __future__ import annotations
 
@@ -10,16 +11,18 @@ from typing import Any
 
 from rxrl.data import GeneratedSource
 from rxrl.factory import make_vector_env
-from rxrl.rewards import Classic, load_reward
+from rxrl.rewards import BUILT_IN, Classic, load_reward
 from rxrl.rewards.samples import saved
 from rxrl.types import RewardFunction, SavedInteraction, Turn
 from tests.benchmarks.measure import Bench, Row
+from tests.rewards.huge import ALONE, KINDS, SIZE, huge_turn
 
 CONVERSATIONS, STEPS, BATCH = 64, 16, 1024
 NEW_ANSWERS = 80 * BATCH
 """Different answers: more than any cache of parsed texts holds, so that each is new when its turn comes again."""
 LONG, ANSWERS, VOCABULARY = 256, 16, 7500
-RETENTION_BAR, CLASSIC_BAR = 20_000.0, 4.0
+RETENTION_BAR, CLASSIC_BAR, HUGE_BAR = 20_000.0, 4.0, 2000.0
+OF_TOKENS = frozenset({"bleu", "classic", "cosine", "length"})
 
 
 def rows(bench: Bench, presets: Sequence[str]) -> Iterator[Row]:
@@ -31,8 +34,19 @@ def rows(bench: Bench, presets: Sequence[str]) -> Iterator[Row]:
     yield bench.rate("-", "retention, the same answers again", _in_batches(load_reward("retention"), turns[:BATCH]), BATCH, "turns/s")
     classic, long = Classic(), _long_turns()
     yield bench.time("-", f"classic, {ANSWERS} answers of {LONG} tokens", lambda: classic(long), CLASSIC_BAR)
+    yield from _huge(bench)
     for name in ("bleu", "cosine", "exact", "token_f1"):
         yield bench.rate("-", name, _in_batches(load_reward(name), turns[:BATCH]), BATCH, "turns/s")
+
+
+def _huge(bench: Bench) -> Iterator[Row]:
+    """Answers of a megabyte: rewards that look at tokens alone do not tell their kinds apart."""
+    for name in sorted(BUILT_IN.keys() - ALONE):
+        reward = load_reward(name)
+        for kind in list(KINDS)[:1] if name in OF_TOKENS else KINDS:
+            turns = [huge_turn(kind, SIZE // 64 if bench.quick else SIZE)]
+            shown = "tokens" if name in OF_TOKENS else kind
+            yield bench.time("-", f"{name}, an answer of 1 MB: {shown}", lambda reward=reward, turns=turns: reward(turns), HUGE_BAR)
 
 
 def _played() -> list[Turn]:

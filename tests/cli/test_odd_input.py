@@ -54,6 +54,7 @@ def test_brackets_are_shown_as_they_are(kind: str, invoke: Any, tmp_path: Path) 
 
 
 def test_patterns_are_shown_as_they_are(invoke: Any) -> None:
+    pytest.importorskip("re2", reason="needs the extra `patterns`")
     assert "[/a]" in invoke("rewards", "check", '{use: format, pattern: "[/a]"}').stdout
 
 
