@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rxrl.allocation import keep_freed_memory
 from rxrl.config import parse_config
 from rxrl.curricula import load_curriculum
 from rxrl.data.world import GeneratedSource
@@ -47,7 +46,6 @@ def main() -> None:
     arguments = parser.parse_args()
 
     numbers = {"seed": arguments.seed, "episodes": arguments.episodes, "max_iterations": arguments.iterations}
-    keep_freed_memory()
     model, tokenizer = load_checkpoint(arguments.checkpoint)
     trainer = MRLTrainer(
         model,

@@ -217,6 +217,11 @@ def failures_told(path: Path, kept: str = "what stood there is untouched", then:
         raise WriteError(f"{path} could not be written ({reason}); {kept}: {advice}{then}.") from error
 
 
+def path_text(path: Path) -> str:
+    """The path as UTF-8 has it, whatever encoding the locale gives to the names of files."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def move(path: Path, target: Path, **words: str) -> Path:
     """Gives a file or folder another name in the same file system.
 

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from learning import learning_table, read_runs, run_learning
-from rxrl.allocation import keep_freed_memory
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum
 from rxrl.data.splits import Sources, open_sources
@@ -219,7 +218,6 @@ def main() -> None:
     learn.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     learn.add_argument("--table", action="store_true", help="run nothing, only print the table of what is finished")
     arguments = parser.parse_args()
-    keep_freed_memory()
     if arguments.command == "runs":
         lines = runs_table(arguments.folders)
     elif arguments.command == "learn":

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from rxrl.data.tables import is_saved, load_splits
 from rxrl.errors import DataError, reason
 from rxrl.reading import compression_of, json_value, parquet_rows, read_json_rows, read_text
+from rxrl.writing import path_text
 
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 ROW_ENDINGS = (*JSON_ENDINGS, ".parquet")
@@ -197,7 +198,7 @@ def ending(path: Path) -> str:
 
 def stem(path: Path) -> str:
     """Name of a file without its folder and endings."""
-    return (path.with_suffix("") if compression_of(path) else path).stem
+    return path_text(Path((path.with_suffix("") if compression_of(path) else path).stem))
 
 
 def _saved_folder(path: Path, name: str, subset: str | None, split: str | None) -> Corpus | None:

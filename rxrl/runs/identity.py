@@ -9,6 +9,7 @@ from typing import Any
 
 from rxrl.config import BaseConfig, dump_config
 from rxrl.reading import hash_of
+from rxrl.writing import path_text
 
 _FILE = re.compile(r"(?P<path>[^\n]+\.(?:py|ya?ml|jsonl?|parquet|csv|txt))(?P<name>:[\w.]+)?")
 WATCHING = frozenset({"tracking", "alarms", "checkpoint_every", "keep_checkpoints", "keep_best"})
@@ -27,8 +28,8 @@ def absolute_paths(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if (found := _FILE.fullmatch(value)) and _exists(Path(found["path"]).expanduser(), Path.is_file):
-        return f"{Path(found['path']).expanduser().resolve()}{found['name'] or ''}"
-    return str(Path(value).resolve()) if "/" in value and _exists(Path(value), Path.is_dir) else value
+        return f"{_full(Path(found['path']).expanduser())}{found['name'] or ''}"
+    return _full(Path(value)) if "/" in value and _exists(Path(value), Path.is_dir) else value
 
 
 def save_settings(config: BaseConfig, path: Path) -> None:
@@ -77,6 +78,10 @@ def moved_code(settings: Any, saved: Mapping[str, str], given: Mapping[str, str]
         return f"{renamed[found['path']]}{found['name'] or ''}" if found and found["path"] in renamed else text
 
     return _mapped(settings, rename)
+
+
+def _full(path: Path) -> str:
+    return path_text(path.resolve())
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rxrl.allocation import keep_freed_memory
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import CheckpointError, Interrupted, TrainingError
 from rxrl.models import ReactiveTransformer
@@ -20,7 +21,8 @@ from rxrl.runs.folder import RunFolder
 from rxrl.runs.identity import WATCHING, absolute_paths, code_files, differences, edited_files, moved_code
 from rxrl.runs.processes import Processes
 from rxrl.runs.signals import Interruption
-from rxrl.runs.tracking import MetricsLog, Tracker
+from rxrl.runs.trackers import Tracker
+from rxrl.runs.tracking import MetricsLog
 
 FORMAT = 4
 _OTHER = {"config": "with another configuration", "curriculum": "with another curriculum", "conversations": "on other conversations"}
@@ -72,7 +74,7 @@ class Run:
 
     @contextmanager
     def running(self, say: Callable[[str], None], resumed: bool) -> Iterator[None]:
-        """Claims the folder, opens the trackers and listens for signals.
+        """Claims the folder, opens the trackers, listens for signals and keeps freed memory for the next tensors.
 
         Args:
             say: Is told what a signal leads to.
@@ -88,8 +90,9 @@ class Run:
                     f"{self.folder.path} holds the checkpoints of a run, but this one starts anew: go on with it (`resume()`) or give "
                     "another folder."
                 )
-            self.log.open(self._tracker_ids)
+            keep_freed_memory()
             try:
+                self.log.open(self._tracker_ids)
                 with self._interruption.watched(say, self.unit):
                     yield
             finally:

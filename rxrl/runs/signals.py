@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish what is half done, write a checkpoint, leave."""
+"""Signals that end a training in good order: it finishes what is half done, writes a checkpoint and leaves."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from rxrl.errors import Interrupted
 
-HANDLED = (signal.SIGINT, signal.SIGTERM)
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C; `kill` and clusters; a terminal that goes away; what schedulers send before a time limit."""
 SAME = 1.0
 """Seconds in which further signals are the first one over again: a terminal and a launcher both hand Ctrl-C on."""
 
@@ -59,8 +60,13 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            if time.monotonic() - self._since < SAME:
+            # A scheduler warns first and ends later: only a person, or the same order again, ends what is being saved.
+            again = number == signal.SIGINT or number == self.received == signal.SIGTERM
+            if not again or time.monotonic() - self._since < SAME:
                 return
             raise Interrupted("Interrupted at once: what was not in a checkpoint is lost.", number)
         self.received, self._since = signal.Signals(number), time.monotonic()
-        self._say(f"{self.received.name}: finishing this {self._unit}, then writing a checkpoint; once more to leave at once.")
+        at_once = "; once more to leave at once" if number in (signal.SIGINT, signal.SIGTERM) else ""
+        # The terminal that would show it may be what has gone.
+        with suppress(OSError):
+            self._say(f"{self.received.name}: finishing this {self._unit}, then writing a checkpoint{at_once}.")

@@ -1,35 +1,24 @@
-"""Metrics to JSONL, always; to trackers such as wandb and TensorBoard where asked; the time that each phase takes."""
+"""Metrics in JSONL files, handed on to trackers; the time that each phase takes."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
-from pydantic import Field
 
-from rxrl.config import BaseConfig
-from rxrl.errors import MissingExtraError
 from rxrl.reading import whole_objects
+from rxrl.runs.trackers import Tracker
 from rxrl.types import Action, Policy, TokenBatch
 from rxrl.writing import append_line, cut, flush, json_text
 
 METRICS_FILE, TIMINGS_FILE = "metrics.jsonl", "timings.jsonl"
 _logger = logging.getLogger(__name__)
-
-
-class TrackingConfig(BaseConfig):
-    """Trackers that receive metrics in addition to `metrics.jsonl`."""
-
-    wandb: Literal["off", "offline", "online"] = Field("off", description="Weights & Biases.")
-    project: str = Field("rxrl", description="Project name there.")
-    tensorboard: bool = Field(False, description="TensorBoard event files in the folder of the run.")
 
 
 class Clock:
@@ -136,110 +125,6 @@ class MetricsLog:
             tracker.finish()
 
 
-class Tracker:
-    """A service that receives metrics in addition to the JSONL file.
-
-    Attributes:
-        name: Of the service.
-        id: Of the run there, for services that can go on with one.
-    """
-
-    name = "tracker"
-    id: str | None = None
-
-    def open(self, run_id: str | None = None) -> None:
-        """Starts a run, or continues the one with that id."""
-
-    def log(self, metrics: Mapping[str, Any]) -> None:
-        """Takes one line of metrics."""
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """Ends the run."""
-
-
-def open_trackers(config: TrackingConfig, folder: Path, run: Mapping[str, Any]) -> tuple[Tracker, ...]:
-    """The trackers that a run asks for; none of them has started yet.
-
-    Args:
-        config: Which.
-        folder: Folder of the run; offline files go below it.
-        run: Configuration that the trackers show.
-
-    Raises:
-        MissingExtraError: A tracker is not installed.
-    """
-    trackers: list[Tracker] = []
-    if config.wandb != "off":
-        trackers.append(WandbTracker(config.project, folder, run, mode=config.wandb))
-    if config.tensorboard:
-        trackers.append(TensorBoardTracker(folder))
-    return tuple(trackers)
-
-
-class WandbTracker(Tracker):
-    """Weights & Biases; `mode="offline"` needs no key and no network (and cannot go on with a run: it starts another file of it)."""
-
-    name = "wandb"
-
-    def __init__(self, project: str, folder: Path, config: Mapping[str, Any], mode: str = "offline") -> None:
-        try:
-            import wandb  # noqa: PLC0415
-        except ImportError:
-            raise MissingExtraError("Tracking with wandb", "wandb") from None
-        self._wandb: Any = wandb
-        self._options = {"project": project, "dir": str(folder), "config": dict(config), "mode": cast(Any, mode)}
-        self._resume = "allow" if mode == "online" else None
-        self._run: Any = None
-        self._line = 0
-
-    def open(self, run_id: str | None = None) -> None:
-        """Starts a run under an id of its own, or goes on with the given one."""
-        self.id = run_id or uuid.uuid4().hex[:12]
-        self._run = self._wandb.init(**self._options, id=self.id, resume=self._resume)
-        self._run.define_metric("*", step_metric="line")
-
-    def log(self, metrics: Mapping[str, Any]) -> None:
-        """Logs numbers under `phase/name`, with the iteration, or else our own line number, as the step."""
-        self._line = int(metrics.get("iteration", self._line + 1))
-        self._run.log(_numbers(metrics) | {"line": self._line})
-
-    def finish(self) -> None:
-        """Ends the wandb run."""
-        if self._run is not None:
-            self._run.finish()
-
-
-class TensorBoardTracker(Tracker):
-    """TensorBoard event files below the folder of the run, through accelerate; `tensorboard --logdir FOLDER` shows them."""
-
-    name = "tensorboard"
-
-    def __init__(self, folder: Path) -> None:
-        from accelerate.utils import is_tensorboard_available  # type: ignore[import-untyped]  # noqa: PLC0415
-
-        if not is_tensorboard_available():
-            raise MissingExtraError("Tracking with TensorBoard", "tensorboard")
-        self._folder = folder
-        self._writer: Any = None
-
-    def open(self, run_id: str | None = None) -> None:
-        """Opens a new event file; TensorBoard joins those of one folder by step."""
-        from accelerate.tracking import TensorBoardTracker as Writer  # type: ignore[import-untyped]  # noqa: PLC0415
-
-        self._writer = Writer("tensorboard", str(self._folder))
-        self._writer.start()
-
-    def log(self, metrics: Mapping[str, Any]) -> None:
-        """Logs numbers under `phase/name` at their iteration."""
-        self._writer.log(_numbers(metrics), step=int(metrics.get("iteration", 0)))
-
-    def finish(self) -> None:
-        """Closes the event file."""
-        if self._writer is not None:
-            self._writer.finish()
-
-
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """All lines of a run's `metrics.jsonl`; empty where there is none."""
     path = Path(folder) / METRICS_FILE
@@ -257,11 +142,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     return value
-
-
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    phase = metrics.get("phase", "run")
-    return {f"{phase}/{key}": value for key, value in metrics.items() if isinstance(value, int | float)}
 
 
 def _whole_lines(path: Path, most: int | None = None) -> int:

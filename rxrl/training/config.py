@@ -10,7 +10,7 @@ from rxrl.algorithms import AlgorithmConfig
 from rxrl.config import BaseConfig
 from rxrl.models.config import AttentionBackend
 from rxrl.runs.optim import OptimizerConfig
-from rxrl.runs.tracking import TrackingConfig
+from rxrl.runs.trackers import TrackingConfig
 from rxrl.training.alarms import AlarmConfig
 from rxrl.types import ANSWER_TOKENS
 

@@ -29,7 +29,8 @@ from rxrl.runs.checkpoints import Saved
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.processes import Processes
 from rxrl.runs.run import Run
-from rxrl.runs.tracking import Clock, MetricsLog, TimedPolicy, Tracker, open_trackers, plain
+from rxrl.runs.trackers import Tracker, open_trackers
+from rxrl.runs.tracking import Clock, MetricsLog, TimedPolicy, plain
 from rxrl.training.alarms import Alarm, Alarms
 from rxrl.training.callbacks import Callback, Progress
 from rxrl.training.config import MRLConfig

@@ -3,12 +3,15 @@
 import json
 import sys
 import time
+from typing import ClassVar
 
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-from rxrl.errors import MissingExtraError
-from rxrl.runs.tracking import Clock, MetricsLog, Tracker, TrackingConfig, open_trackers
+from rxrl.errors import ConfigError, MissingExtraError
+from rxrl.runs.trackers import Tracker, TrackingConfig, open_trackers
+from rxrl.runs.tracking import Clock, MetricsLog
 from rxrl.training.callbacks import Callback
 from tests.training.resume_worker import trainer_in
 
@@ -65,7 +68,7 @@ def test_tensorboard_holds_the_numbers(tmp_path):
 
 
 def test_a_missing_tensorboard_is_said_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("accelerate.utils.is_tensorboard_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'rxrl\[tensorboard\]'"):
         trainer_in(tmp_path / "run", tracking={"tensorboard": True})
     assert not (tmp_path / "run").exists()
@@ -125,3 +128,73 @@ def test_times_say_how_fast_and_where(tmp_path):
     assert phases <= first.keys() | second.keys()
     assert first["tokens_per_second"] > first["episodes_per_second"] > 0
     assert first["collect/generate"] <= first["collect"]
+
+
+class FakeService:
+    """A tracker as accelerate has them."""
+
+    started: ClassVar[list] = []
+
+    def __init__(self, project, **options):
+        self.project, self.options, self.lines, self.settings = project, options, [], None
+        self.started.append(self)
+
+    def start(self):
+        pass
+
+    def store_init_configuration(self, settings):
+        self.settings = settings
+
+    def log(self, values, step=None):
+        if step == 3:
+            raise ConnectionError("gone")
+        self.lines.append((step, values))
+
+    def finish(self):
+        self.lines.append("finished")
+
+
+def test_any_service_that_accelerate_knows_gets_numbers_and_settings_and_may_fail(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(FakeService, "started", [])
+    monkeypatch.setitem(sys.modules, "mlflow", sys)
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "mlflow", FakeService)
+    trainer_in(tmp_path, tracking={"services": ["mlflow"], "project": "mine"}, max_iterations=4).train()
+    [service] = FakeService.started
+    assert (service.project, service.settings["optimizer.learning_rate"]) == ("mine", 0.02)
+    assert service.settings["tracking.services"] == "['mlflow']"
+    assert [step for step, _ in service.lines] == [1, 2]
+    assert all(isinstance(value, int | float) for _, values in service.lines for value in values.values())
+    assert "mlflow fails and gets no more metrics; metrics.jsonl has them all. ConnectionError: gone." in caplog.text
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_service_that_refuses_or_is_missing_is_one_sentence(tmp_path, monkeypatch):
+    class Refusing(FakeService):
+        def start(self):
+            raise RuntimeError("No key\nwas found")
+
+    with pytest.raises(ConfigError, match="Tracking with swanlab needs the package swanlab: install it"):
+        open_trackers(TrackingConfig(services=("swanlab",)), tmp_path, {})
+    monkeypatch.setitem(sys.modules, "mlflow", sys)
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "mlflow", Refusing)
+    with pytest.raises(ConfigError, match=r"mlflow does not start: RuntimeError: No key was found\. Set it up as it says"):
+        trainer_in(tmp_path, tracking={"services": ["mlflow"]}).train()
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("mode", [None, "offline", "disabled"])
+def test_wandb_without_a_key_is_one_sentence_whatever_its_variable_says(mode, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    for name, value in {"HOME": str(tmp_path), "WANDB_API_KEY": "", "WANDB_SILENT": "true", "NETRC": str(tmp_path / "netrc")}.items():
+        monkeypatch.setenv(name, value)
+    if mode is not None:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    with pytest.raises(ConfigError, match=r"wandb does not start: UsageError: .*Set it up as it says, or leave it out"):
+        trainer_in(tmp_path / "run", tracking={"wandb": "online"}).train()
+
+
+def test_wandb_offline_takes_every_line(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    trainer_in(tmp_path, tracking={"wandb": "offline"}, max_iterations=2).train()
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
