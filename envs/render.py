@@ -65,11 +65,12 @@ def print_lines(lines: Sequence[Line]) -> None:
     if not lines:
         return
     # Imported late: only people who watch need it.
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    console = Console()
+    from rxrl.terminal import PlainConsole  # noqa: PLC0415
+
+    console = PlainConsole()
     if not console.is_terminal:
         console.out(text_of(lines), highlight=False)
         return

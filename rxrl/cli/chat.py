@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rxrl.cli.console import echo
 from rxrl.cli.device import Device, load_on
 from rxrl.cli.output import writable_file
 from rxrl.errors import CheckpointError, ConfigError, ModelError, unknown_name
@@ -48,7 +49,7 @@ def chat(
             session.write(system, "")
     _warm_up(session)
     c = model.config
-    typer.echo(f"{c.name}, memory of {c.layers} x {c.slots} slots, up to {c.max_length} tokens a turn. Commands: {', '.join(_COMMANDS)}.")
+    echo(f"{c.name}, memory of {c.layers} x {c.slots} slots, up to {c.max_length} tokens a turn. Commands: {', '.join(_COMMANDS)}.")
     try:
         for line in _lines():
             _report(session.wait())
@@ -72,7 +73,7 @@ def _warm_up(session: ReactiveSession) -> None:
 
 def _report(updated: MemoryUpdated | None) -> None:
     if updated is not None:
-        typer.secho(f"[memory updated] drift {updated.drift:.4f}, {1000 * updated.seconds:.0f} ms", dim=True)
+        echo(f"[memory updated] drift {updated.drift:.4f}, {1000 * updated.seconds:.0f} ms", dim=True)
 
 
 def _sampling(greedy: bool, temperature: float | None, top_k: int | None, top_p: float | None) -> dict[str, Any]:
@@ -96,12 +97,12 @@ def _lines() -> Iterator[str]:
             line.encode()  # where the terminal's own encoding lets other bytes through
         except EOFError:
             if interactive:
-                typer.echo()
+                echo()
             return
         except UnicodeError as error:
             raise ConfigError(f"The input is not UTF-8 text ({getattr(error, 'reason', error)}): convert it first.") from None
         if not interactive and line:
-            typer.echo(f"you> {line}")
+            echo(f"you> {line}")
         yield line
 
 
@@ -109,41 +110,41 @@ def _answer(session: ReactiveSession, text: str, sampling: dict[str, Any]) -> No
     try:
         events = session.ask(text, **sampling)
     except ModelError as error:
-        typer.secho(f"{error}", fg=typer.colors.RED, err=True)
+        echo(f"{error}", fg=typer.colors.RED, err=True)
         return
-    typer.echo("model> ", nl=False)
+    echo("model> ", nl=False)
     try:
         for event in events:
             if isinstance(event, Token):
-                typer.echo(event.text, nl=False)
+                echo(event.text, nl=False)
                 sys.stdout.flush()
             elif isinstance(event, AnswerEnd):
-                typer.secho(f"\n[first token] {1000 * event.first_token_seconds:.0f} ms", dim=True)
+                echo(f"\n[first token] {1000 * event.first_token_seconds:.0f} ms", dim=True)
             elif isinstance(event, MemoryUpdated):
                 _report(event)
     except KeyboardInterrupt:
-        typer.secho("\n[answer abandoned, memory as it was]", dim=True)
+        echo("\n[answer abandoned, memory as it was]", dim=True)
 
 
 def _command(session: ReactiveSession, line: str, save_memory: Path | None) -> None:
     name, _, argument = line.partition(" ")
     if name == "/reset":
         session.reset()
-        typer.secho("[memory reset]", dim=True)
+        echo("[memory reset]", dim=True)
     elif name == "/save":
         target = Path(argument.strip()) if argument.strip() else save_memory
         if target is None:
-            typer.secho("/save needs a file: /save FILE, or start with --save-memory FILE.", fg=typer.colors.RED, err=True)
+            echo("/save needs a file: /save FILE, or start with --save-memory FILE.", fg=typer.colors.RED, err=True)
         else:
             _save(session, target)
     else:
-        typer.secho(unknown_name("command", name, _COMMANDS), fg=typer.colors.RED, err=True)
+        echo(unknown_name("command", name, _COMMANDS), fg=typer.colors.RED, err=True)
 
 
 def _save(session: ReactiveSession, target: Path) -> None:
     try:
         session.save(target)
     except CheckpointError as error:
-        typer.secho(f"{error}", fg=typer.colors.RED, err=True)
+        echo(f"{error}", fg=typer.colors.RED, err=True)
     else:
-        typer.secho(f"[memory saved to {target}]", dim=True)
+        echo(f"[memory saved to {target}]", dim=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rxrl.cli.console import echo
 from rxrl.cli.device import Device, load_on
 from rxrl.models import Sampling, Token
 from rxrl.models.generation.completion import complete as continue_text
@@ -30,9 +31,9 @@ def complete(
     events = continue_text(
         model, tokenizer, text, generator=draws, temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_tokens
     )
-    typer.secho(text, nl=False, dim=True)
+    echo(text, nl=False, dim=True)
     for event in events:
         if isinstance(event, Token):
-            typer.echo(event.text, nl=False)
+            echo(event.text, nl=False)
             sys.stdout.flush()
-    typer.echo()
+    echo()

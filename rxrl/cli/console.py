@@ -1,12 +1,26 @@
-"""The terminal as the commands write to it: text is text, whatever brackets and colons it holds."""
+"""The one way in which commands write to the terminal: text is text, whatever brackets, colons and control characters it holds."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
+import typer
+
+from rxrl.terminal import PlainConsole, visible
 
 
-def plain_console(**options: Any) -> Console:
-    """A console that shows what it is given: no markup, no emoji names, no colours for numbers."""
-    return Console(markup=False, emoji=False, highlight=False, **options)
+def plain_console(**options: Any) -> PlainConsole:
+    """A console that shows what it is given."""
+    return PlainConsole(**options)
+
+
+def echo(text: object = "", *, nl: bool = True, err: bool = False, **style: Any) -> None:
+    """Prints a text.
+
+    Args:
+        text: What to print; control characters are written out.
+        nl: Whether the line ends.
+        err: To standard error.
+        style: As for `typer.secho`: `fg`, `dim`.
+    """
+    typer.secho(visible(str(text)), nl=nl, err=err, **style)

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from rxrl.cli.console import plain_console
+from rxrl.cli.console import echo, plain_console
 from rxrl.cli.output import writable_file, writable_folder
 from rxrl.data.corpora import open_corpus
 from rxrl.data.importers import ImportResult, import_babi, import_chat, import_fairytaleqa, import_published, import_text
@@ -66,7 +66,7 @@ def generate(
     else:
         conversations = world.take(steps=steps, strategy=strategy, start=start, count=count)
         written, what = write_conversations(out, conversations), "conversations"
-    typer.echo(f"Wrote {written} {what} to {out}.")
+    echo(f"Wrote {written} {what} to {out}.")
 
 
 @imports.command("babi")
@@ -184,7 +184,7 @@ def text(
 ) -> None:
     """Import plain text for pre-training, cut at paragraphs and sentences."""
     texts = import_text(source, limit=_limit(max_length, tokenizer) or DEFAULT_LIMIT)
-    typer.echo(f"Wrote {write_texts(out, texts)} texts to {out}.")
+    echo(f"Wrote {write_texts(out, texts)} texts to {out}.")
 
 
 @app.command()
@@ -217,12 +217,12 @@ def train_tokenizer(
     """Train a ByteLevel BPE tokenizer on conversations and texts."""
     trained = Tokenizer.train([text for source in sources for text in _texts_of(source)], vocab_size)
     trained.save(out)
-    typer.echo(f"Wrote a tokenizer of {trained.vocab_size} tokens to {out} (hash {trained.hash[:12]}).")
+    echo(f"Wrote a tokenizer of {trained.vocab_size} tokens to {out} (hash {trained.hash[:12]}).")
 
 
 def _texts_of(source: str) -> list[str]:
     """All text of what is trained on: rows of conversations, rows of texts, or plain text."""
-    split = open_corpus(source).choose("train", typer.echo)
+    split = open_corpus(source).choose("train", echo)
     if split.holds_texts():
         return texts_of(split, LengthLimit(10_000))
     return [part for each in conversations_of(split) for turn in each.interactions for part in (turn.query, turn.answer)]
@@ -238,17 +238,17 @@ def _limit(max_length: int | None, tokenizer: Path | None) -> LengthLimit | None
 
 def _finish(result: ImportResult, conversations: Sequence[Conversation], out: Path) -> None:
     _write(conversations, out)
-    typer.echo(", ".join(f"{name} {count}" for name, count in result.counts.items()) + ".")
+    echo(", ".join(f"{name} {count}" for name, count in result.counts.items()) + ".")
     _show_refused(result.refused)
 
 
 def _write(conversations: Sequence[Conversation], out: Path) -> None:
-    typer.echo(f"Wrote {write_conversations(out, conversations)} conversations to {out}.")
+    echo(f"Wrote {write_conversations(out, conversations)} conversations to {out}.")
 
 
 def _show_refused(refused: Sequence[RefusedRow]) -> None:
     for row in refused:
-        typer.echo(f"refused: {row}", err=True)
+        echo(f"refused: {row}", err=True)
 
 
 def _show_stats(stats: DataStats, unit: str, name: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rxrl.cli.console import echo
 from rxrl.cli.output import writable_folder
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.errors import ConfigError
@@ -39,4 +40,4 @@ def export_rxlm_command(
         if codec is not None:
             codec.save(fresh)
     for path in written:
-        typer.echo(f"Wrote {out / path.relative_to(fresh)}.")
+        echo(f"Wrote {out / path.relative_to(fresh)}.")

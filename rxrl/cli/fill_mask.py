@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rxrl.cli.console import plain_console
+from rxrl.cli.console import echo, plain_console
 from rxrl.cli.device import Device, load_on
 from rxrl.models.generation.completion import MASK_TEXT, Guess, fill_masks
 from rxrl.seeding import generator
@@ -26,7 +26,7 @@ def fill_mask(
     console = plain_console()
     for number, found in enumerate(guesses, start=1):
         console.print(_table(f"{MASK_TEXT} {number}" if len(guesses) > 1 else MASK_TEXT, found))
-    typer.echo(_filled(text, guesses))
+    echo(_filled(text, guesses))
 
 
 def _table(title: str, guesses: list[Guess]) -> Table:

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from rxrl.cli.console import plain_console
+from rxrl.cli.console import echo, plain_console
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.registry import Registry
 
@@ -38,7 +38,7 @@ def list_names(
         for name, (_, use) in KINDS.items():
             table.add_row(name, Text(use))
         plain_console().print(table)
-        typer.echo("The names of one kind: rxrl list KIND.")
+        echo("The names of one kind: rxrl list KIND.")
         return
     if kind not in KINDS:
         raise ConfigError(unknown_name("kind", kind, KINDS))
@@ -57,7 +57,7 @@ def print_names(registry: Registry) -> None:
     for line in registry.listing():
         table.add_row(line.name, line.origin, Text(line.summary))
     plain_console().print(table)
-    typer.echo(
+    echo(
         f"To use your own {registry.kind}, give package.module:name or path/file.py:name, "
         f"or register it in a package under the entry-point group rxrl.{registry.plural}."
     )

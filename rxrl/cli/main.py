@@ -5,6 +5,7 @@ To add a command, write a module `rxrl/cli/NAME.py` with a function or a `typer.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib import import_module
@@ -15,11 +16,17 @@ from typer.core import TyperGroup
 
 from rxrl import __version__
 from rxrl.allocation import keep_freed_memory
+from rxrl.cli.console import echo
 from rxrl.cli.output import forgive_output, lost_output
 from rxrl.errors import RxrlError
+from rxrl.terminal import VisibleFormatter, visible
 
 DEBUG_VARIABLE = "RXRL_DEBUG"
 EXIT_LOST_OUTPUT, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+USAGE_ERROR: Any = typer.BadParameter.__base__
+"""Click's error about options and arguments, which typer keeps in different places."""
 
 
 class LazyCommand(NamedTuple):
@@ -84,16 +91,19 @@ class LazyGroup(TyperGroup):
         except RxrlError as error:
             if os.environ.get(DEBUG_VARIABLE):
                 raise
-            typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
+            echo(f"Error: {error}", fg=typer.colors.RED, err=True)
             raise typer.Exit(EXIT_BAD_INPUT) from None
         except OSError as error:
             if error.filename is None or os.environ.get(DEBUG_VARIABLE):
                 raise
             sentence = f"Error: {error.filename} cannot be used ({error.strerror}): check the path, or give another one."
-            typer.secho(sentence, fg=typer.colors.RED, err=True)
+            echo(sentence, fg=typer.colors.RED, err=True)
             raise typer.Exit(EXIT_BAD_INPUT) from None
+        except USAGE_ERROR as error:
+            error.message = visible(error.message)
+            raise
         except KeyboardInterrupt as stop:
-            typer.echo(str(stop) or "Interrupted.", err=True)
+            echo(str(stop) or "Interrupted.", err=True)
             raise typer.Exit(getattr(stop, "exit_code", EXIT_INTERRUPTED)) from None
 
 
@@ -104,7 +114,7 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"rxrl {__version__}")
+        echo(f"rxrl {__version__}")
         raise typer.Exit
 
 
@@ -127,10 +137,12 @@ def main() -> None:
     """Runs the command line of this process and exits."""
     keep_freed_memory()
     watched = forgive_output()
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(VisibleFormatter())
     try:
         app(prog_name="rxrl")
     except SystemExit as end:
         if (sentence := lost_output(watched)) is None:
             raise
-        typer.echo(f"Error: {sentence}", err=True)
+        echo(f"Error: {sentence}", err=True)
         sys.exit(end.code or EXIT_LOST_OUTPUT)

@@ -10,7 +10,7 @@ import torch
 import typer
 from rich.table import Table
 
-from rxrl.cli.console import plain_console
+from rxrl.cli.console import echo, plain_console
 from rxrl.models import PRESETS, ModelConfig, ReactiveTransformer, count_parameters
 from rxrl.models.sizes import count_bytes
 
@@ -39,7 +39,7 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print paramete
     """List the model presets with parameters, bytes and memory of each."""
     counts = {name: _counts(config) for name, config in PRESETS.items()}
     if as_json:
-        typer.echo(json.dumps(counts, indent=2))
+        echo(json.dumps(counts, indent=2))
         return
     table = Table("", title="Presets", title_justify="left")
     for name in PRESETS:
@@ -53,8 +53,8 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print paramete
     for key, heading in _BYTES.items():
         table.add_row(heading, *(_shown(key, counts[name][key]) for name in PRESETS))
     plain_console().print(table)
-    typer.echo("Parameters. Encoder and decoder each count the embedding they share; total counts it once, without the MLM head.")
-    typer.echo("Megabytes (1,000,000 bytes) in float32; memory is that of one conversation.")
+    echo("Parameters. Encoder and decoder each count the embedding they share; total counts it once, without the MLM head.")
+    echo("Megabytes (1,000,000 bytes) in float32; memory is that of one conversation.")
 
 
 def _counts(config: ModelConfig) -> dict[str, int]:

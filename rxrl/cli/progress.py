@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rxrl.cli.console import plain_console
+from rxrl.terminal import PlainConsole
 from rxrl.training.alarms import Alarm
 from rxrl.training.callbacks import Callback
 from rxrl.training.callbacks import Progress as Training
@@ -31,7 +31,7 @@ _SHOWN = {
 class Terminal(Callback):
     """Shows stage, step, reward, retention and time left of stages and of MRL, and alarms."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: PlainConsole | None = None) -> None:
         self.console = console or plain_console()
         self._progress: Progress | None = None
         self._task: Any = None

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rxrl.cli.console import echo
 from rxrl.cli.report import read_object
 from rxrl.factory import load_checkpoint
 from rxrl.models.interop.card import model_card
@@ -26,7 +27,7 @@ def push(
     model, tokenizer = load_checkpoint(checkpoint)
     results = None if evaluation is None else read_object(evaluation)
     if dry_run:
-        typer.echo(model_card(model, results, license=license, repo_id=repo_id))
+        echo(model_card(model, results, license=license, repo_id=repo_id))
         return
     address = push_to_hub(model, repo_id, tokenizer=tokenizer, evaluation=results, license=license, private=private, revision=revision)
-    typer.echo(f"Uploaded to {address}.")
+    echo(f"Uploaded to {address}.")

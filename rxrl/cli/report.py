@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rxrl.cli.console import echo
 from rxrl.cli.output import writable_folder
 from rxrl.errors import DataError
 from rxrl.evaluation import write_run_report
@@ -23,7 +24,7 @@ def report(run: Annotated[Path, typer.Argument(callback=writable_folder, help="F
         raise DataError(f"There is no folder {run}: give the folder of a run.")
     with RunFolder(run).claimed():
         later = (run / EVALUATION_JSON).is_file() and (run / REPORT_JSON).is_file()
-        typer.echo(f"Wrote {write_run_report(run, later_evaluation(run) if later else None)}.")
+        echo(f"Wrote {write_run_report(run, later_evaluation(run) if later else None)}.")
 
 
 def later_evaluation(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from rich.table import Table
 from rich.text import Text
 
-from rxrl.cli.console import plain_console
+from rxrl.cli.console import echo, plain_console
 from rxrl.cli.listing import names_table, print_names
 from rxrl.reading import parse_yaml
 from rxrl.rewards import BUILT_IN, REWARDS, Report, check_reward, load_reward, read_spec, sample_turn
@@ -39,7 +39,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=T
 def list_rewards() -> None:
     """List built-in rewards and those of installed packages."""
     print_names(REWARDS)
-    typer.echo("rxrl rewards show NAME describes one of them.")
+    echo("rxrl rewards show NAME describes one of them.")
 
 
 @app.command()
@@ -81,7 +81,7 @@ def check(
     if report.fooled:
         console.print(_fooled(report))
     passed = report.ok and not (strict and report.hackable)
-    typer.secho("Passed." if passed else "Failed.", fg=typer.colors.GREEN if passed else typer.colors.RED)
+    echo("Passed." if passed else "Failed.", fg=typer.colors.GREEN if passed else typer.colors.RED)
     if not passed:
         raise typer.Exit(EXIT_FAILED)
 

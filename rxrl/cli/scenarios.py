@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from rxrl.cli.console import plain_console
+from rxrl.cli.console import echo, plain_console
 from rxrl.cli.listing import names_table, print_names
 from rxrl.envs.scenarios import SCENARIOS, Bounds, check_scenario, load, play_text
 
@@ -25,7 +25,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=T
 def list_scenarios() -> None:
     """List the scenarios of the suite and those of installed packages."""
     print_names(SCENARIOS)
-    typer.echo("rxrl scenarios show NAME plays one of them.")
+    echo("rxrl scenarios show NAME plays one of them.")
 
 
 @app.command()
@@ -60,7 +60,7 @@ def check(name: Name, level: Level = 1, steps: Steps = 12) -> None:
     console.print(table)
     if report.bounds is not None:
         console.print(_by_turn(report.bounds))
-    typer.secho("Passed." if report.ok else "Failed.", fg=typer.colors.GREEN if report.ok else typer.colors.RED)
+    echo("Passed." if report.ok else "Failed.", fg=typer.colors.GREEN if report.ok else typer.colors.RED)
     if not report.ok:
         raise typer.Exit(EXIT_FAILED)
 

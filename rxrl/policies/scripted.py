@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rxrl.errors import EpisodeError
 from rxrl.policies.text import Dialogue, TextPolicy
+from rxrl.terminal import visible
 from rxrl.types import EOS, Action, TextCodec, TokenBatch
 
 
@@ -70,7 +71,7 @@ class Parrot:
 
 def ask_at_terminal(query: str) -> str:
     """What a person answers to a query."""
-    return input(f"{query}\n> ")
+    return input(f"{visible(query)}\n> ")
 
 
 class Person(TextPolicy):

@@ -1,0 +1,50 @@
+"""Text as terminals may show it: what would steer the terminal, or turn the order of what is read, is written out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+_CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
+_ORDER = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_LINES = [0x2028, 0x2029]
+_SHOWN = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in (*_CONTROLS, *_ORDER, *_LINES) if chr(code) not in "\n\t"
+}
+
+
+def visible(text: str) -> str:
+    r"""The text with control characters written out (`\x1b`), line feeds and tabs left as they are.
+
+    Escape sequences could set the title, clear the screen, or write the clipboard; marks of writing direction could make one text look
+    like another.
+    """
+    return text.translate(_SHOWN)
+
+
+class PlainConsole(Console):
+    """A console that shows what it is given: no markup, no emoji names, no colours for numbers, no control characters."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What rich itself steers the terminal with passes, text does not."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
+
+    def out(self, *objects: Any, **options: Any) -> None:
+        """As `Console.out`, which leaves rendering out."""
+        super().out(*(visible(str(each)) for each in objects), **options)
+
+
+class VisibleFormatter(logging.Formatter):
+    """Formats records of the log for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, its control characters written out."""
+        return visible(super().format(record))
