@@ -31,15 +31,17 @@ from rxrl.envs import (
     unwrap,
 )
 from rxrl.envs.conversation import OneRowEnv
-from rxrl.envs.scenarios import Game
+from rxrl.envs.scenarios import Game, Player
 from rxrl.errors import CheckpointError, ConfigError, DataError, RxrlError, unknown_name
 from rxrl.models import ReactiveTransformer
 from rxrl.models.files import CONFIG_FILE
 from rxrl.models.interop.hub import local_folder
 from rxrl.policies import POLICIES, EndpointPolicy, HuggingFacePolicy, ModelPolicy, Oracle, Parrot, StmBackend
+from rxrl.policies.text import Dialogue, TextPolicy
 from rxrl.reading import OBJECT, read_json
 from rxrl.registry import called
 from rxrl.rewards import load_reward, mean_embeddings
+from rxrl.seeding import Draws
 from rxrl.types import ANSWER_TOKENS, Conversation, MemoryBackend, Policy, RewardFunction, Scenario, TextCodec, longest_query
 
 DEFAULT_REWARD = "retention"
@@ -52,6 +54,8 @@ SCENARIO = "scenario:"
 """Begins the name of scenarios where conversations are named."""
 SCENARIO_STEPS, SCENARIO_COUNT = 12, 1000
 """Turns of scenarios, and how many an environment draws from, where nothing else is said."""
+GAME_PLAYERS = {"best": "transcript", "blind": "none"}
+"""Players that scenarios bring along, and what holds the conversation for them."""
 STORY_STEPS = 4
 """Turns of the supervised start whose texts serve for pre-training."""
 _SCENARIO_OPTIONS = ("level", "steps", "split", "seed", "count")
@@ -152,7 +156,8 @@ def make_play(
     """Builds a policy and an environment that suits it.
 
     Args:
-        policy: "oracle", "parrot", "person", the path of a checkpoint, the folder of a Hugging Face causal model (or "hf:NAME"),
+        policy: "oracle", "parrot", "person", "best" or "blind" (the players of a scenario), the path of a checkpoint, the folder
+            of a Hugging Face causal model (or "hf:NAME"),
             the address of a chat endpoint, or a name that a package registers, "package.module:name" or "path/file.py:name", called
             with the codec of the environment.
         conversations: As in `make_env`.
@@ -168,6 +173,10 @@ def make_play(
     """
     given = {name: options.pop(name, None) for name in ("temperature", "system", "model")}
     own = {name: value for name, value in given.items() if value is not None}
+    if policy in GAME_PLAYERS:
+        _check_player_options(policy, own, ())
+        envs = make_vector_env(num_envs, conversations=conversations, memory=GAME_PLAYERS[policy] if memory is None else memory, **options)
+        return Play(envs, _game_player(policy, envs))
     if policy in POLICIES.built_in:
         _check_player_options(policy, own, ())
         envs = make_vector_env(num_envs, conversations=conversations, memory=memory, **options)
@@ -204,6 +213,28 @@ def model_play(
         conversations, memory=model.eval(), reward=reward, codec=tokenizer, known_values=values, num_envs=rows, **options
     )
     return Play(envs, ModelPolicy(model, envs.limits.answer + 1))
+
+
+class GamePlayer(TextPolicy):
+    """A player of a game as a policy: it reads the query, and the transcript where memory is one.
+
+    Args:
+        codec: That of the environment.
+        player: `best` or `blind` of a game.
+        level: Of the game.
+    """
+
+    def __init__(self, codec: TextCodec, player: Player, level: int) -> None:
+        super().__init__(codec)
+        self.player, self.level = player, level
+
+    def answer(self, dialogues: Sequence[Dialogue], generators: Sequence[torch.Generator] | None) -> list[str]:
+        """One answer for each dialogue; what it draws depends on the dialogue alone."""
+        return [self.player(self.level, each.query, each.history, _draws_of(each)) for each in dialogues]
+
+
+def _draws_of(dialogue: Dialogue) -> Draws:
+    return Draws("player", dialogue.query, *(text for pair in dialogue.history for text in pair))
 
 
 class Play(NamedTuple):
@@ -499,6 +530,14 @@ def _named_player(name: str, envs: ConversationVectorEnv) -> Policy:
         raise ConfigError(f"{name} must give a policy (it has `act(observation, memory, generators)`), but gave a {type(policy).__name__}.")
     found: Policy = policy
     return found
+
+
+def _game_player(name: str, envs: ConversationVectorEnv) -> GamePlayer:
+    games = {(type(each), each.level) for each in envs.conversations if isinstance(each, Game)}
+    if len(games) != 1 or not all(isinstance(each, Game) for each in envs.conversations):
+        raise ConfigError(f"The player {name!r} belongs to a scenario: give conversations='{SCENARIO}NAME', or choose another policy.")
+    [(game, level)] = games
+    return GamePlayer(envs.codec, game.best if name == "best" else game.blind, level)
 
 
 def _check_player_options(name: str, given: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -34,7 +34,10 @@ def play(  # noqa: PLR0913, PLR0917
         str | None, typer.Argument(help="Conversations to play, or scenario:NAME; without it conversations of the embedded world.")
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="Who answers: person, oracle, parrot, a checkpoint, the folder of a Hugging Face model, or http://...")
+        str,
+        typer.Option(
+            help="Who answers: person, oracle, parrot, best or blind (of a scenario), a checkpoint, a Hugging Face folder, or http://..."
+        ),
     ] = "person",
     memory: Annotated[
         str | None, typer.Option(help="A checkpoint, none, transcript, or transcript:N (the last N); without it what suits the policy.")

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from rxrl.envs import ConversationEnv, ConversationVectorEnv
 from rxrl.envs.scenarios import LEVELS, SCENARIOS, SPLITS, Game, bounds, load, play_text
 from rxrl.errors import ConfigError, RxrlError, ScenarioError
+from rxrl.evaluation import play_conditions
+from rxrl.factory import make_play
 from rxrl.rewards import load_reward
 from rxrl.seeding import Draws
 from rxrl.types import Conversation, Dialogue, Interaction, Score, Turn
@@ -248,6 +250,21 @@ def test_retention_does_not_apply_where_nothing_was_asked_and_no_reference_is_th
     env.reset(seed=0)
     *_, info = env.step(action(["cat."]))
     assert not info["scored"][0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_players_of_a_scenario_are_policies(name: str) -> None:
+    chosen = games(name, 30, split="test")
+    scores = {}
+    for player in ("best", "blind"):
+        envs, policy = make_play(player, chosen, num_envs=30, max_answer_tokens=64)
+        played = play_conditions(envs, policy, chosen, seed=0)["true"]
+        scores[player] = float(np.mean([record.turn.outcome.value for record in played if record.turn.outcome]))
+    assert scores["best"] > scores["blind"] + 0.3
+    found = bounds(chosen)
+    assert scores["best"] == pytest.approx(found.best, abs=1.2)
+    with pytest.raises(ConfigError, match="belongs to a scenario"):
+        make_play("best", [Conversation("c", Interaction("Hi.", "Hi."), (Interaction("Who?", "Me."),))])
 
 
 def test_an_answer_may_end_the_conversation_early() -> None:
