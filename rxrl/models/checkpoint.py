@@ -12,7 +12,7 @@ from torch import Tensor
 from rxrl.errors import CheckpointError
 from rxrl.manifest import check_files, write_manifest
 from rxrl.models.config import ModelConfig
-from rxrl.models.files import CONFIG_FILE, WEIGHTS_FILE, refusal
+from rxrl.models.files import CONFIG_FILE, WEIGHTS_FILE, listed, refusal
 from rxrl.models.network import ReactiveNetwork
 from rxrl.reading import read_json
 from rxrl.reading.tensors import Shapes, read_tensors
@@ -87,6 +87,9 @@ def _check_shapes(path: Path, found: Shapes, expected: Shapes) -> None:
 
 
 def _check_values(path: Path, found: dict[str, Tensor]) -> None:
+    others = [f"{name} ({str(tensor.dtype).removeprefix('torch.')})" for name, tensor in found.items() if not tensor.is_floating_point()]
+    if others:
+        raise CheckpointError(f"{path} should hold floating-point weights, but not so {listed(others)}: use the file that belongs to it.")
     broken = sorted(name for name, tensor in found.items() if not bool(tensor.isfinite().all()))
     if broken:
         raise CheckpointError(f"{path} holds NaN or infinite weights in {', '.join(broken)}: use an earlier checkpoint.")

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from rxrl.config import BaseConfig
 
+_MANY, _LARGE = 1024, 2**22
+"""Most layers, and largest size of an axis, so that the configuration of a broken checkpoint neither overflows nor takes for ever."""
 AttentionType = Literal["mha", "gqa", "mqa", "sqa"]
 AttentionBackend = Literal["auto", "sdpa", "flash"]
 Part = Literal["embedding", "encoder", "memory_attention", "decoder", "mlm_head"]
@@ -17,8 +19,8 @@ MemoryVariant = Literal["simple", "self", "interlayer", "self-interlayer", "grou
 class AttentionConfig(BaseConfig):
     """Query, key and value heads of one attention; their numbers decide which type it is."""
 
-    query_groups: int = Field(ge=1, description="Query heads that exist, of the model's `heads`.")
-    kv_groups: int = Field(ge=1, description="Key and value heads; divides `query_groups`.")
+    query_groups: int = Field(ge=1, le=_MANY, description="Query heads that exist, of the model's `heads`.")
+    kv_groups: int = Field(ge=1, le=_MANY, description="Key and value heads; divides `query_groups`.")
     type: AttentionType | None = Field(default=None, description="Name of what the groups make; checked against them where given.")
 
     @model_validator(mode="after")
@@ -76,7 +78,7 @@ class EncoderConfig(BaseConfig):
 
     self_attention: AttentionConfig
     cross_attention: AttentionConfig | None = Field(default=None, description="Set where the encoder reads memory (Micro, Mini).")
-    ff_dim: int = Field(ge=1)
+    ff_dim: int = Field(ge=1, le=_LARGE)
     mlm_norm: bool = Field(default=False, description="Layer norm in the MLM head, before its projection to the vocabulary.")
 
 
@@ -85,10 +87,10 @@ class DecoderConfig(BaseConfig):
 
     self_attention: AttentionConfig
     cross_attention: AttentionConfig
-    ff_dim: int = Field(ge=1, description="Hidden size of one expert.")
-    experts: int = Field(default=1, ge=1)
-    active_experts: int = Field(default=1, ge=1)
-    shared_experts: int = Field(default=0, ge=0, description="Experts that every token passes besides the routed ones.")
+    ff_dim: int = Field(ge=1, le=_LARGE, description="Hidden size of one expert.")
+    experts: int = Field(default=1, ge=1, le=_MANY)
+    active_experts: int = Field(default=1, ge=1, le=_MANY)
+    shared_experts: int = Field(default=0, ge=0, le=_MANY, description="Experts that every token passes besides the routed ones.")
     expert_biases: Literal["each", "global"] = Field(
         default="each", description="each: every routed expert has its own biases; global: one output bias for all of them."
     )
@@ -171,12 +173,12 @@ class ModelConfig(BaseConfig):
 
     format_version: Literal[1] = 1
     name: str = "custom"
-    vocab_size: int = Field(ge=8)
-    dim: int = Field(ge=4)
-    layers: int = Field(ge=1)
-    heads: int = Field(ge=1, description="Head size is dim / heads.")
-    max_length: int = Field(ge=8, description="Tokens of one interaction at most.")
-    slots: int = Field(ge=1, description="Slots of one layer's Short-Term Memory.")
+    vocab_size: int = Field(ge=8, le=_LARGE)
+    dim: int = Field(ge=4, le=_LARGE)
+    layers: int = Field(ge=1, le=_MANY)
+    heads: int = Field(ge=1, le=_MANY, description="Head size is dim / heads.")
+    max_length: int = Field(ge=8, le=_LARGE, description="Tokens of one interaction at most.")
+    slots: int = Field(ge=1, le=_LARGE, description="Slots of one layer's Short-Term Memory.")
     encoder: EncoderConfig
     decoder: DecoderConfig
     memory_attention: MemoryAttentionConfig

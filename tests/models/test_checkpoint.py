@@ -90,6 +90,12 @@ def write_config(text: str):
     return lambda folder: (folder / "config.json").write_text(text)
 
 
+def write_whole_numbers(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["decoder.head.bias"] = weights["decoder.head.bias"].long()
+    save_file(weights, folder / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -102,6 +108,9 @@ def write_config(text: str):
         (without("model.safetensors"), "is not a model checkpoint: model.safetensors is missing"),
         (edit_config(format_version=2), "not a configuration of this version: format_version: expected 1, got 2"),
         (edit_config(colour="red"), "not a configuration of this version: Unknown key 'colour'"),
+        (edit_config(layers=10**30), "not a configuration of this version: layers: expected"),
+        (edit_config(slots=10**9), "not a configuration of this version: slots: expected"),
+        (write_whole_numbers, r"should hold floating-point weights, but not so .*decoder.head.bias \(int64\)"),
         (edit_config(heads=3), "not a configuration of this version: its values: .*dim / heads must be an even whole number"),
         (edit_config(slots=6), r"memory_attention.gate.bias is \[2, 5\], expected \[2, 6\]"),
         (write_config("{"), "config.json cannot be read as JSON"),
