@@ -22,23 +22,23 @@ _COMMANDS = ("/reset", "/save", "/quit")
 
 
 def chat(
-    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id of a checkpoint.")],
-    system: Annotated[str | None, typer.Option(help="System prompt, written into memory first.")] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time (the default).")] = False,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="Sample with this temperature; 0 is greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from this many of the likeliest tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample from the smallest set of tokens with this probability.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens.")] = None,
-    load_memory: Annotated[Path | None, typer.Option(help="Start from a saved memory.")] = None,
+    checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on the Hub.")],
+    system: Annotated[str | None, typer.Option(help="System prompt; it is written into memory first.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token (default).")] = False,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from the K most likely tokens only.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample from the smallest set of tokens that has this probability.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = None,
+    load_memory: Annotated[Path | None, typer.Option(help="Saved memory to start from.")] = None,
     save_memory: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="Where /save writes the memory; written at the end, too.")
+        Path | None, typer.Option(callback=writable_file, help="File that /save writes the memory to; also written at the end.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the first memory and of samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     device: Device = None,
 ) -> None:
-    """Talk to a checkpoint; its memory is updated after each answer, at a terminal while you read and type.
+    """Talk to a model that remembers the conversation: its memory is updated after each answer.
 
-    Lines that begin with a slash are commands: /reset forgets the conversation, /save [FILE] writes the memory, /quit ends.
+    Commands begin with a slash: /reset forgets the conversation, /save [FILE] saves the memory, /quit ends.
     """
     sampling = _sampling(greedy, temperature, top_k, top_p) | {"max_new_tokens": max_new_tokens}
     model, tokenizer = load_on(device, checkpoint)

@@ -38,28 +38,30 @@ _CONTROL_NAMES = {"empty_memory": "empty memory", "swapped_memory": "swapped mem
 
 
 def evaluate(  # noqa: PLR0913, PLR0917
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint.", show_default=False)],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to evaluate.", show_default=False)],
     data: Annotated[
-        str | None, typer.Option(help="Held-out conversations, or scenario:NAME, in place of the embedded world's conversations.")
+        str | None, typer.Option(help="Held-out conversations, or scenario:NAME. Default: conversations of the generated world.")
     ] = None,
-    level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the embedded world or scenario; 1 without it.")] = None,
+    level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the generated world or scenario. Default: 1.")] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=64, help="Turns of each conversation; without it 16, or as long as they are with --data.")
+        int | None, typer.Option(min=1, max=64, help="Turns of each conversation. Default: 16, or all turns of --data.")
     ] = None,
-    strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = "multi-step",
-    conversations: Annotated[int, typer.Option(min=1, help="Most conversations.")] = 200,
-    controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also with empty and swapped memory, and the oracle.")] = True,
-    greedy: Annotated[bool, typer.Option("--greedy/--sampled", help="Likeliest tokens, or sampled ones.")] = True,
+    strategy: Annotated[Strategy, typer.Option(help="Structure of the conversations.")] = "multi-step",
+    conversations: Annotated[int, typer.Option(min=1, help="Maximum number of conversations.")] = 200,
+    controls: Annotated[
+        bool, typer.Option("--controls/--no-controls", help="Also play with empty and with swapped memory, and with the reference answers.")
+    ] = True,
+    greedy: Annotated[bool, typer.Option("--greedy/--sampled", help="Take the most likely tokens, or sample.")] = True,
     reward: Annotated[
         str | None,
-        typer.Option(help="Reward: a name, pkg.mod:function or path/file.py:function; without it retention, or outcome for scenarios."),
+        typer.Option(help="Reward: a name (rxrl list rewards) or path/file.py:function. Default: retention; outcome for scenarios."),
     ] = None,
-    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = ANSWER_TOKENS,
+    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = ANSWER_TOKENS,
     out: Annotated[Path | None, typer.Option(callback=writable_folder, help="Folder for evaluation.json and the transcripts.")] = None,
-    seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     device: Device = None,
 ) -> None:
-    """Measure retention by distance, with its controls."""
+    """Measure what a model remembers, by distance, next to its controls."""
     console = plain_console()
     # What is wrong with the reward is said before the checkpoint is read.
     embed = TokenEmbeddings()

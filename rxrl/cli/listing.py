@@ -27,7 +27,7 @@ KINDS = {
 
 
 def list_names(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help=f"One of {', '.join(KINDS)}.", show_default=False)] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}.", show_default=False)] = None,
 ) -> None:
     """List rewards, algorithms, curricula and everything else that has a name.
 

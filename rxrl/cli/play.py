@@ -31,39 +31,43 @@ DEFAULT_STEPS = 6
 
 def play(  # noqa: PLR0913, PLR0917
     data: Annotated[
-        str | None, typer.Argument(help="Conversations to play, or scenario:NAME; without it conversations of the embedded world.")
+        str | None, typer.Argument(help="Conversations to play, or scenario:NAME. Default: conversations of the generated world.")
     ] = None,
     policy: Annotated[
         str,
-        typer.Option(
-            help="Who answers: person, oracle, parrot, best or blind (of a scenario), a checkpoint, a Hugging Face folder, or http://..."
-        ),
+        typer.Option(help="Who answers: a name (rxrl list policies), a checkpoint, the folder of a Hugging Face model, or http://..."),
     ] = "person",
     memory: Annotated[
-        str | None, typer.Option(help="A checkpoint, none, transcript, or transcript:N (the last N); without it what suits the policy.")
+        str | None,
+        typer.Option(
+            help="What holds the conversation: none, transcript, transcript:N (the last N) or a checkpoint. Default: what the policy needs."
+        ),
     ] = None,
     reward: Annotated[
         str | None,
         typer.Option(
-            help="Reward: a name, {name: weight, ...}, a YAML file, or path/file.py:function; retention, or outcome for scenarios."
+            help="Reward: a name, {name: weight, ...}, a YAML file or path/file.py:function. Default: retention; outcome for scenarios."
         ),
     ] = None,
-    conversations: Annotated[int, typer.Option("--conversations", "-n", min=1, help="Most conversations.")] = 1,
-    level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the embedded world or scenario; 1 without it.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, max=64, help="Turns; without it 6, or as many as there are in DATA.")] = None,
-    strategy: Annotated[Strategy, typer.Option(help="Shape of the conversations.")] = "multi-step",
-    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = ANSWER_TOKENS,
-    teacher_forcing: Annotated[bool, typer.Option("--teacher-forcing", help="Write the right answers into memory.")] = False,
-    sampled: Annotated[bool, typer.Option("--sampled", help="Sampled answers, in place of the likeliest ones.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="Of sampled answers; 1 without it.")] = None,
-    system: Annotated[str | None, typer.Option(help="System prompt of a language model or an endpoint.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model of an endpoint; the first that it lists without it.")] = None,
-    seed: Annotated[int, typer.Option(help="Key of every draw.")] = 0,
+    conversations: Annotated[int, typer.Option("--conversations", "-n", min=1, help="Maximum number of conversations.")] = 1,
+    level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the generated world or scenario. Default: 1.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=64, help="Turns of each conversation. Default: 6, or all turns of DATA.")] = None,
+    strategy: Annotated[Strategy, typer.Option(help="Structure of the conversations.")] = "multi-step",
+    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = ANSWER_TOKENS,
+    teacher_forcing: Annotated[
+        bool, typer.Option("--teacher-forcing", help="Write the reference answers into memory, not those that were given.")
+    ] = False,
+    sampled: Annotated[bool, typer.Option("--sampled", help="Sample answers instead of taking the most likely tokens.")] = False,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature, with --sampled. Default: 1.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt for a language model or a chat endpoint.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of a chat endpoint. Default: the first one it lists.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     device: Device = None,
 ) -> None:
-    """Play conversations turn by turn and see every term of the reward.
+    """Play conversations turn by turn and see what each answer earns.
 
-    A person types the answers; the end of the input (Ctrl-D) ends the play. Endpoints get the key in OPENAI_API_KEY.
+    You type the answers yourself (Ctrl-D ends the game), unless --policy names another player. The key of a chat endpoint is read
+    from OPENAI_API_KEY.
     """
     if temperature is not None and not sampled:
         raise ConfigError("--temperature is for sampled answers: add --sampled.")

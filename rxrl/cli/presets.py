@@ -36,7 +36,7 @@ _BYTES = {"bytes": "megabytes", "memory_values": "memory values", "memory_bytes"
 
 
 def presets(as_json: Annotated[bool, typer.Option("--json", help="Print parameter counts and bytes as JSON.")] = False) -> None:
-    """List the model presets with parameters, bytes and memory of each."""
+    """List the model sizes, with parameters, bytes and memory of each."""
     counts = {name: _counts(config) for name, config in PRESETS.items()}
     if as_json:
         echo(json.dumps(counts, indent=2))

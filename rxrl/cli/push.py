@@ -16,11 +16,11 @@ from rxrl.models.interop.hub import push_to_hub
 
 def push(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
-    repo_id: Annotated[str, typer.Argument(help="Where to, as owner/name; made if it is missing.")],
-    evaluation: Annotated[Path | None, typer.Option(help="evaluation.json or report.json, for the model card.")] = None,
+    repo_id: Annotated[str, typer.Argument(help="Repository, as owner/name; created if missing.")],
+    evaluation: Annotated[Path | None, typer.Option(help="evaluation.json or report.json, for the results in the model card.")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the weights, for the model card.")] = None,
-    private: Annotated[bool | None, typer.Option("--private/--public", help="For a repository that is made.", show_default=False)] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch.")] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Visibility of a new repository.", show_default=False)] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to upload to.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the model card and upload nothing.")] = False,
 ) -> None:
     """Upload a checkpoint with its tokenizer and a model card to the Hugging Face Hub."""

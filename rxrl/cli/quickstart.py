@@ -21,15 +21,18 @@ WATCHED = frozenset(f"mrl.{name}" for name in WATCHING)
 
 def quickstart(
     out: Annotated[Path, typer.Option(callback=writable_folder, help="Folder of the run.")] = Path("runs/quickstart"),
-    budget: Annotated[str, typer.Option(help="Settings of the run: default, tiny, babi or fairytaleqa.")] = "default",
-    config: Annotated[Path | None, typer.Option(help="YAML file of the run, in place of a budget.")] = None,
+    budget: Annotated[str, typer.Option(help="Named settings: default, tiny, babi or fairytaleqa.")] = "default",
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings, instead of a budget.")] = None,
     seed: Seed = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out, with the same settings.")] = False,
-    data: Annotated[str | None, typer.Option(help="Conversations to train on, in place of the embedded world.")] = None,
-    held_out: Annotated[str | None, typer.Option(help="Held-out conversations; needed with --data.")] = None,
-    override: Annotated[list[str] | None, typer.Option("--set", help="Dotted override, such as mrl.episodes=32; may be repeated.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in --out; needs the same settings.")] = False,
+    data: Annotated[str | None, typer.Option(help="Conversations to train on. Default: the generated world.")] = None,
+    held_out: Annotated[str | None, typer.Option(help="Held-out conversations; required with --data.")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="Set one value, such as mrl.episodes=32. Repeatable.")] = None,
 ) -> None:
-    """Trains a small Reactive Transformer through all stages, reinforces its memory, and writes a report."""
+    """Train a small model from scratch and write a report.
+
+    Runs the supervised stages, then reinforcement learning of the memory, and evaluates the model after each.
+    """
     if config is None and budget not in BUDGETS:
         raise ConfigError(unknown_name("budget", budget, BUDGETS))
     files = [f"data.{name}={quoted(file)}" for name, file in (("train", data), ("held_out", held_out)) if file]

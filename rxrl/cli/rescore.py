@@ -31,15 +31,15 @@ def rescore_transcripts(
     ],
     reward: Annotated[
         list[str],
-        typer.Option(help="A name, pkg.mod:function, path/file.py:function, a mapping, or a YAML file; repeatable: the first one counts."),
+        typer.Option(help="Reward: a name, a mapping, a YAML file or path/file.py:function. Repeatable; the first one becomes the reward."),
     ],
     out: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="Where the scored transcripts go; without it nothing is written.")
+        Path | None, typer.Option(callback=writable_file, help="File for the scored transcripts. Default: none is written.")
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Whose token embeddings rewards such as classic compare with.")] = None,
-    time_limit: Annotated[float | None, typer.Option(min=0.1, help="Most seconds for a batch.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint whose token embeddings rewards such as classic use.")] = None,
+    time_limit: Annotated[float | None, typer.Option(min=0.1, help="Time limit for a batch, in seconds.")] = None,
 ) -> None:
-    """Compute other rewards for stored transcripts, without a model."""
+    """Score stored transcripts again with other rewards; no model is needed."""
     if out is not None and out.exists() and any(out.samefile(path) for path in transcripts if path.exists()):
         raise ConfigError(f"{out} is one of the transcripts that are read: give --out another name.")
     with claimed_around(out):

@@ -18,13 +18,13 @@ from rxrl.runs.tracking import METRICS_FILE
 
 Start = Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")]
 Out = Annotated[Path, typer.Option(callback=writable_folder, help="Folder of the run: metrics, configuration and checkpoints.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings that differ from the defaults.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Dotted override, such as optimizer.learning_rate=1e-3; repeatable.")]
-TrainFile = Annotated[str | None, typer.Option("--data", help="Conversations to train on, in place of the embedded world.")]
-HeldOut = Annotated[str | None, typer.Option(help="Conversations to validate on; without it, the first twentieth of --data.")]
-LevelOption = Annotated[int | None, typer.Option("--level", min=1, max=3, help="Difficulty of the embedded world; 1 without it.")]
-Seed = Annotated[int | None, typer.Option(help="Key of every draw; 0, or that of the configuration, without it.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings. What it leaves out keeps its default.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Set one value, such as optimizer.learning_rate=1e-3. Repeatable.")]
+TrainFile = Annotated[str | None, typer.Option("--data", help="Conversations to train on. Default: the generated world.")]
+HeldOut = Annotated[str | None, typer.Option(help="Conversations to validate on. Default: the first twentieth of --data.")]
+LevelOption = Annotated[int | None, typer.Option("--level", min=1, max=3, help="Difficulty of the generated world. Default: 1.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed. Default: that of the settings, or 0.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --out.")]
 
 
 def quoted(text: str | None) -> str | None:

@@ -41,8 +41,8 @@ def stage(  # noqa: PLR0913, PLR0917
     name: Annotated[str, typer.Argument(help=f"Stage: {', '.join(STAGES)} (in this order).", show_default=False)],
     out: Out,
     start: Start = None,
-    size: Annotated[str | None, typer.Option("--preset", help="Size of a fresh model, where there is no --from; pico without it.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer of a fresh model; without it, one is trained on the data.")] = None,
+    size: Annotated[str | None, typer.Option("--preset", help="Size of a new model, without --from. Default: pico.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer of a new model. Default: one trained on the data.")] = None,
     config: ConfigFile = None,
     override: Overrides = None,
     data: TrainFile = None,
@@ -50,9 +50,9 @@ def stage(  # noqa: PLR0913, PLR0917
     level: LevelOption = None,
     seed: Seed = None,
     resume: Resume = False,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints that --resume can go on from.")] = 100,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 100,
 ) -> None:
-    """Run one supervised stage, from checkpoint to checkpoint."""
+    """Run one supervised stage of training, on a checkpoint or on a new model."""
     if name not in STAGES:
         raise ConfigError(unknown_name("stage", name, STAGES))
     settings = load_config(config, STAGES[name], [*seed_override(seed), *(override or [])])

@@ -47,25 +47,31 @@ class Wandb(StrEnum):
 
 
 def train(  # noqa: PLR0913, PLR0917
-    start: Annotated[Path, typer.Option("--from", help="Checkpoint to start from; it stays the frozen reference.")],
+    start: Annotated[Path, typer.Option("--from", help="Checkpoint to start from. A frozen copy of it is the reference policy.")],
     out: Out,
-    curriculum: Annotated[str, typer.Option(help="Curriculum: a name (see --dry-run) or a YAML file.")] = "quickstart",
+    curriculum: Annotated[str, typer.Option(help="Curriculum: a name (rxrl list curricula) or a YAML file.")] = "quickstart",
     config: ConfigFile = None,
     override: Overrides = None,
-    reward: Annotated[str | None, typer.Option(help="Reward: a name, pkg.mod:function or path/file.py:function.")] = None,
-    env: Annotated[str | None, typer.Option(help="Environment: a package's name for it, pkg.mod:Class or path/file.py:Class.")] = None,
-    algorithm: Annotated[str | None, typer.Option(help="impo (default), ppo, a2c, grpo, rloo, reinforce, or a package's.")] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="Reward: a name (rxrl list rewards), package.module:function or path/file.py:function.")
+    ] = None,
+    env: Annotated[
+        str | None, typer.Option(help="Environment: a name (rxrl list envs), package.module:Class or path/file.py:Class.")
+    ] = None,
+    algorithm: Annotated[str | None, typer.Option(help="Algorithm: a name (rxrl list algorithms). Default: impo.")] = None,
     data: TrainFile = None,
     held_out: HeldOut = None,
     level: LevelOption = None,
     seed: Seed = None,
     resume: Resume = False,
-    wandb: Annotated[Wandb | None, typer.Option(help="Weights & Biases; off without it.")] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="TensorBoard event files in --out.")] = False,
-    stop_on_alarm: Annotated[bool, typer.Option("--stop-on-alarm", help="End, after a checkpoint, when a metric sounds an alarm.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show what would be trained when, and end.")] = False,
+    wandb: Annotated[Wandb | None, typer.Option(help="Log to Weights & Biases. Default: off.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard event files to --out.")] = False,
+    stop_on_alarm: Annotated[
+        bool, typer.Option("--stop-on-alarm", help="When a metric raises an alarm, save a checkpoint and stop.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, and stop.")] = False,
 ) -> None:
-    """Memory Reinforcement Learning through a curriculum."""
+    """Train a model's memory with reinforcement learning, through a curriculum."""
     stages = load_curriculum(curriculum)
     # A reward may be a mapping, everything else is text as it stands.
     named = {"reward": reward, "env": quoted(env), "algorithm.name": quoted(algorithm), "tracking.wandb": wandb}

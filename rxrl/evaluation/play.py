@@ -154,9 +154,7 @@ class _Session:
     seed: int
     greedy: bool
 
-    def play(
-        self, policy: Policy, conversations: Sequence[Scenario], controls: Sequence[str], reads: str = TRUE
-    ) -> dict[str, Playthrough]:
+    def play(self, policy: Policy, conversations: Sequence[Scenario], controls: Sequence[str], reads: str = TRUE) -> dict[str, Playthrough]:
         """Plays all conversations; `reads` says whose memory the answers that go on come from."""
         known = {each.id: Knowledge.of(each) for each in conversations} if SWAPPED in controls else {}
         found: dict[str, list[TurnRecord]] = {name: [] for name in (TRUE, *controls)}

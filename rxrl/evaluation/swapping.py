@@ -57,9 +57,7 @@ class Knowledge:
         return all(key in told and told[key] != value for key, value in self.asked[turn - 1].items())
 
 
-def choose_partners(
-    batch: Sequence[Scenario], known: Mapping[str, Knowledge], rows: Sequence[int], turn: int, seed: int
-) -> dict[int, int]:
+def choose_partners(batch: Sequence[Scenario], known: Mapping[str, Knowledge], rows: Sequence[int], turn: int, seed: int) -> dict[int, int]:
     """For each of `rows` that asks and has a partner in the batch: the row whose memory it reads.
 
     Args:

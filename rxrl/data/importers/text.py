@@ -16,9 +16,7 @@ _PARAGRAPH = re.compile(r"\n\s*\n")
 DEFAULT_LIMIT = LengthLimit(60)
 
 
-def import_text(
-    source: str | Path, *, limit: LengthLimit = DEFAULT_LIMIT, purpose: Purpose = "any", say: Say | None = None
-) -> list[str]:
+def import_text(source: str | Path, *, limit: LengthLimit = DEFAULT_LIMIT, purpose: Purpose = "any", say: Say | None = None) -> list[str]:
     """Reads plain text as a list of short texts.
 
     Args:
