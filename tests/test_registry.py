@@ -77,6 +77,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     lines += ["from rxrl.envs import ConversationVectorEnv, TranscriptMemory", "algorithms = BUILT_IN['ppo']"]
     lines += ["def rewards(turns):", "    '''Ten for everybody.'''", "    return [10.0] * len(turns)"]
     lines += ["class envs(ConversationVectorEnv): pass", "class memories(TranscriptMemory): pass"]
+    lines += ["def importers(source, limit=2):", "    '''Rows of anything.'''"]
+    lines += ["    return [{'query': source, 'answer': 'a', 'interactions': [{'query': 'q', 'answer': 'b'}]}] * limit"]
     lines += ["def policies(codec): return None", "curricula = Curriculum.custom([1], name='mine')"]
     (tmp_path / "everything.py").write_text("\n".join(lines))
     information = tmp_path / "everything-1.0.dist-info"
@@ -137,3 +139,23 @@ def test_a_registered_curriculum_memory_and_policy_are_used_by_name(package: str
     assert type(make_vector_env(1, conversations=rows, memory="mine").backend).__name__ == "memories"
     with pytest.raises(ConfigError, match="must give a policy"):
         make_play("mine", rows)
+
+
+def test_an_importer_of_a_package_or_a_file_is_a_command(package: str, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    for name, options, count in (("mine", [], 2), (f"{package}:importers", ["--set", "limit=3"], 3), (f"{package}.py:importers", [], 2)):
+        done = CliRunner().invoke(app, ["data", "import", name, "somewhere", str(out), *options])
+        assert (done.exit_code, f"Wrote {count} conversations" in done.stdout) == (0, True), done.output
+        assert out.read_text().count('"somewhere"') == count
+    for arguments, message in (
+        (["min", "x", "y.jsonl"], "Did you mean 'mine'"),
+        (["mine", "x", "y.jsonl", "--set", "limits=3"], "unexpected keyword argument 'limits'"),
+        (["mine", "x", "y.jsonl", "--set", "limit"], "name=value"),
+        (["mine", "x", "y.jsonl", "--set", "limit=0"], "gave no conversation"),
+        (["broken", "x", "y.jsonl"], "cannot be loaded"),
+        (["everything:rewards", "x", "y.jsonl"], "expected a mapping, got 10.0"),
+    ):
+        refused = CliRunner().invoke(app, ["data", "import", *arguments])
+        assert (refused.exit_code, message in refused.stderr) == (2, True), refused.output
+    shown = CliRunner().invoke(app, ["data", "import", "--help"]).stdout
+    assert all(f" {name} " in shown for name in ("mine", "broken", "babi"))

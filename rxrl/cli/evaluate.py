@@ -95,7 +95,7 @@ def held_out_conversations(
     if data.startswith(SCENARIO):
         return load_scenarios(data, level=level, steps=steps, split="test", seed=seed, count=count), ()
     if level is not None:
-        raise ConfigError("--level is for the embedded world and scenarios: give either --level or --data FILE.")
+        raise ConfigError("--level is for the generated world and scenarios: give either --level or --data FILE.")
     rows = read_conversations(data, purpose="test", say=say)
     if steps is None:
         return rows[:count], rows

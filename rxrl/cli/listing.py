@@ -18,6 +18,7 @@ KINDS = {
     "algorithms": ("rxrl.algorithms", "How the policy learns from rewards: `rxrl train --algorithm NAME`."),
     "curricula": ("rxrl.curricula", "How the number of turns grows during training: `rxrl train --curriculum NAME`."),
     "envs": ("rxrl.envs", "Environments: `rxrl train --env NAME`."),
+    "importers": ("rxrl.data.importers", "Where conversations come from: `rxrl data import NAME`."),
     "memories": ("rxrl.envs", "What holds the conversation: `rxrl play --memory NAME`."),
     "policies": ("rxrl.policies", "Who answers: `rxrl play --policy NAME`."),
     "scenarios": ("rxrl.envs.scenarios", "Users who react: `rxrl train --data scenario:NAME`."),

@@ -1,4 +1,4 @@
-"""Where the conversations and texts of a command come from: the embedded world, or files, each in parts that share nothing."""
+"""Where the conversations and texts of a command come from: the generated world, or files, each in parts that share nothing."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ IN_LETTERS = LengthLimit(300, len, "letters")
 
 
 class DataConfig(BaseConfig):
-    """Where conversations come from: the embedded world, or files."""
+    """Where conversations come from: the generated world, or files."""
 
-    level: int | None = Field(None, ge=1, le=3, description="Difficulty of the embedded world; null: 1.")
-    train: str | None = Field(None, description="File of conversations to train on; null: the embedded world.")
+    level: int | None = Field(None, ge=1, le=3, description="Difficulty of the generated world; null: 1.")
+    train: str | None = Field(None, description="File of conversations to train on; null: the generated world.")
     held_out: str | None = Field(None, description="File of held-out conversations; needed with `train`.")
-    steps: int | None = Field(None, ge=1, le=64, description="Turns of the embedded world's test conversations; null: 16.")
+    steps: int | None = Field(None, ge=1, le=64, description="Turns of the generated world's test conversations; null: 16.")
     test_conversations: int = Field(200, ge=1, description="Held-out conversations of the final evaluation.")
 
     @model_validator(mode="after")
     def _files_are_as_they_are(self) -> DataConfig:
         for name in ("level", "steps"):
             if self.train is not None and getattr(self, name) is not None:
-                raise WrongValueError("it is of the embedded world: leave it out with conversations from a file", name)
+                raise WrongValueError("it is of the generated world: leave it out with conversations from a file", name)
         return self
 
 
@@ -65,7 +65,7 @@ class Sources:
 
 
 def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources:
-    """The embedded world, or the conversations of files.
+    """The generated world, or the conversations of files.
 
     Args:
         data: Where they come from. Without `held_out`, the splits `test` (else `validation`) of the data set are the test.
@@ -142,9 +142,9 @@ def open_data(
     """What a stage or a training learns from and is validated on.
 
     Args:
-        data: File or name of conversations; None: the embedded world.
+        data: File or name of conversations; None: the generated world.
         held_out: What to validate on; None: the split `validation` of `data`, else its first twentieth.
-        level: Difficulty of the embedded world.
+        level: Difficulty of the generated world.
         seed: Key of the draws.
         texts: Whether plain texts do, too.
         say: Is told which splits were taken, where there were several.
@@ -154,10 +154,10 @@ def open_data(
     """
     if data is None:
         if held_out is not None:
-            raise ConfigError("--held-out goes with --data: the embedded world has held-out conversations of its own.")
+            raise ConfigError("--held-out goes with --data: the generated world has held-out conversations of its own.")
         return open_sources(DataConfig(level=level or 1, test_conversations=1), seed)
     if level is not None:
-        raise ConfigError("--level is for the embedded world: give either --level or --data.")
+        raise ConfigError("--level is for the generated world: give either --level or --data.")
     split, other = _training_splits(data, held_out, say)
     if texts and split.holds_texts():
         return _texts_sources(split, other, seed, IN_LETTERS)

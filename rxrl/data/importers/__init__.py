@@ -5,6 +5,16 @@ from rxrl.data.importers.chat import import_chat
 from rxrl.data.importers.common import ImportResult
 from rxrl.data.importers.fairytale import import_fairytaleqa
 from rxrl.data.importers.published import import_published
+from rxrl.data.importers.registry import IMPORTERS, import_with
 from rxrl.data.importers.text import import_text
 
-__all__ = ["ImportResult", "import_babi", "import_chat", "import_fairytaleqa", "import_published", "import_text"]
+__all__ = [
+    "IMPORTERS",
+    "ImportResult",
+    "import_babi",
+    "import_chat",
+    "import_fairytaleqa",
+    "import_published",
+    "import_text",
+    "import_with",
+]
