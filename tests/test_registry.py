@@ -76,6 +76,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     lines = ["import sys", "from rxrl.algorithms import BUILT_IN", "from rxrl.curricula import Curriculum"]
     lines += ["from rxrl.envs import ConversationVectorEnv, TranscriptMemory", "algorithms = BUILT_IN['ppo']"]
     lines += ["def rewards(turns):", "    '''Ten for everybody.'''", "    return [10.0] * len(turns)"]
+    lines += ["from rxrl.envs.scenarios import SCENARIOS", "class scenarios(next(iter(SCENARIOS.built_in.values()))): pass"]
     lines += ["class envs(ConversationVectorEnv): pass", "class memories(TranscriptMemory): pass"]
     lines += ["def importers(source, limit=2):", "    '''Rows of anything.'''"]
     lines += ["    return [{'query': source, 'answer': 'a', 'interactions': [{'query': 'q', 'answer': 'b'}]}] * limit"]

@@ -58,7 +58,7 @@ COMMANDS = {
     "push": LazyCommand("rxrl.cli.push", "push", "Upload a checkpoint and its model card to the Hub."),
     "play": LazyCommand("rxrl.cli.play", "play", "Play conversations and see what each answer earns."),
     "rewards": LazyCommand("rxrl.cli.rewards", "app", "List, describe and check rewards."),
-    "scenarios": LazyCommand("rxrl.cli.scenarios", "app", "List, show and check scenarios: conversations in which the user reacts."),
+    "scenarios": LazyCommand("rxrl.cli.scenarios", "app", "List, show and check scenarios, whose user reacts."),
     "rescore": LazyCommand("rxrl.cli.rescore", "rescore_transcripts", "Score stored transcripts again with other rewards."),
     "list": LazyCommand("rxrl.cli.listing", "list_names", "List rewards, algorithms, curricula and other names."),
     "presets": LazyCommand("rxrl.cli.presets", "presets", "List the model sizes and their parameter counts."),

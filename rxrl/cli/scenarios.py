@@ -18,7 +18,9 @@ Name = Annotated[str, typer.Argument(help="A name, pkg.mod:Name or path/file.py:
 Level = Annotated[int, typer.Option(min=1, max=3, help="Difficulty.")]
 Steps = Annotated[int, typer.Option(min=1, max=64, help="Turns of a dialogue.")]
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="List, show and try scenarios: users who react.")
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="List, show and check scenarios, whose user reacts."
+)
 
 
 @app.command("list")
@@ -30,7 +32,7 @@ def list_scenarios() -> None:
 
 @app.command()
 def show(name: Name, level: Level = 1, steps: Steps = 8) -> None:
-    """Show what a scenario is about, and a dialogue with its best player and with the one without memory."""
+    """Describe a scenario, and play it with its best player and with one that has no memory."""
     kind = SCENARIOS.find(name)
     console = plain_console()
     console.print(Text(name, style="bold"), Text("\n" + (inspect.getdoc(kind) or "No description.") + "\n"), soft_wrap=True)
@@ -51,7 +53,11 @@ def show(name: Name, level: Level = 1, steps: Steps = 8) -> None:
 
 @app.command()
 def check(name: Name, level: Level = 1, steps: Steps = 12) -> None:
-    """Try a scenario: the same dialogue again, its players and bounds, leaks, splits, speed. Ends with 1 where it breaks the contract."""
+    """Check a scenario.
+
+    Plays the same dialogue twice, and looks at its players and bounds, leaks, splits and speed. Exits with 1 if the scenario breaks
+    the contract.
+    """
     report = check_scenario(SCENARIOS.find(name), level=level, steps=steps)
     console = plain_console()
     table = names_table(f"Scenario {name}, level {level}, {steps} turns", "check", "", "found")
