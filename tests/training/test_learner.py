@@ -115,5 +115,5 @@ def test_mixed_precision_trains_float32_weights_and_the_first_ratio_is_still_1(n
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_a_process_has_one_precision():
     Processes("no")
-    with pytest.raises(ConfigError, match="One process has one precision"):
+    with pytest.raises(ConfigError, match="one process has one precision"):
         Processes("bf16")
