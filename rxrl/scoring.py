@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from numbers import Real
 from typing import Any
 
@@ -28,6 +28,25 @@ def reward_name(reward: object) -> str:
     if isinstance(qualified, str):
         return f"{module}:{qualified}" if module else qualified
     return f"{type(reward).__module__}:{type(reward).__qualname__}"
+
+
+def without_score(name: str, values: Iterable[float | None]) -> str | None:
+    """One sentence where a reward gave no score for any turn: a mean over nothing must not pass for a low one.
+
+    Args:
+        name: The reward, as the user named it.
+        values: Its scores, None where it gave none.
+
+    Returns:
+        The sentence; None where there is a score, or nothing to be scored.
+    """
+    found = list(values)
+    if not found or any(value is not None for value in found):
+        return None
+    return (
+        f"The reward {name} gave no score for any of {len(found)} turns. Check what it needs (a judge that answers, columns of the data, "
+        "turns that ask for something), and try it with `rxrl rewards check`."
+    )
 
 
 def score_turns(reward: RewardFunction, turns: Sequence[Turn]) -> list[Score]:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from rxrl.errors import RewardError
 from rxrl.eventloop import EventLoop, wait_for
-from rxrl.scoring import ROUNDING, score_turns
+from rxrl.scoring import ROUNDING, score_turns, without_score
 from rxrl.types import Score, Turn
 from tests.rewards.turns import make_turn
 
@@ -78,6 +78,12 @@ def test_rounding_of_single_and_half_precision_is_clipped() -> None:
     assert scored(torch.tensor(-1e-7)) == 0.0
     assert scored(10 * float(torch.tensor([0.1] * 10, dtype=torch.float32).sum())) == 10.0
     assert score_turns(lambda turns: [Score(10.000001, {"term": -1e-9})], [TURN])[0] == Score(10.0, {"term": 0.0})
+
+
+def test_a_reward_that_scored_nothing_is_told_from_a_low_one() -> None:
+    assert "The reward mine gave no score for any of 3 turns" in str(without_score("mine", [None] * 3))
+    assert without_score("mine", [None, 0.0]) is None
+    assert without_score("mine", []) is None
 
 
 class Client:

@@ -25,6 +25,7 @@ from rxrl.evaluation.records import keeping_transcripts
 from rxrl.factory import DEFAULT_REWARD, SCENARIO, TokenEmbeddings, load_scenarios, model_play
 from rxrl.rewards import load_reward, read_spec
 from rxrl.runs.folder import RunFolder
+from rxrl.scoring import reward_name, without_score
 from rxrl.types import ANSWER_TOKENS, Scenario, Strategy
 
 KNOWN_SAMPLE = 500
@@ -77,6 +78,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
         with nullcontext() if out is None else keeping_transcripts(out / "transcripts.unscored.jsonl"):
             found = evaluate_policy(*game, chosen, seed=seed, greedy=greedy, controls=wanted)
         console.print(*tables(found), sep="\n")
+        if nothing := without_score(reward_name(function), (record.reward for record in found.records)):
+            console.print(nothing, soft_wrap=True)
         if out is not None:
             console.print(f"Wrote {found.save(out)} and the transcripts.")
 

@@ -19,6 +19,7 @@ from rxrl.evaluation import TurnRecord, read_records, rescore, write_records
 from rxrl.factory import TokenEmbeddings, load_checkpoint
 from rxrl.rewards import Weighted, load_reward, read_spec
 from rxrl.runs.folder import claimed_around
+from rxrl.scoring import without_score
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 10
@@ -55,6 +56,10 @@ def rescore_transcripts(
         weighted = Weighted({name: (float(name == first), function) for name, function in rewards.items()})
         scored = rescore(records, weighted if len(rewards) > 1 else rewards[first])
         console.print(_table(records, scored, first))
+        for name in rewards:
+            values = [record.reward if name == first else _term(record.terms, name) for record in scored]
+            if nothing := without_score(name, values):
+                console.print(nothing, soft_wrap=True)
         if out is not None:
             write_records(out, scored)
             console.print(f"Wrote {len(scored)} turns with reward {first} to {out}.", soft_wrap=True)

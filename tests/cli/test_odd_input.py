@@ -58,6 +58,14 @@ def test_patterns_are_shown_as_they_are(invoke: Any) -> None:
     assert "[/a]" in invoke("rewards", "check", '{use: format, pattern: "[/a]"}').stdout
 
 
+def test_an_evaluation_that_scored_nothing_says_so(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    nothing = file(tmp_path / "nothing.py", "def none(turns):\n    return [None] * len(turns)\n")
+    options = ("--no-controls", "--steps", 1, "--conversations", 2)
+    printed = invoke("evaluate", checkpoint, *options, "--reward", f"{nothing}:none").stdout
+    assert "nothing.py:none gave no score for any of 2 turns. Check what it needs" in printed
+    assert "gave no score" not in invoke("evaluate", checkpoint, *options).stdout
+
+
 def test_rows_without_ids_are_told_apart_by_what_they_hold(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     mine = [TALK | {"query": f"Mia has {count} cats."} for count in range(20)]

@@ -124,6 +124,15 @@ def test_rescore_writes_other_rewards_and_says_how_they_go_with_retention(transc
     assert "+" in next(line for line in printed.splitlines() if line.strip().startswith("exact"))
 
 
+def test_rescore_says_which_reward_scored_nothing(transcripts: Path) -> None:
+    Path("nothing.py").write_text("def none(turns):\n    return [None] * len(turns)\n")
+    count = len(read_records(transcripts))
+    for rewards in (("nothing.py:none",), ("exact", "nothing.py:none"), ("nothing.py:none", "exact")):
+        printed = run("rescore", str(transcripts), *(part for reward in rewards for part in ("--reward", reward))).stdout
+        assert f"The reward nothing.py:none gave no score for any of {count} turns." in printed
+        assert "The reward exact gave" not in printed
+
+
 def test_rescore_refuses_what_it_cannot_do(transcripts: Path) -> None:
     assert "one of the transcripts" in run("rescore", str(transcripts), "--reward", "exact", "--out", str(transcripts), code=2).stderr
     assert "found no such file" in run("rescore", "none.jsonl", "--reward", "exact", code=2).stderr
