@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from rxrl.errors import EpisodeError
-from rxrl.policies.text import Dialogue, TextPolicy
+from rxrl.policies.text import QUERY_START, Dialogue, TextPolicy
 from rxrl.terminal import visible
 from rxrl.types import EOS, Action, TextCodec, TokenBatch
 
@@ -65,7 +65,7 @@ class Parrot:
 
     def act(self, observation: TokenBatch, memory: Any, generators: Sequence[torch.Generator] | None) -> Action:
         """The queries as answers."""
-        batch = TokenBatch.pad([[*prompt[2:-1], EOS] if prompt else [] for prompt in observation.rows()])
+        batch = TokenBatch.pad([[*prompt[QUERY_START:-1], EOS] if prompt else [] for prompt in observation.rows()])
         return Action(batch.ids, batch.mask)
 
 

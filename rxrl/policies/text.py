@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from rxrl.errors import ConfigError
-from rxrl.types import ANSWER, EOS, Action, TextCodec, TokenBatch
+from rxrl.types import ANSWER, EOS, PROMPT_MARKERS, Action, TextCodec, TokenBatch
 
-_QUERY_STARTS = 2
-"""Markers before a query: `[BOS] [Q]`."""
+QUERY_START = PROMPT_MARKERS - 1
+"""Markers before a query: `[BOS] [Q]`; `[A]` follows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class TextPolicy(ABC):
         """
         prompts, histories = observation.rows(), self._histories(memory, len(observation.ids))
         rows = [row for row, prompt in enumerate(prompts) if prompt]
-        dialogues = [Dialogue(self.codec.decode(prompts[row][_QUERY_STARTS:-1]), histories[row]) for row in rows]
+        dialogues = [Dialogue(self.codec.decode(prompts[row][QUERY_START:-1]), histories[row]) for row in rows]
         answers = self.answer(dialogues, None if generators is None else [generators[row] for row in rows])
         ids: list[list[int]] = [[] for _ in prompts]
         for row, text in zip(rows, answers, strict=True):
@@ -84,7 +84,7 @@ class TextPolicy(ABC):
 
     def _said(self, ids: Sequence[int]) -> tuple[str, str]:
         answer = list(ids).index(ANSWER)
-        return self.codec.decode(ids[_QUERY_STARTS:answer]), self.codec.decode(ids[answer + 1 :])
+        return self.codec.decode(ids[QUERY_START:answer]), self.codec.decode(ids[answer + 1 :])
 
 
 def check_options(temperature: float, longest: int) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -239,6 +240,6 @@ def test_version_is_that_of_the_sources():
 
 
 def test_instructions_that_the_cpu_lacks_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(library, "_current", ["avx2"])
+    monkeypatch.setattr(library, "library", lambda: SimpleNamespace(instructions="avx2"))
     with pytest.raises(ModelError, match="cannot compute with avx512 here"), library.narrower("avx512"):
         pass

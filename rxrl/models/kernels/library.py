@@ -24,13 +24,31 @@ _VERSION = 1
 _NUMBERS: dict[InstructionSet, int] = {"avx2": 1, "avx512": 2}
 
 
-def instruction_set() -> InstructionSet | None:
-    """What the kernels compute with on this machine; None where they were not built or the CPU is of another kind."""
-    return None if library() is None else _current[0]
+class Library:
+    """The loaded library, which computes with one set of instructions at a time.
+
+    Args:
+        loaded: As ctypes loads it.
+        instructions: The widest set that this CPU has.
+    """
+
+    def __init__(self, loaded: ctypes.CDLL, instructions: InstructionSet) -> None:
+        self._loaded = loaded
+        self.use(instructions)
+
+    def use(self, instructions: InstructionSet) -> None:
+        """Computes with these from now on, in the whole process."""
+        self._loaded.rxrl_use_instruction_set(_NUMBERS[instructions])
+        self.instructions = instructions
+
+    def call(self, name: str, arguments: ctypes.Structure, threads: int) -> None:
+        """Calls a kernel; a `MemoryError` where there was not enough for the threads' scratch."""
+        if getattr(self._loaded, name)(ctypes.byref(arguments), threads):
+            raise MemoryError(f"no memory left for the scratch of {name}")
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def library() -> Library | None:
     """The library, set to the widest instructions that this CPU has; None where there is none that it can run."""
     built = [path for suffix in EXTENSION_SUFFIXES if (path := Path(__file__).with_name("_kernels" + suffix)).is_file()]
     try:
@@ -38,21 +56,14 @@ def library() -> ctypes.CDLL | None:
         version, widest = loaded.rxrl_version(), loaded.rxrl_instruction_set()
     except (IndexError, OSError, AttributeError):
         return None
-    if version != _VERSION:
-        return None
-    for name, number in _NUMBERS.items():
-        if number == widest:
-            _use(loaded, name)
-            return loaded
-    return None
+    names = [name for name, number in _NUMBERS.items() if number == widest]
+    return Library(loaded, names[0]) if version == _VERSION and names else None
 
 
-_current: list[InstructionSet] = []
-
-
-def _use(loaded: ctypes.CDLL, name: InstructionSet) -> None:
-    loaded.rxrl_use_instruction_set(_NUMBERS[name])
-    _current[:] = [name]
+def instruction_set() -> InstructionSet | None:
+    """What the kernels compute with on this machine; None where they were not built or the CPU is of another kind."""
+    found = library()
+    return None if found is None else found.instructions
 
 
 @contextmanager
@@ -62,15 +73,15 @@ def narrower(name: InstructionSet) -> Iterator[None]:
     Raises:
         ModelError: They are wider than those that are used, or there are no kernels.
     """
-    loaded = library()
-    if loaded is None or _NUMBERS[name] > _NUMBERS[_current[0]]:
+    found = library()
+    if found is None or _NUMBERS[name] > _NUMBERS[found.instructions]:
         raise ModelError(f"These kernels cannot compute with {name} here: they have {instruction_set() or 'not been built'}.")
-    before = _current[0]
-    _use(loaded, name)
+    before = found.instructions
+    found.use(name)
     try:
         yield
     finally:
-        _use(loaded, before)
+        found.use(before)
 
 
 def run(name: str, arguments: ctypes.Structure, threads: int | None = None) -> None:
@@ -79,10 +90,9 @@ def run(name: str, arguments: ctypes.Structure, threads: int | None = None) -> N
     Raises:
         MemoryError: There was not enough for the threads' scratch.
     """
-    loaded = library()
-    assert loaded is not None, "kernels are only called where instruction_set() is not None"
-    if getattr(loaded, name)(ctypes.byref(arguments), torch.get_num_threads() if threads is None else threads):
-        raise MemoryError(f"no memory left for the scratch of {name}")
+    found = library()
+    assert found is not None, "kernels are only called where instruction_set() is not None"
+    found.call(name, arguments, torch.get_num_threads() if threads is None else threads)
 
 
 def fits(*tensors: Tensor) -> bool:
