@@ -29,7 +29,7 @@ MEANS = {
     "truncate",
     "sqlite3.connect",
 }
-WRITERS = {"save_file", "torch.save", "write_table", "to_parquet", "savez", "save_model"}
+WRITERS = {"save_file", "torch.save", "write_table", "to_parquet", "savez"}
 """What writes to a path of its own accord: only inside `with replacing(...)`."""
 
 

@@ -21,9 +21,13 @@ HOLDER = """
 import os, sys, time
 from rxrl.runs.folder import RunFolder
 with RunFolder(sys.argv[1]).claimed():
-    if "fork" in sys.argv and os.fork() == 0:
-        os.close(1)
-        time.sleep(600)
+    if "fork" in sys.argv:
+        begun, begin = os.pipe()
+        if os.fork() == 0:
+            os.close(1)
+            os.write(begin, b"!")
+            time.sleep(600)
+        os.read(begun, 1)
     print("claimed", flush=True)
     sys.stdin.readline()
 """
