@@ -12,6 +12,7 @@ from rxrl.config import BaseConfig, WrongValueError, load_config, parse_config
 from rxrl.errors import ConfigError
 from rxrl.registry import Registry, called, first_paragraph
 from rxrl.types import ParameterGroup, Strategy
+from rxrl.validation import is_whole
 
 Group = Literal[ParameterGroup, "critic"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -257,6 +258,6 @@ CURRICULA = Registry(
 
 
 def _filled_in(stage: Any, defaults: Any) -> Any:
-    if isinstance(stage, int) and not isinstance(stage, bool):
+    if is_whole(stage):
         stage = {"steps": stage}
     return {**defaults, **stage} if isinstance(stage, Mapping) and isinstance(defaults, Mapping) else stage

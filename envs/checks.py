@@ -15,6 +15,7 @@ from torch import Tensor
 from rxrl.errors import ConfigError, EpisodeError, unknown_name
 from rxrl.facts import attribute_values
 from rxrl.types import STRATEGIES, Conversation, MemoryBackend, RewardFunction, Scenario
+from rxrl.validation import is_whole
 
 _BACKEND = ("init", "write", "reset_rows", "select_rows")
 
@@ -31,7 +32,7 @@ def playable(conversations: Sequence[Scenario]) -> Sequence[Scenario]:
     for index, each in enumerate(conversations):
         if not is_scenario(each):
             raise ConfigError(f"Conversation {index} must be an rxrl.types.Conversation or another Scenario, got {type(each).__name__}.")
-        if isinstance(each.steps, bool) or not isinstance(each.steps, int | np.integer):
+        if not is_whole(each.steps):
             raise ConfigError(f"The steps of scenario {each.id!r} must be a whole number, got {each.steps!r}.")
         if each.steps < 1:
             raise ConfigError(f"Conversation {each.id!r} has no follow-up interaction, so there is nothing to play.")
@@ -103,16 +104,18 @@ def known_autoreset(mode: AutoresetMode | str) -> AutoresetMode:
 
 def at_least_one(name: str, value: int) -> int:
     """A whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value) or value < 1:
         raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    return value
+    return int(value)
 
 
 def limit(name: str, value: int | None, least: int = 1) -> int | None:
     """A whole number of at least `least`, or None for no limit."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+    if value is None:
+        return None
+    if not is_whole(value) or value < least:
         raise ConfigError(f"{name} must be a whole number of at least {least}, or None for no limit, got {value!r}.")
-    return value
+    return int(value)
 
 
 def probability(name: str, value: bool | float) -> float:

@@ -19,6 +19,7 @@ from rxrl.envs.spaces import UnicodeText, is_unicode, padded_ids
 from rxrl.envs.vector import ConversationVectorEnv
 from rxrl.errors import EpisodeError, unknown_name
 from rxrl.types import PROMPT_MARKERS, Scenario
+from rxrl.validation import is_whole
 
 _OPTIONS = {"conversation": "conversations", "stm_seed": "stm_seeds", "strategy": "strategies", "stm": "stm", "carry": "carry"}
 _ROW = 0
@@ -78,7 +79,8 @@ class OneRowEnv(LiveSpec, gymnasium.Env[Any, Any]):
         Raises:
             EpisodeError: An option is unknown or does not fit.
         """
-        super().reset(seed=seed)
+        # Gymnasium takes whole numbers of Python alone.
+        super().reset(seed=int(seed) if is_whole(seed) else seed)
         if seed is not None:
             self.batch.forget()
         self.batch.use_generators([self.np_random])

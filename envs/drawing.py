@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from rxrl.envs.checks import is_scenario, known_strategy, per_conversation
 from rxrl.envs.episode import SEED_RANGE, keyed_share
 from rxrl.errors import EpisodeError, unknown_name
 from rxrl.types import STRATEGIES, Scenario
+from rxrl.validation import is_whole
 
 _SHOWN = 20
 
@@ -34,9 +36,9 @@ class Drawing:
         self.generators: list[np.random.Generator] | None = None
         self._index = {conversation.id: i for i, conversation in enumerate(conversations)}
 
-    def seeded(self, seed: int | Sequence[int]) -> list[int]:
+    def seeded(self, seed: Any) -> list[int]:
         """The seed of each row: `seed + row`, or the given ones."""
-        seeds = [int(seed) + row for row in range(self.rows)] if isinstance(seed, int | np.integer) else [int(each) for each in seed]
+        seeds = [int(seed) + row for row in range(self.rows)] if isinstance(seed, Integral) else [int(each) for each in seed]
         if len(seeds) != self.rows:
             raise EpisodeError(f"A list of seeds needs one for each of the {self.rows} rows, got {len(seeds)}.")
         return seeds
@@ -73,7 +75,7 @@ class Drawing:
             if wanted not in self._index:
                 raise EpisodeError(unknown_name("conversation", wanted, list(self._index)[:_SHOWN]))
             return self.conversations[self._index[wanted]]
-        if not isinstance(wanted, int | np.integer) or not 0 <= int(wanted) < len(self.conversations):
+        if not is_whole(wanted) or not 0 <= int(wanted) < len(self.conversations):
             raise EpisodeError(
                 f"A conversation is an id, a Conversation or an index from 0 to {len(self.conversations) - 1}, got {wanted!r}."
             )
@@ -86,7 +88,7 @@ class Drawing:
         if given is None:
             given = [int(source[row].integers(SEED_RANGE)) for row in rows[: len(chosen)]]
         for row, seed in zip(rows, given, strict=False):
-            if not isinstance(seed, int | np.integer) or not 0 <= int(seed) < SEED_RANGE:
+            if not is_whole(seed) or not 0 <= int(seed) < SEED_RANGE:
                 raise EpisodeError(f"stm_seeds are whole numbers from 0 to 2**63 - 1, got {seed!r}.")
             seeds[row] = int(seed)
         return seeds

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import CustomSpaceError
+from gymnasium.vector.utils import create_shared_memory, read_from_shared_memory, write_to_shared_memory
 
 _SAMPLE_LENGTH = 32
 _SAMPLED = frozenset(string.ascii_letters + string.digits + " .,?!'")
@@ -41,6 +43,15 @@ class UnicodeText(spaces.Text):
 
     def __hash__(self) -> int:
         return hash((type(self), self.max_length))
+
+
+def _no_shared_memory(space: UnicodeText, *_: Any, **__: Any) -> Any:
+    raise CustomSpaceError(f"{space!r} cannot be shared between processes: make the environment with shared_memory=False.")
+
+
+# Without these, those of `spaces.Text` would serve, which know the characters of its charset only and give others back as garbage.
+for _function in (create_shared_memory, read_from_shared_memory, write_to_shared_memory):
+    _function.register(UnicodeText, _no_shared_memory)
 
 
 def is_unicode(text: str) -> bool:

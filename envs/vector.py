@@ -42,6 +42,7 @@ from rxrl.errors import EpisodeError, RewardError, ScenarioError, unknown_name
 from rxrl.facts import Asked
 from rxrl.scoring import score_turns
 from rxrl.types import EOS, PROMPT_MARKERS, MemoryBackend, RewardFunction, Scenario, Score, TextCodec, TokenBatch, Turn
+from rxrl.validation import is_whole
 
 _OPTIONS = ("conversations", "stm_seeds", "stm", "stm_rows", "carry", "reset_mask", "strategies")
 _FALLBACK_VOCABULARY = 2**16
@@ -52,7 +53,8 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
 
     An observation is `{"ids": int64 [num_envs, max_query_tokens + 3], "length": int64 [num_envs]}`, the prompts
     `[BOS] [Q] query [A]`. An action is an `rxrl.types.Action`, or `{"ids": [num_envs, time], "length": [num_envs]}`.
-    Rows that have ended keep their flags, rows that were never begun are terminated; both are neither scored nor written.
+    A row is terminated or truncated in the step that ends its episode and in no later one: `active` says which rows still wait for an
+    answer. Rows that have ended or were never begun are neither scored nor written.
 
     `info` holds arrays over rows for the turn just scored: `turn`, `steps`, `distance` (-1 = not defined), `asking`,
     `scored`, `conversation_id`, `strategy`, `turns` (`Turn` or None), `reward_terms` (floats by name, NaN = None) and
@@ -142,7 +144,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
 
     def _make_spaces(self, vocab_size: int | None) -> None:
         size = at_least_one("vocab_size", vocab_size) if vocab_size is not None else getattr(self.codec, "vocab_size", None)
-        top = (size if isinstance(size, int) else _FALLBACK_VOCABULARY) - 1
+        top = (int(size) if is_whole(size) else _FALLBACK_VOCABULARY) - 1
         self.single_observation_space = box_of_ids(self.limits.query + PROMPT_MARKERS, top)
         self.single_action_space = box_of_ids(self.limits.answer + 1, top)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -282,7 +284,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
             raise
         info = info_arrays(self._episodes, turns, scores, written)
         rewards = np.array([0.0 if score is None or score.value is None else score.value for score in scores])
-        ended = np.array([turn is not None for turn in turns]) & (terminated | truncated)
+        ended = terminated | truncated
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
             # Only rows of `final_obs` and `final_info` that have ended mean something: the others go on.
             final = {"final_obs": self._observe(), "_final_obs": ended, "final_info": info, "_final_info": ended.copy()}
@@ -402,8 +404,10 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
             ids, text = (turn.reference_ids, turn.reference) if forced else (answers[row], turn.answer)
             written[row] = episode.advance(ids, text, write_last=self.write_last)
         self._write(written)
-        terminated = np.array([episode is None or episode.terminated for episode in self._episodes])
-        truncated = np.array([episode is not None and episode.truncated for episode in self._episodes])
+        # Only of rows that have played this turn: repeated, the end of an episode would be counted at every later step.
+        played = [episode if turn is not None else None for episode, turn in zip(self._episodes, turns, strict=True)]
+        terminated = np.array([episode is not None and episode.terminated for episode in played])
+        truncated = np.array([episode is not None and episode.truncated for episode in played])
         return terminated, truncated, written
 
     def _write(self, written: Sequence[Ids | None]) -> None:

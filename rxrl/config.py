@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from rxrl.errors import ConfigError, sentence, unknown_name
@@ -27,6 +28,13 @@ class BaseConfig(BaseModel):
     """Base of all configurations: unknown keys are errors, values are frozen, field descriptions are the help text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_of_numpy_are_numbers(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not any(isinstance(value, np.generic) for value in given.values()):
+            return given
+        return {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
 
     def saved(self) -> dict[str, Any]:
         """Plain data for files, trackers and reports, and for telling two runs apart: keys and passwords in it are `***`."""

@@ -43,6 +43,7 @@ from rxrl.registry import called
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.seeding import Draws
 from rxrl.types import ANSWER_TOKENS, Conversation, MemoryBackend, Policy, RewardFunction, Scenario, TextCodec, longest_query
+from rxrl.validation import is_whole
 
 DEFAULT_REWARD = "retention"
 """Reward of conversations; that of scenarios without reference answers is "outcome"."""
@@ -456,7 +457,7 @@ def _codec(given: Any, own: Tokenizer | None, model: ReactiveTransformer | None,
     if not (callable(getattr(codec, "encode", None)) and callable(getattr(codec, "decode", None))):
         raise ConfigError(f"tokenizer is the path of a trained one or has encode and decode, got {type(codec).__name__}.")
     size = getattr(codec, "vocab_size", None)
-    if model is not None and isinstance(size, int) and size > model.config.vocab_size:
+    if model is not None and is_whole(size) and size > model.config.vocab_size:
         raise ConfigError(
             f"The tokenizer has {size} tokens, but the model knows {model.config.vocab_size}: give the tokenizer that it was trained with."
         )

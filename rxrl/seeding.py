@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import TypeVar
 
 import torch
@@ -13,8 +14,15 @@ T = TypeVar("T")
 
 def derive_seed(*key: int | str) -> int:
     """Returns a seed in [0, 2**63) that depends on every part of `key`, for example `(seed, "stm0", iteration, conversation)`."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
+    text = "\x1f".join(f"{_kind(part)}:{part}" for part in key)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _kind(part: object) -> str:
+    """`int` for whole numbers of numpy, too, and `str` for its texts: the same value is the same key."""
+    if isinstance(part, bool):
+        return "bool"
+    return "int" if isinstance(part, Integral) else "str" if isinstance(part, str) else type(part).__name__
 
 
 def generator(*key: int | str) -> torch.Generator:

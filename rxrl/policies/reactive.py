@@ -24,7 +24,7 @@ class StmBackend:
 
     def init(self, seeds: Sequence[int]) -> Tensor:
         """stm0 of each row, drawn from its own seed."""
-        rows = [self.model.init_memory(1, torch.Generator().manual_seed(seed)) for seed in seeds]
+        rows = [self.model.init_memory(1, torch.Generator().manual_seed(int(seed))) for seed in seeds]
         return torch.cat(rows, dim=1).detach()
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from rxrl.errors import ConfigError
@@ -85,12 +86,15 @@ def parse_yaml(text: str, source: str) -> YamlDocument:
 
 
 def plain_copy(value: Any) -> Any:
-    """Deep copy of mappings and sequences as dicts and lists, so that overrides never reach into the caller's data."""
+    """Deep copy of mappings and sequences as dicts and lists, so that overrides never reach into the caller's data.
+
+    Numbers of numpy become those of Python.
+    """
     if isinstance(value, Mapping):
         return {key: plain_copy(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain_copy(each) for each in value]
-    return value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 class _Loader(yaml.SafeLoader):

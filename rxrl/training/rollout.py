@@ -273,7 +273,7 @@ def _play(
     """Plays all episodes to their end; returns which of them were cut, bool `[batch]`."""
     if env.warm_up:
         recorder.written(info)
-    turn, truncated = 0, np.zeros(env.num_envs, dtype=np.bool_)
+    turn, cut = 0, np.zeros(env.num_envs, dtype=np.bool_)
     while env.active.any():
         turn += 1
         recorder.written(info)
@@ -284,8 +284,9 @@ def _play(
         except PlayError as error:
             error.turns = (*recorder.seen, *error.turns)
             raise
+        cut |= truncated
         recorder.note(prompts, action, rewards, info)
-    return torch.from_numpy(np.asarray(truncated[: recorder.batch]))
+    return torch.from_numpy(cut[: recorder.batch])
 
 
 def _begin(
