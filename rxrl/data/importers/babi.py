@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
+from typing import NamedTuple
 
 from rxrl.data.importers.babi_world import EXACT_TASKS, Carrying, question_key, renamed, reworded
 from rxrl.data.importers.common import ImportResult, existing
@@ -109,12 +110,8 @@ def import_babi(
     if (own_names or reword) and not rename:
         option = "own names" if own_names else "reword"
         raise ConfigError(f"The option {option} is about renamed copies, but none are wanted: ask for some with --rename N.")
-    path = existing(source, "bAbI file or folder")
-    files = _task_files(path)
-    conversations: list[Conversation] = []
-    refused: list[RefusedRow] = []
-    counts: Counter[str] = Counter()
-    for file in files:
+    work = _Import(statements_per_turn, max_turns, sentences, limit, seed)
+    for file in _task_files(existing(source, "bAbI file or folder")):
         task = _TASK.match(file.name)
         if task is None:
             raise DataError(f"{file.name!r} does not name its task: bAbI files are called like qa1_single-supporting-fact_train.txt.")
@@ -122,29 +119,57 @@ def import_babi(
         part = file.stem.rpartition("_")[2]
         own = set(re.findall(r"\w+", read_text(file).lower())) if own_names else None
         for number, episode in enumerate(_episodes(file), start=1):
-            counts["episodes"] += 1
-            for copy in range(1 + (copies if rename else 0)):
-                rng = random.Random(derive_seed(seed, "babi", task[1], number, copy))
-                name = f"babi-{task[1]}-{part}-{number}" + (f"-renamed{copy}" if copy else "")
-                try:
-                    played = _rename(episode, rng, own, reword) if copy else episode
-                    built = _build(played, int(task[1]), name, max_turns, statements_per_turn, rng, sentences)
-                    if limit is not None and (reason := limit.complaint(built)):
-                        raise _RowError(episode.row, reason)
-                except _RowError as error:
-                    refused.append(RefusedRow(str(file), error.row, str(error)))
-                    break
-                conversations.append(built)
-                if not copy:
-                    counts["statements"] += sum(line.answer is None for line in episode.lines)
-                    counts["questions"] += sum(line.answer is not None for line in episode.lines)
-                    counts["asked"] += sum(bool(interaction.asks) for interaction in built.follow_ups)
-    read = len(conversations)
-    conversations = _without_repeats(conversations)
+            work.counts["episodes"] += 1
+            try:
+                work.add(episode, task[1], part, number, _Renaming(copies if rename else 0, own, reword))
+            except _RowError as error:
+                work.refused.append(RefusedRow(str(file), error.row, str(error)))
+    kept = _without_repeats(work.conversations)
     if rename:
-        counts["left out: repeated copies"] = read - len(conversations)
-    counts["conversations"], counts["refused"] = len(conversations), len(refused)
-    return ImportResult(conversations, dict(counts), tuple(refused)).checked(keep_valid)
+        work.counts["left out: repeated copies"] = len(work.conversations) - len(kept)
+    work.counts["conversations"], work.counts["refused"] = len(kept), len(work.refused)
+    return ImportResult(kept, dict(work.counts), tuple(work.refused)).checked(keep_valid)
+
+
+class _Renaming(NamedTuple):
+    """How many renamed copies an episode gets, among which names, and whether its verbs are drawn anew."""
+
+    copies: int
+    own: set[str] | None
+    reword: bool
+
+
+@dataclass
+class _Import:
+    """Options of an import, and what it has given so far."""
+
+    statements_per_turn: int
+    max_turns: int | None
+    sentences: bool
+    limit: LengthLimit | None
+    seed: int
+    conversations: list[Conversation] = field(default_factory=list)
+    refused: list[RefusedRow] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, episode: Episode, task: str, part: str, number: int, renaming: _Renaming) -> None:
+        """Adds an episode and its renamed copies.
+
+        Raises:
+            _RowError: It does not fit; copies that do are kept.
+        """
+        for copy in range(1 + renaming.copies):
+            rng = random.Random(derive_seed(self.seed, "babi", task, number, copy))
+            name = f"babi-{task}-{part}-{number}" + (f"-renamed{copy}" if copy else "")
+            played = _rename(episode, rng, renaming.own, renaming.reword) if copy else episode
+            built = _build(played, int(task), name, self.max_turns, self.statements_per_turn, rng, self.sentences)
+            if self.limit is not None and (reason := self.limit.complaint(built)):
+                raise _RowError(episode.row, reason)
+            self.conversations.append(built)
+            if not copy:
+                self.counts["statements"] += sum(line.answer is None for line in episode.lines)
+                self.counts["questions"] += sum(line.answer is not None for line in episode.lines)
+                self.counts["asked"] += sum(bool(interaction.asks) for interaction in built.follow_ups)
 
 
 def _without_repeats(conversations: Sequence[Conversation]) -> list[Conversation]:
