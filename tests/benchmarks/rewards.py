@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from typing import Any
 
 from rxrl.data import GeneratedSource
@@ -28,8 +28,8 @@ OF_TOKENS = frozenset({"bleu", "classic", "cosine", "length"})
 def rows(bench: Bench, presets: Sequence[str]) -> Iterator[Row]:
     """Measures the rewards; they need no preset."""
     turns = _played()
-    count = 4 * BATCH if bench.quick else NEW_ANSWERS
-    new = [replace(turn, answer=f"{turn.answer} ({number})") for number, turn in enumerate(islice(cycle(turns), count))]
+    many = 4 * BATCH if bench.quick else NEW_ANSWERS
+    new = [replace(turn, answer=f"{turn.answer} ({number})") for number, turn in enumerate(islice(cycle(turns), many))]
     yield bench.rate("-", "retention, new answers", _in_batches(load_reward("retention"), new), BATCH, "turns/s", RETENTION_BAR)
     yield bench.rate("-", "retention, the same answers again", _in_batches(load_reward("retention"), turns[:BATCH]), BATCH, "turns/s")
     classic, long = Classic(), _long_turns()
@@ -44,9 +44,15 @@ def _huge(bench: Bench) -> Iterator[Row]:
     for name in sorted(BUILT_IN.keys() - ALONE):
         reward = load_reward(name)
         for kind in list(KINDS)[:1] if name in OF_TOKENS else KINDS:
-            turns = [huge_turn(kind, SIZE // 64 if bench.quick else SIZE)]
+            turn = huge_turn(kind, SIZE // 64 if bench.quick else SIZE)
             shown = "tokens" if name in OF_TOKENS else kind
-            yield bench.time("-", f"{name}, an answer of 1 MB: {shown}", lambda reward=reward, turns=turns: reward(turns), HUGE_BAR)
+            yield bench.time("-", f"{name}, an answer of 1 MB: {shown}", _ever_new(reward, turn), HUGE_BAR)
+
+
+def _ever_new(reward: RewardFunction, turn: Turn) -> Callable[[], Any]:
+    """Scores an answer that differs from call to call, so that nothing of it is cached."""
+    numbers = count()
+    return lambda: reward([replace(turn, answer=f"{next(numbers)} {turn.answer}")])
 
 
 def _played() -> list[Turn]:
