@@ -25,6 +25,7 @@ from rxrl.models import ReactiveTransformer
 from rxrl.rewards import REWARDS, load_reward, samples
 from rxrl.scoring import score_turns
 
+pytestmark = pytest.mark.slow
 PYPROJECT = """
 [build-system]
 requires = ["setuptools"]
@@ -47,8 +48,6 @@ PACKAGE = '''
 """Rewards for good manners."""
 
 from rxrl.envs import ConversationVectorEnv
-
-pytestmark = pytest.mark.slow
 
 
 def polite(turns, word="please"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -87,6 +87,11 @@ def play(  # noqa: PLR0913, PLR0917
         system=system,
         model=model,
     )
+    play_all(game, chosen, seed=seed, sampled=sampled)
+
+
+def play_all(game: Play, chosen: Sequence[Scenario], *, seed: int, sampled: bool) -> None:
+    """Plays conversations until the last, or until the person has ended the input, and prints what was earned."""
     if isinstance(game.policy, Person):
         game.policy.ask = _ask
     tally = Tally()

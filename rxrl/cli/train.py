@@ -37,6 +37,11 @@ from rxrl.training.config import MRLConfig
 from rxrl.training.episodes import stage_rewards
 from rxrl.training.trainer import MRLTrainer
 
+RewardName = Annotated[
+    str | None, typer.Option(help="Reward: a name (rxrl list rewards), package.module:function or path/file.py:function.")
+]
+EnvName = Annotated[str | None, typer.Option(help="Environment: a name (rxrl list envs), package.module:Class or path/file.py:Class.")]
+
 
 class Wandb(StrEnum):
     """What to do with Weights & Biases."""
@@ -52,12 +57,8 @@ def train(  # noqa: PLR0913, PLR0917
     curriculum: Annotated[str, typer.Option(help="Curriculum: a name (rxrl list curricula) or a YAML file.")] = "quickstart",
     config: ConfigFile = None,
     override: Overrides = None,
-    reward: Annotated[
-        str | None, typer.Option(help="Reward: a name (rxrl list rewards), package.module:function or path/file.py:function.")
-    ] = None,
-    env: Annotated[
-        str | None, typer.Option(help="Environment: a name (rxrl list envs), package.module:Class or path/file.py:Class.")
-    ] = None,
+    reward: RewardName = None,
+    env: EnvName = None,
     algorithm: Annotated[str | None, typer.Option(help="Algorithm: a name (rxrl list algorithms). Default: impo.")] = None,
     data: TrainFile = None,
     held_out: HeldOut = None,
@@ -75,9 +76,8 @@ def train(  # noqa: PLR0913, PLR0917
     stages = load_curriculum(curriculum)
     # A reward may be a mapping, everything else is text as it stands.
     named = {"reward": reward, "env": quoted(env), "algorithm.name": quoted(algorithm), "tracking.wandb": wandb}
-    chosen = [f"{key}={value}" for key, value in named.items() if value is not None]
-    chosen += ["tracking.tensorboard=true"] * tensorboard + ["alarms.stop=true"] * stop_on_alarm
-    settings = load_config(config, MRLConfig, [*seed_override(seed), *chosen, *(override or [])])
+    chosen = _overrides(seed, named, {"tracking.tensorboard": tensorboard, "alarms.stop": stop_on_alarm})
+    settings = load_config(config, MRLConfig, [*chosen, *(override or [])])
     processes = Processes(settings.precision)
     terminal = Terminal(plain_console(quiet=not processes.first))
     if dry_run:
@@ -110,6 +110,12 @@ def train(  # noqa: PLR0913, PLR0917
             start=start,
         )
         run_training(trainer, terminal.say, resume)
+
+
+def _overrides(seed: int | None, named: Mapping[str, str | None], switches: Mapping[str, bool]) -> list[str]:
+    """What the options of the command say, as overrides of the settings."""
+    given = [f"{key}={value}" for key, value in named.items() if value is not None]
+    return [*seed_override(seed), *given, *(f"{key}=true" for key, on in switches.items() if on)]
 
 
 def plan(curriculum: Curriculum, config: MRLConfig) -> Table:

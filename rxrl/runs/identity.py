@@ -34,7 +34,7 @@ def absolute_paths(value: Any) -> Any:
 
 def save_settings(config: BaseConfig, path: Path) -> None:
     """Writes a configuration with absolute paths, so that it means the same from every working folder."""
-    dump_config(type(config).model_validate(absolute_paths(config.model_dump(mode="json"))), path)
+    dump_config(type(config).model_validate(absolute_paths(config.saved())), path)
 
 
 def code_files(value: Any) -> dict[str, str]:
