@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from rxrl.errors import ConfigError, sentence, unknown_name
@@ -23,18 +23,23 @@ from rxrl.secrets import redacted_data
 from rxrl.validation import Location, known_keys, models_at, refusal, shown
 from rxrl.writing import write_text
 
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
-class BaseConfig(BaseModel):
+
+class _Numbers(ModelMetaclass):
+    """Makes numbers of numpy those of Python where a configuration is called; a validator would read strict JSON as Python."""
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        return super().__call__(*args, **{name: each.item() if isinstance(each, np.generic) else each for name, each in values.items()})
+
+
+class BaseConfig(BaseModel, metaclass=_Numbers):
     """Base of all configurations: unknown keys are errors, values are frozen, field descriptions are the help text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _numbers_of_numpy_are_numbers(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or not any(isinstance(value, np.generic) for value in given.values()):
-            return given
-        return {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
 
     def saved(self) -> dict[str, Any]:
         """Plain data for files, trackers and reports, and for telling two runs apart: keys and passwords in it are `***`."""
