@@ -238,19 +238,19 @@ class _AnswerHead:
 class _Awaited:
     """Numbers that a device computes, on their way here while the device goes on."""
 
-    def __init__(self, numbers: Tensor) -> None:
+    def __init__(self, *numbers: Tensor) -> None:
         # Only CUDA is asked not to wait: elsewhere nothing would tell when the numbers are there.
-        self._numbers, self._arrived = numbers.to("cpu", non_blocking=numbers.is_cuda), None
-        if numbers.is_cuda:
+        device, self._arrived = numbers[0].device, None
+        self._numbers = [each.to("cpu", non_blocking=each.is_cuda) for each in numbers]
+        if device.type == "cuda":
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record(torch.cuda.current_stream(numbers.device))
+            self._arrived.record(torch.cuda.current_stream(device))
 
     def arrived(self) -> list[float]:
         """The numbers, as soon as they are here."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        found: list[float] = self._numbers.tolist()
-        return found
+        return [each.item() for each in self._numbers]
 
 
 @dataclass(slots=True)
@@ -289,8 +289,7 @@ class _Running:
         """Notes what has ended."""
         before = None if self.running == len(self.rows) else self.finished
         self.finished = self.finished | step.ended
-        raw = step.raw_log_probs
-        self.sums = _Awaited(torch.stack((self.finished.sum(dtype=raw.dtype), raw.sum())))
+        self.sums = _Awaited(self.finished.sum(), step.raw_log_probs.sum())
         return _Computed(step, before)
 
     def count(self) -> None:
