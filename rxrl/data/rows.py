@@ -54,7 +54,7 @@ class InteractionRow(BaseModel):
     facts: list[FactRow] = Field(default_factory=list)
     asks: list[Key] | None = None
     aliases: dict[Key, list[Text]] = Field(default_factory=dict)
-    unknown: bool = False
+    unknown: bool = Field(default=False, strict=True)
     kind: str | None = None
 
     @model_validator(mode="before")

@@ -103,6 +103,8 @@ BROKEN = [
     (row(facts=[], interactions=[{"query": "a", "answer": "b", "asks": ["x.y"], "facts": [{"key": "x.y", "value": "z"}]}]), "no earlier"),
     (row(interactions=[{"query": "a", "answer": "b", "unknown": True}]), r"interactions\[0\] is unknown, but has no asks: name"),
     (row(interactions=[{"query": "a", "answer": "b", "unknown": True, "asks": []}]), "is unknown, but has no asks"),
+    (row(unknown="true"), "unknown: expected true or false, got 'true'"),
+    (row(unknown=1), "unknown: expected true or false, got 1"),
     (row(unknown=True), "the first interaction is unknown, but has no asks"),
     (
         row(interactions=[{"query": "a", "answer": "b", "unknown": True, "asks": ["anna.pet"]}]),
