@@ -8,7 +8,7 @@ import torch
 from rxrl.errors import CheckpointError, WriteError
 from rxrl.manifest import MANIFEST_FILE, write_manifest
 from rxrl.models import Critic, ReactiveTransformer
-from rxrl.runs.checkpoints import STATE_FILE, TENSORS_FILE, load_critic, load_state, numbered, prune, save_checkpoint
+from rxrl.runs.checkpoints import STATE_FILE, TENSORS_FILE, load_critic, load_state, newest_position, numbered, prune, save_checkpoint
 from rxrl.runs.tracking import MetricsLog, read_metrics
 from rxrl.writing import sweep
 from tests.training.toy import CODEC, tiny_model
@@ -194,3 +194,24 @@ def test_a_number_that_is_not_finite_is_null_in_the_file(tmp_path):
         "kl": None,
         "terms": [None, 1.0],
     }
+
+
+def test_the_metrics_of_a_job_go_back_to_the_newest_checkpoint_of_all_its_parts(tmp_path):
+    """Also where a killed replacement has left the last part under another name."""
+
+    def part(name, size, **given):
+        save_checkpoint(tmp_path / name, tiny_model(), CODEC, state={"log": {"metrics.jsonl": size}}, **given)
+
+    assert newest_position(tmp_path) is None
+    part("pretrain", 100)
+    part("sft", 300)
+    part("sft/step-000008", 200, tensors={})
+    part("sft/step-000010", 250, tensors={})
+    assert newest_position(tmp_path) == {"metrics.jsonl": 300}
+    (tmp_path / "sft").rename(tmp_path / ".sft.old")
+    (tmp_path / ".sft.new").mkdir()
+    sweep(tmp_path)
+    part("step-000002", 400, tensors={})
+    part("best-000009", 900)
+    part("abandoned-step-000009", 900, tensors={})
+    assert newest_position(tmp_path) == {"metrics.jsonl": 400}
