@@ -1,4 +1,4 @@
-"""docs/guides/rewards.md and docs/guides/environment.md hold what they say: snippets run as written, tables are those of the code."""
+"""The guides to rewards, environment and scenarios hold what they say: snippets run as written, tables are those of the code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import yaml
@@ -21,34 +20,11 @@ from rxrl.evaluation import TurnRecord, write_records
 from rxrl.rewards import BUILT_IN, held, load_reward, samples
 from rxrl.training.config import MRLConfig
 from rxrl.types import Score
+from tests.pages import DOCS, Block, blocks
 from tests.rewards import table
 
-ROOT = Path(__file__).parents[1]
-PAGES = ("rewards.md", "environment.md", "scenarios.md")
-
-
-class Block(NamedTuple):
-    """A fenced block of a page."""
-
-    page: str
-    number: int
-    language: str
-    text: str
-
-    @property
-    def file(self) -> str | None:
-        """Name of the file that the block shows, where its first line is a comment with one."""
-        found = re.match(r"# (\w+\.(?:py|yaml|toml))\n", self.text)
-        return found and found[1]
-
-
-def _blocks(page: str) -> Iterator[Block]:
-    text = (ROOT / "docs/guides" / page).read_text(encoding="utf-8")
-    for number, (language, block) in enumerate(re.findall(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S)):
-        yield Block(page, number, language, block)
-
-
-BLOCKS = [block for page in PAGES for block in _blocks(page)]
+REWARDS_PAGE, ENVIRONMENT_PAGE, SCENARIOS_PAGE = (DOCS / "guides" / f"{name}.md" for name in ("rewards", "environment", "scenarios"))
+BLOCKS = blocks(REWARDS_PAGE, ENVIRONMENT_PAGE, SCENARIOS_PAGE)
 SNIPPETS = [block for block in BLOCKS if block.language == "python"]
 FILES = {block.file: block.text for block in BLOCKS if block.file}
 
@@ -75,22 +51,22 @@ def run(*arguments: str) -> str:
     return result.output
 
 
-@pytest.mark.parametrize("block", SNIPPETS, ids=lambda block: f"{block.page}-{block.number}")
+@pytest.mark.parametrize("block", SNIPPETS, ids=[f"{block.page.stem}-{number}" for number, block in enumerate(SNIPPETS)])
 def test_snippets_run_as_written(block: Block, folder: Path) -> None:
-    exec(compile(block.text, f"{block.page}, block {block.number}", "exec", dont_inherit=True), {"__name__": "snippet"})
+    exec(compile(block.text, block.page.name, "exec", dont_inherit=True), {"__name__": "snippet"})
 
 
 def test_the_pages_have_what_their_readers_come_for() -> None:
     assert {"brief.py", "my_rewards.py", "pyproject.toml", "shaped.yaml", "judged.yaml"} <= set(FILES)
     assert len(FILES["brief.py"].splitlines()) <= 11
-    assert len([block for block in SNIPPETS if block.page == "rewards.md"]) >= 5
+    assert len([block for block in SNIPPETS if block.page == REWARDS_PAGE]) >= 5
 
 
 def test_snippets_print_what_the_text_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = {}
     for block in SNIPPETS:
-        if block.page == "rewards.md" and "print" in block.text:
-            exec(compile(block.text, block.page, "exec", dont_inherit=True), {"__name__": "snippet"})
+        if block.page == REWARDS_PAGE and "print" in block.text:
+            exec(compile(block.text, block.page.name, "exec", dont_inherit=True), {"__name__": "snippet"})
             printed[block.text] = capsys.readouterr().out
     several, checked, here, there = printed.values()
     assert several.startswith("10.0 {'retention': 10.0, 'repetition': 10.0, 'classic': ")
@@ -116,7 +92,7 @@ def test_commands_of_the_rewards_page_run(folder: Path) -> None:
 
 def test_commands_of_the_scenarios_page_run(folder: Path) -> None:
     for line in ("scenarios list", "scenarios show preferences", "scenarios check preferences", "scenarios check coin.py:Coin"):
-        assert f"rxrl {line}\n" in "".join(block.text for block in BLOCKS if block.page == "scenarios.md")
+        assert f"rxrl {line}\n" in "".join(block.text for block in BLOCKS if block.page == SCENARIOS_PAGE)
         run(*line.split())
 
 
@@ -136,7 +112,7 @@ def test_the_package_of_the_page_installs_and_registers(folder: Path, tmp_path: 
 
 
 def test_the_page_names_every_reward() -> None:
-    page = (ROOT / "docs/guides/rewards.md").read_text(encoding="utf-8")
+    page = REWARDS_PAGE.read_text(encoding="utf-8")
     first_table = page[: page.index("```")]
     assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", first_table, re.M)))) == set(BUILT_IN)
 

@@ -17,7 +17,7 @@ SHARPNESS = 3.0
 """Queries and keys of memory attention start this many times larger than linear layers do.
 
 At the usual scale every slot begins with almost the mean of an interaction's tokens, which holds names and values but not whose value is
-whose. Slots that begin by reading single tokens learn to keep them apart (measured in docs/results.md).
+whose. Slots that begin by reading single tokens learn to keep them apart (measured in docs/notes/experiments.md).
 """
 
 

@@ -20,11 +20,12 @@ from rxrl.cli import main as cli
 from rxrl.envs import ConversationEnv, ConversationVectorEnv
 from rxrl.envs.conversation import _OPTIONS as ONE_OPTIONS
 from rxrl.envs.vector import _OPTIONS as MANY_OPTIONS
+from tests.pages import DOCS, blocks, commands
 
-PAGE = (Path(__file__).parents[2] / "docs/guides/environment.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.M | re.S)
-PYTHON = [text for language, text in BLOCKS if language == "python"]
-COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
+GUIDE = DOCS / "guides/environment.md"
+PAGE = GUIDE.read_text(encoding="utf-8")
+PYTHON = [block.text for block in blocks(GUIDE) if block.language == "python"]
+COMMANDS = commands(GUIDE)
 
 
 def names(heading: str, column: int = 0) -> list[str]:
@@ -90,7 +91,7 @@ def test_commands_run_as_written(line: str) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_the_play_that_is_shown_is_what_is_printed() -> None:
-    shown = next(text for language, text in BLOCKS if language == "text")
+    shown = next(block.text for block in blocks(GUIDE) if block.language == "text")
     result = CliRunner().invoke(cli.app, ["play", "talks.jsonl", "--memory", "transcript"], input="Okay.\nA dog.\n")
     assert result.stdout.startswith(shown)
 

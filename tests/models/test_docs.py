@@ -1,4 +1,4 @@
-"""docs/guides/model.md holds what it says: snippets run as written, tables are those of the code."""
+"""The guide to the model holds what it says: snippets run as written, tables are those of the code."""
 
 from __future__ import annotations
 
@@ -15,24 +15,17 @@ from rxrl.models import PRESETS, Generation, ReactiveTransformer, count_paramete
 from rxrl.models.config import AttentionConfig, GateConfig, MemoryVariant, ModelConfig
 from rxrl.models.generation import session
 from rxrl.models.sizes import count_bytes
+from tests.pages import DOCS, blocks, table
 
-DOCS = Path(__file__).parents[2] / "docs/guides"
-PAGE = (DOCS / "model.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
-
-
-def table(start: str) -> dict[str, list[str]]:
-    """The first table behind `start`: cells of each row by the name in its first one."""
-    found = re.search(r"(?:^\|.*\n)+", PAGE[PAGE.index(start) :], re.M)
-    assert found is not None
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in found[0].splitlines()[2:]]
-    return {re.findall(r"`([\w-]+)", first)[0]: rest for first, *rest in rows}
+GUIDE = DOCS / "guides/model.md"
+PAGE = GUIDE.read_text(encoding="utf-8")
+PYTHON = [block.text for block in blocks(GUIDE) if block.language == "python"]
 
 
 @pytest.mark.parametrize("text", PYTHON)
 def test_snippets_run_as_written(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(text, "model.md", "exec"), {"__name__": "snippet"})
+    exec(compile(text, GUIDE.name, "exec"), {"__name__": "snippet"})
     if "first_token_seconds" in text:
         assert re.search(r"\(first token after \d+ ms\)", capsys.readouterr().out)
         assert (tmp_path / "rex.safetensors").is_file()
@@ -58,9 +51,9 @@ def test_calls_exist_with_these_arguments() -> None:
 
 
 def test_variants_gates_and_events_are_those_of_the_code() -> None:
-    assert list(table("| variant |")) == list(get_args(MemoryVariant))
-    assert list(table("| gate |")) == list(get_args(GateConfig.model_fields["type"].annotation))
-    assert set(table("| event |")) == {event.__name__ for event in get_args(session.Event)}
+    assert list(table(GUIDE, "| variant |")) == list(get_args(MemoryVariant))
+    assert list(table(GUIDE, "| gate |")) == list(get_args(GateConfig.model_fields["type"].annotation))
+    assert set(table(GUIDE, "| event |")) == {event.__name__ for event in get_args(session.Event)}
     memories = re.search(r"\*\*Initial memory\*\*(.*?)\n\n", PAGE, re.S)
     assert memories is not None
     assert set(get_args(ModelConfig.model_fields["initial_memory"].annotation)) == set(re.findall(r"`([a-z-]+)`", memories[1]))
@@ -71,7 +64,7 @@ def groups(attention: AttentionConfig) -> str:
 
 
 def test_presets_and_their_counts_are_those_of_the_code() -> None:
-    sizes, counts = table("| preset |"), table("| parameters |")
+    sizes, counts = table(GUIDE, "| preset |"), table(GUIDE, "| parameters |")
     assert list(sizes) == list(PRESETS)
     for column, (name, config) in enumerate(PRESETS.items()):
         experts = f"{config.decoder.experts}/{config.decoder.active_experts}/{config.decoder.ff_dim}"
@@ -90,7 +83,7 @@ def test_presets_and_their_counts_are_those_of_the_code() -> None:
 
 
 def test_the_picture_is_drawn_to_its_edges() -> None:
-    root = ElementTree.parse(DOCS / "model.svg").getroot()
+    root = ElementTree.parse(GUIDE.with_suffix(".svg")).getroot()
     *_, width, height = map(float, root.attrib["viewBox"].split())
     for rect in root.iter("{http://www.w3.org/2000/svg}rect"):
         x, y, w, h = (float(rect.attrib.get(name, 0)) for name in ("x", "y", "width", "height"))
