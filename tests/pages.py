@@ -38,8 +38,9 @@ def blocks(*pages: Path) -> list[Block]:
 
 
 def commands(*pages: Path) -> list[str]:
-    """The command lines of pages."""
-    return [line for block in blocks(*pages) if block.language == "bash" for line in block.lines]
+    """The command lines of pages, without the comments behind them."""
+    lines = [line for block in blocks(*pages) if block.language == "bash" for line in block.lines]
+    return [re.sub(r"\s+#.*$", "", line) for line in lines]
 
 
 def table(page: Path, start: str) -> dict[str, list[str]]:
