@@ -98,7 +98,7 @@ def test_reference_pages_hold_every_public_class_and_function(name: str, site: d
     module = importlib.import_module(name)
     page = next(page for path, page in site.items() if path.parts[-2:] == ("reference", f"{documented()[name].stem}.html"))
     public = [each for each in getattr(module, "__all__", ()) if callable(getattr(module, each)) and getattr(module, each).__doc__]
-    # A function that is named as its module stands on the page under both names.
+    # A function with the name of its module is documented apart: `::: package.name.name`.
     assert not [each for each in public if not {f"{name}.{each}", f"{name}.{each}.{each}"} & page.anchors]
 
 
