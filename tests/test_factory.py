@@ -22,8 +22,9 @@ from rxrl.data import GeneratedSource, Tokenizer
 from rxrl.data.rows import to_row, write_conversations
 from rxrl.envs import ConversationVectorEnv, Live, TranscriptMemory, token_batch
 from rxrl.errors import CheckpointError, ConfigError, DataError, ModelError, RxrlError
-from rxrl.factory import TokenEmbeddings, load_checkpoint, make_env, make_play, make_vector_env, model_play
+from rxrl.factory import TokenEmbeddings, load_checkpoint, make_env, make_vector_env
 from rxrl.models import ReactiveTransformer
+from rxrl.players import make_play, model_play
 from rxrl.policies import ModelPolicy, StmBackend
 from rxrl.rewards import load_reward
 from rxrl.training.config import MRLConfig

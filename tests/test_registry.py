@@ -14,7 +14,8 @@ from rxrl.cli.listing import KINDS, registry_of
 from rxrl.cli.main import app
 from rxrl.curricula import load_curriculum
 from rxrl.errors import ConfigError
-from rxrl.factory import make_play, make_vector_env
+from rxrl.factory import make_vector_env
+from rxrl.players import make_play
 from rxrl.registry import load_file, load_object
 
 

@@ -22,7 +22,8 @@ from rxrl.errors import ConfigError
 from rxrl.evaluation import CONTROLS, WHOLE_CONTROLS, Evaluation
 from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
-from rxrl.factory import DEFAULT_REWARD, SCENARIO, TokenEmbeddings, load_scenarios, model_play
+from rxrl.factory import DEFAULT_REWARD, SCENARIO, TokenEmbeddings, load_scenarios
+from rxrl.players import model_play
 from rxrl.rewards import load_reward, read_spec
 from rxrl.runs.folder import RunFolder
 from rxrl.scoring import reward_name, without_score

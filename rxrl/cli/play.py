@@ -19,8 +19,8 @@ from rxrl.cli.evaluate import held_out_conversations
 from rxrl.envs import ConversationVectorEnv, scenario_values, token_batch
 from rxrl.envs.render import ANSWER, Line, print_lines
 from rxrl.errors import ConfigError
-from rxrl.factory import Play, make_play
 from rxrl.memory import drift
+from rxrl.players import Play, make_play
 from rxrl.policies import Person
 from rxrl.rewards.loading import read_spec
 from rxrl.seeding import derive_seed, generator

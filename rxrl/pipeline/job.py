@@ -13,11 +13,11 @@ from rxrl.curricula import Curriculum, load_curriculum
 from rxrl.data.splits import Sources, open_sources
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.evaluation import CONTROLS, Evaluation, evaluate, summarise_comparisons, write_report
-from rxrl.factory import model_play
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.checks import check_supply, check_turns
 from rxrl.pipeline.config import PipelineConfig
 from rxrl.pipeline.parts import CHECKPOINT, make_task, train_tokenizer
+from rxrl.players import model_play
 from rxrl.rewards import load_reward
 from rxrl.runs.checkpoints import newest_position
 from rxrl.runs.folder import RunFolder

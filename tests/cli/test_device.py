@@ -10,7 +10,7 @@ import torch
 
 from rxrl.cli.device import find_device, load_on
 from rxrl.data.world import GeneratedSource
-from rxrl.factory import make_play
+from rxrl.players import make_play
 from tests.cli.test_bad_input import refused
 
 

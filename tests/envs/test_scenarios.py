@@ -16,7 +16,7 @@ from rxrl.envs import ConversationEnv, ConversationVectorEnv
 from rxrl.envs.scenarios import LEVELS, SCENARIOS, SPLITS, Game, bounds, load, play_text
 from rxrl.errors import ConfigError, RxrlError, ScenarioError
 from rxrl.evaluation import play_conditions
-from rxrl.factory import make_play
+from rxrl.players import make_play
 from rxrl.rewards import load_reward
 from rxrl.seeding import Draws
 from rxrl.types import Conversation, Dialogue, Interaction, Score, Turn

@@ -14,9 +14,9 @@ from rxrl.data.world import GeneratedSource
 from rxrl.envs import token_batch
 from rxrl.evaluation import CONTROLS, Evaluation
 from rxrl.evaluation.play import play_conditions
-from rxrl.factory import make_play
 from rxrl.models import AnswerEnd, MemoryUpdated, MemoryUpdating, ReactiveSession, ReactiveTransformer, Token
 from rxrl.models.generation.completion import complete, fill_masks
+from rxrl.players import make_play
 from rxrl.policies import ModelPolicy, StmBackend
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.seeding import generator

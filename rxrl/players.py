@@ -1,0 +1,192 @@
+"""Who answers, by name, together with the environment that suits them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from rxrl.endpoint import ChatEndpoint
+from rxrl.envs import ConversationVectorEnv, has_references, scenario_values
+from rxrl.envs.scenarios import Game, Player
+from rxrl.errors import ConfigError, RxrlError
+from rxrl.factory import SCENARIO, build_env, load_checkpoint, make_vector_env
+from rxrl.models import ReactiveTransformer
+from rxrl.models.files import CONFIG_FILE
+from rxrl.policies import POLICIES, EndpointPolicy, HuggingFacePolicy, ModelPolicy, Oracle, Parrot
+from rxrl.policies.text import Dialogue, TextPolicy
+from rxrl.reading import OBJECT, read_json
+from rxrl.registry import called
+from rxrl.seeding import Draws
+from rxrl.types import Policy, RewardFunction, Scenario, TextCodec
+
+EVALUATION_ROWS = 100
+"""Most conversations that an evaluation plays at once."""
+GAME_PLAYERS = {"best": "transcript", "blind": "none"}
+"""Players that scenarios bring along, and what holds the conversation for them."""
+KEY_VARIABLE = "OPENAI_API_KEY"
+"""Environment variable with the key of chat endpoints."""
+
+
+def make_play(
+    policy: str, conversations: Any, *, memory: Any = None, num_envs: int = 1, device: torch.device | str = "cpu", **options: Any
+) -> Play:
+    """Builds a policy and an environment that suits it.
+
+    Args:
+        policy: "oracle", "parrot", "person", "best" or "blind" (the players of a scenario), the path of a checkpoint, the folder
+            of a Hugging Face causal model (or "hf:NAME"),
+            the address of a chat endpoint, or a name that a package registers, "package.module:name" or "path/file.py:name", called
+            with the codec of the environment.
+        conversations: As in `make_env`.
+        memory: As in `make_env`; None is what the player needs: its own STM for a checkpoint, a transcript for a language
+            model or an endpoint, nothing for the others.
+        num_envs: Rows.
+        device: Where a player computes that is a model of its own.
+        options: As in `make_vector_env`; also `temperature` for players that sample, `system` for those that take a system prompt,
+            and `model` for endpoints.
+
+    Raises:
+        RxrlError: Something is missing or does not fit together.
+    """
+    given = {name: options.pop(name, None) for name in ("temperature", "system", "model")}
+    own = {name: value for name, value in given.items() if value is not None}
+    if policy in GAME_PLAYERS:
+        _check_player_options(policy, own, ())
+        envs = make_vector_env(num_envs, conversations=conversations, memory=GAME_PLAYERS[policy] if memory is None else memory, **options)
+        return Play(envs, _game_player(policy, envs))
+    if policy in POLICIES.built_in:
+        _check_player_options(policy, own, ())
+        envs = make_vector_env(num_envs, conversations=conversations, memory=memory, **options)
+        return Play(envs, _named_player(policy, envs))
+    if policy not in POLICIES and _is_reactive(policy):
+        return _reactive_play(policy, conversations, memory, num_envs, device, own, options)
+    make = _text_player(policy, device, own)
+    envs = make_vector_env(num_envs, conversations=conversations, memory="transcript" if memory is None else memory, **options)
+    return Play(envs, make(envs))
+
+
+def model_play(
+    model: ReactiveTransformer,
+    tokenizer: TextCodec,
+    conversations: Sequence[Scenario],
+    *,
+    reward: RewardFunction,
+    known: Sequence[Scenario] = (),
+    **options: Any,
+) -> Play:
+    """A model that is to be evaluated, and its environment: as many rows as there are conversations, up to `EVALUATION_ROWS`.
+
+    Args:
+        model: Plays, and holds the conversation in its memory.
+        tokenizer: Belongs to the model.
+        conversations: Held-out conversations.
+        reward: What scores the answers.
+        known: Other conversations, which show the values that there are of each attribute.
+        options: As in `build_env`.
+    """
+    rows = min(EVALUATION_ROWS, len(conversations))
+    values = scenario_values(known)
+    envs: ConversationVectorEnv = build_env(
+        conversations, memory=model.eval(), reward=reward, codec=tokenizer, known_values=values, num_envs=rows, **options
+    )
+    return Play(envs, ModelPolicy(model, envs.limits.answer + 1))
+
+
+class Play(NamedTuple):
+    """An environment and the policy that plays it."""
+
+    envs: ConversationVectorEnv
+    policy: Policy
+
+
+class GamePlayer(TextPolicy):
+    """A player of a game as a policy: it reads the query, and the transcript where memory is one.
+
+    Args:
+        codec: That of the environment.
+        player: `best` or `blind` of a game.
+        level: Of the game.
+    """
+
+    def __init__(self, codec: TextCodec, player: Player, level: int) -> None:
+        super().__init__(codec)
+        self.player, self.level = player, level
+
+    def answer(self, dialogues: Sequence[Dialogue], generators: Sequence[torch.Generator] | None) -> list[str]:
+        """One answer for each dialogue; what it draws depends on the dialogue alone."""
+        return [self.player(self.level, each.query, each.history, _draws_of(each)) for each in dialogues]
+
+
+def _draws_of(dialogue: Dialogue) -> Draws:
+    return Draws("player", dialogue.query, *(text for pair in dialogue.history for text in pair))
+
+
+def _is_reactive(name: str) -> bool:
+    """Whether a player's name is that of a Reactive Transformer; folders of Hugging Face models name their type."""
+    folder = Path(name)
+    return (folder.is_dir() or ("/" in name and ":" not in name)) and not _is_hugging_face(folder)
+
+
+def _is_hugging_face(folder: Path) -> bool:
+    try:
+        return "model_type" in read_json(folder / CONFIG_FILE, OBJECT)
+    except RxrlError:
+        return False
+
+
+def _reactive_play(
+    name: str, conversations: Any, memory: Any, num_envs: int, device: torch.device | str, own: dict[str, Any], options: dict[str, Any]
+) -> Play:
+    _check_player_options(name, own, ("temperature",))
+    if memory is not None and not (isinstance(memory, (str, Path)) and Path(memory).resolve() == Path(name).resolve()):
+        raise ConfigError(f"The player {name} reads a Short-Term Memory of its own, not {memory!r}: leave the memory out.")
+    model, tokenizer = load_checkpoint(name)
+    model.to(device).eval()
+    envs = make_vector_env(num_envs, conversations=conversations, memory=model, **{"tokenizer": tokenizer, **options})
+    return Play(envs, ModelPolicy(model, envs.limits.answer + 1, **own))
+
+
+def _text_player(name: str, device: torch.device | str, own: dict[str, Any]) -> Callable[[ConversationVectorEnv], Policy]:
+    """What makes a player that answers with text, once the environment is there."""
+    if name.startswith(("http://", "https://")):
+        endpoint = ChatEndpoint(name, own.pop("model", None), os.environ.get(KEY_VARIABLE))
+        return lambda envs: EndpointPolicy(endpoint, envs.codec, max_tokens=envs.limits.answer, **own)
+    _check_player_options(name, own, ("temperature", "system"))
+    if name.startswith("hf:") or _is_hugging_face(Path(name)):
+        source = name.removeprefix("hf:")
+        return lambda envs: HuggingFacePolicy.load(source, envs.codec, device=device, max_new_tokens=envs.limits.answer, **own)
+    POLICIES.find(name)  # refuses an unknown name before anything is made
+    _check_player_options(name, own, ())
+    return lambda envs: _named_player(name, envs)
+
+
+def _named_player(name: str, envs: ConversationVectorEnv) -> Policy:
+    """A player of the registry, called with the codec; the oracle looks at the environment itself, and the parrot needs nothing."""
+    make = POLICIES.find(name)
+    without = next((each for each in envs.conversations if not has_references(each)), None) if make is Oracle else None
+    if without is not None:
+        raise ConfigError(f"The oracle answers with references, and scenario {without.id!r} has none: choose another policy.")
+    arguments = (envs,) if make is Oracle else () if make is Parrot else (envs.codec,)
+    policy = called("policy", name, "the codec", make, *arguments)
+    if not callable(getattr(policy, "act", None)):
+        raise ConfigError(f"{name} must give a policy (it has `act(observation, memory, generators)`), but gave a {type(policy).__name__}.")
+    found: Policy = policy
+    return found
+
+
+def _game_player(name: str, envs: ConversationVectorEnv) -> GamePlayer:
+    games = {(type(each), each.level) for each in envs.conversations if isinstance(each, Game)}
+    if len(games) != 1 or not all(isinstance(each, Game) for each in envs.conversations):
+        raise ConfigError(f"The player {name!r} belongs to a scenario: give conversations='{SCENARIO}NAME', or choose another policy.")
+    [(game, level)] = games
+    return GamePlayer(envs.codec, game.best if name == "best" else game.blind, level)
+
+
+def _check_player_options(name: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    for option in given:
+        if option not in known:
+            raise ConfigError(f"The player {name} takes no {option}: leave it out.")
