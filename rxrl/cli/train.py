@@ -29,7 +29,7 @@ from rxrl.cli.shared import (
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
-from rxrl.factory import TokenEmbeddings, checkpoint_folder, load_checkpoint, open_named
+from rxrl.factory import SCENARIO, TokenEmbeddings, checkpoint_folder, load_checkpoint, open_named
 from rxrl.pipeline.checks import check_training
 from rxrl.pipeline.parts import CHECKPOINT, run_training
 from rxrl.runs.processes import Processes
@@ -78,6 +78,8 @@ def train(  # noqa: PLR0913, PLR0917
     named = {"reward": reward, "env": quoted(env), "algorithm.name": quoted(algorithm), "tracking.wandb": wandb}
     chosen = _overrides(seed, named, {"tracking.tensorboard": tensorboard, "alarms.stop": stop_on_alarm})
     settings = load_config(config, MRLConfig, [*chosen, *(override or [])])
+    if data is not None and data.startswith(SCENARIO) and "reward" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"reward": "outcome"})
     processes = Processes(settings.precision)
     terminal = Terminal(plain_console(quiet=not processes.first))
     if dry_run:
@@ -94,8 +96,6 @@ def train(  # noqa: PLR0913, PLR0917
         start = checkpoint_folder(start)
         model, tokenizer = load_checkpoint(start)
         sources = open_named(data, held_out, level, settings.seed, say=terminal.say)
-        if sources.scenarios and "reward" not in settings.model_fields_set:
-            settings = settings.model_copy(update={"reward": "outcome"})
         source, validation = sources.played
         check_training(stages, settings, model, sources, processes.count)
         trainer = MRLTrainer(
