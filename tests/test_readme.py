@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from rxrl.algorithms import BUILT_IN
 from rxrl.cli import main as cli
-from rxrl.curricula import CURRICULA, load_curriculum
+from rxrl.curricula import CURRICULA, Stage, load_curriculum
 from rxrl.data.rows import to_conversation
 from rxrl.pipeline import BUDGETS
 from rxrl.rewards import REWARDS
@@ -189,6 +189,16 @@ def test_tables_match_the_code() -> None:
     for name in ("quickstart", "short", "general", "exponential", "published"):
         shown = [int(number) for number in re.findall(r"\d+", curricula[name][0].split(";")[0])]
         assert shown == [stage.steps for stage in load_curriculum(name).stages]
+
+
+def test_the_guide_to_commands_lists_every_command() -> None:
+    rows = re.findall(r"^\| `rxrl .*", (GUIDES / "commands.md").read_text(encoding="utf-8"), re.M)
+    assert set(re.findall(r"`rxrl ([\w-]+)`", "".join(rows))) == set(cli.COMMANDS)
+
+
+def test_the_guide_to_curricula_lists_every_setting_and_every_curriculum() -> None:
+    assert set(table(GUIDES / "curricula.md", "| setting |")) == set(Stage.model_fields)
+    assert table(GUIDES / "curricula.md", "# Curricula").keys() == table(README, "## Curricula").keys()
 
 
 def test_every_metric_is_explained(quickstart: str, folder: Path) -> None:
