@@ -53,7 +53,8 @@ def test_a_batch_may_come_as_an_array(values: Any) -> None:
     "value",
     [
         True, np.bool_(True), torch.tensor(True), np.array(True), "7", b"7", 7j, np.complex64(7), torch.tensor(7j), [7.0], np.array([7.0]),
-        torch.tensor([7.0]), torch.zeros((), device="meta"), Decimal(7), np.datetime64("2020-01-01"), np.str_("7"), object(),
+        torch.tensor([7.0]), torch.zeros((), device="meta"), Decimal(7), np.datetime64("2020-01-01"), np.str_("7"),
+        pytest.param(object(), id="an object"),
     ],
     ids=repr,
 )  # fmt: skip
