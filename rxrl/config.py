@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from rxrl.errors import ConfigError, sentence, unknown_name
@@ -23,28 +24,33 @@ from rxrl.secrets import redacted_data
 from rxrl.validation import Location, known_keys, models_at, refusal, shown
 from rxrl.writing import write_text
 
-if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass
-else:
-    ModelMetaclass = type(BaseModel)
 
+class BaseConfig(BaseModel):
+    """Base of all configurations: unknown keys are errors, nothing is converted, values are frozen, descriptions are the help text."""
 
-class _Numbers(ModelMetaclass):
-    """Makes numbers of numpy those of Python where a configuration is called; a validator would read strict JSON as Python."""
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
-    def __call__(cls, *args: Any, **values: Any) -> Any:
-        return super().__call__(*args, **{name: each.item() if isinstance(each, np.generic) else each for name, each in values.items()})
-
-
-class BaseConfig(BaseModel, metaclass=_Numbers):
-    """Base of all configurations: unknown keys are errors, values are frozen, field descriptions are the help text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """A list for a tuple, since YAML and JSON have no other, and numbers of numpy as Python's."""
+        if isinstance(value, list) and tuple in _origins(cls, str(info.field_name)):
+            return tuple(value)
+        return value.item() if isinstance(value, np.generic) else value
 
     def saved(self) -> dict[str, Any]:
         """Plain data for files, trackers and reports, and for telling two runs apart: keys and passwords in it are `***`."""
         plain: dict[str, Any] = redacted_data(self.model_dump(mode="json"))
         return plain
+
+
+@cache
+def _origins(model: type[BaseModel], field: str) -> frozenset[Any]:
+    """What the declared type of a field is made of: `tuple` for `tuple[int, ...] | None`."""
+    annotation = model.model_fields[field].annotation
+    return frozenset(get_origin(each) for each in (annotation, *get_args(annotation)))
 
 
 class WrongValueError(ValueError):

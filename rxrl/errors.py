@@ -8,15 +8,23 @@ from typing import Any
 
 from rxrl.secrets import redacted
 
+LONGEST = 1200
+"""Most characters of a message: what it quotes from a file may be as long as the file."""
+
 
 class RxrlError(Exception):
     """Base of all errors that a user can cause; the command line prints it as one sentence, without a traceback.
 
-    Its message never holds a key or password that rxrl knows of, whoever wrote the text.
+    Its message never holds a key or password that rxrl knows of, whoever wrote the text, and is cut in the middle where it is too long.
     """
 
     def __init__(self, *message: object) -> None:
-        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in message))
+        super().__init__(*(_bounded(redacted(each)) if isinstance(each, str) else each for each in message))
+
+
+def _bounded(text: str) -> str:
+    # Its beginning names the file, its end says what to do.
+    return text if len(text) <= LONGEST else f"{text[: LONGEST * 2 // 3]} [...] {text[-LONGEST // 4 :]}"
 
 
 class ConfigError(RxrlError):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +57,12 @@ def written(folder: Path, text: str) -> Path:
         ("- a", 1, "expected a mapping of settings"),
         ("name: a\n3: 4", 2, "keys are text"),
         ("name: a\noptimizer:", 2, "got nothing (null)"),
+        ("name: a\nlow: '0'", 2, "expected a valid integer, got '0'"),
+        ("name: a\nlow: 0.0", 2, "expected a valid integer, got 0.0"),
+        ("name: a\nlow: false", 2, "expected a valid integer, got False"),
+        ("name: a\noptimizer:\n  lr: true", 3, "expected a valid number, got True"),
+        ("name: a\nmix: {one: '1'}", 2, "mix.one: expected a valid number, got '1'"),
+        ("name: 3", 1, "expected text, got 3"),
     ],
 )
 def test_error_names_file_line_and_reason(tmp_path: Path, text: str, line: int, reason: str) -> None:
@@ -122,6 +129,12 @@ def test_parse_leaves_the_callers_data_alone() -> None:
 def test_words_stay_words_and_numbers_are_numbers(tmp_path: Path) -> None:
     run = load_config(written(tmp_path, "name: no\nmix: on\noptimizer: {lr: 1e-4, steps: 3}"), Run)
     assert (run.name, run.mix, run.optimizer.lr) == ("no", "on", 1e-4)
+
+
+def test_lists_are_tuples_and_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "name: a\nseveral: [1, {steps: 2}]"), Run).several == (1, Optimizer(steps=2))
+    assert type(Run(name="a", low=np.int64(-3)).low) is int
+    assert type(Optimizer(lr=np.float32(0.5)).lr) is float
 
 
 def test_configuration_is_frozen() -> None:

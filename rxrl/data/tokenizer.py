@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -20,6 +21,7 @@ TOKENIZER_FILE = "tokenizer.json"
 HASH_FILE = "tokenizer.sha256"
 _CACHE = 1 << 22
 """Characters of the texts whose ids are kept."""
+MOST_IDS = 1 << 22
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
 
@@ -85,6 +87,7 @@ class Tokenizer:
         refusal = Refusal(CheckpointError, "save it again with the checkpoint")
         content = read_json(path, OBJECT, refusal)
         with guarded(path, "a tokenizer", refusal):
+            _check_ids(content)
             backend = tokenizers.Tokenizer.from_str(json.dumps(content))
         loaded = cls(backend)
         hash_path = path.with_name(HASH_FILE)
@@ -133,6 +136,14 @@ class Tokenizer:
     def hash(self) -> str:
         """SHA-256 of the canonical JSON: equal hashes mean equal tokenizers."""
         return self._hash
+
+
+def _check_ids(content: Mapping[str, Any]) -> None:
+    """The library makes a table that is as long as the largest id."""
+    vocabulary = (content.get("model") or {}).get("vocab")
+    ids = [each for each in (vocabulary.values() if isinstance(vocabulary, Mapping) else ()) if isinstance(each, int)]
+    if max(ids, default=0) > MOST_IDS:
+        raise ValueError(f"it has a token of the id {max(ids)}, but ids go up to {MOST_IDS}")
 
 
 def _canonical_json(backend: tokenizers.Tokenizer) -> str:

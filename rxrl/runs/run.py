@@ -129,7 +129,7 @@ class Run:
         """Keeps the current weights in place of the best so far, where `score` is higher; returns whether it was."""
         if self.best is not None and tuple(score) <= self.best:
             return False
-        self.best = tuple(score)
+        self.best = tuple(map(float, score))
         if self.processes.first:
             self.save_weights(self.checkpoints / f"{BEST}-{number:06d}", "best", {"number": number, **state}, critic)
             prune(self.checkpoints, 1, BEST)

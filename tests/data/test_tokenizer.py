@@ -1,5 +1,7 @@
 """The tokenizer: special tokens stay out of text, text survives, files are what was saved."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,4 +94,13 @@ def test_errors_say_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match="at least 263"):
         Tokenizer.train(["a"], 100)
     with pytest.raises(CheckpointError, match=r"No tokenizer\.json"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_token_of_a_huge_id_is_refused_before_memory_is_spent(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    content = json.loads((tmp_path / TOKENIZER_FILE).read_text())
+    content["model"]["vocab"]["Anna"] = 600_000_000
+    (tmp_path / TOKENIZER_FILE).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json .*600000000, but ids go up to"):
         Tokenizer.load(tmp_path)

@@ -310,6 +310,7 @@ def test_what_does_not_fit_gets_one_clear_sentence(what: str, early: Path) -> No
     with pytest.raises(CheckpointError, match=message) as caught:
         import_rxlm(early)
     assert "\n" not in str(caught.value)
+    assert str(early) in str(caught.value)
 
 
 @pytest.mark.parametrize("what", ["decoder", "memory_attention"])

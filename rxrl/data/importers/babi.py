@@ -128,7 +128,7 @@ def import_babi(
     if rename:
         work.counts["left out: repeated copies"] = len(work.conversations) - len(kept)
     work.counts["conversations"], work.counts["refused"] = len(kept), len(work.refused)
-    return ImportResult(kept, dict(work.counts), tuple(work.refused)).checked(keep_valid)
+    return ImportResult(kept, dict(work.counts), tuple(work.refused)).checked(source, keep_valid)
 
 
 class _Renaming(NamedTuple):

@@ -39,7 +39,7 @@ def import_chat(source: str | Path, *, limit: LengthLimit | None = None, keep_va
         except ValueError as error:
             refused.append(RefusedRow(row.source, row.number, str(error)))
     counts = {"rows": len(conversations) + len(refused), "conversations": len(conversations), "refused": len(refused)}
-    return ImportResult(conversations, counts, tuple(refused)).checked(keep_valid)
+    return ImportResult(conversations, counts, tuple(refused)).checked(source, keep_valid)
 
 
 def _row(chat: Any) -> dict[str, Any]:

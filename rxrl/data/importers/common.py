@@ -35,8 +35,8 @@ class ImportResult:
     counts: Mapping[str, int] = field(default_factory=dict)
     refused: tuple[RefusedRow, ...] = ()
 
-    def checked(self, keep_valid: bool) -> ImportResult:
-        """Returns itself, or raises if rows were refused and the rest is not wanted.
+    def checked(self, source: str | Path, keep_valid: bool) -> ImportResult:
+        """Returns itself, or raises if rows of `source` were refused and the rest is not wanted.
 
         Raises:
             DataError: Rows were refused and `keep_valid` is false, or nothing is left.
@@ -46,7 +46,7 @@ class ImportResult:
             raise DataError(f"{self.refused[0]}{more}. Mend the rows, or keep only the valid ones (--keep-valid).")
         if not self.conversations:
             first = f" (the first of {len(self.refused)} that were refused: {self.refused[0]})" if self.refused else ""
-            raise DataError(f"The import gave no conversation{first}: check the path and the limits.")
+            raise DataError(f"{source} gave no conversation{first}: check the path and the limits.")
         return self
 
 

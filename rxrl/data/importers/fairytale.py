@@ -118,7 +118,7 @@ def import_fairytaleqa(
             work.counts["asked"] += len(questions)
     work.counts["conversations"] = len(work.conversations)
     work.counts["refused"] = len(work.refused)
-    return ImportResult(work.conversations, dict(work.counts), tuple(work.refused)).checked(keep_valid)
+    return ImportResult(work.conversations, dict(work.counts), tuple(work.refused)).checked(folder, keep_valid)
 
 
 def _read_story(file: Path, question_folder: Path, work: _Import) -> Story:

@@ -45,11 +45,11 @@ def import_with(name: str, source: str | Path, **options: Any) -> ImportResult:
     """
     given = called("importer", name, "the source and its options", IMPORTERS.find(name), source, **options)
     if isinstance(given, ImportResult):
-        return given.checked(keep_valid=True)
+        return given.checked(source, keep_valid=True)
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise ConfigError(f"The importer {name!r} must give conversations or rows, but gave a {type(given).__name__}.")
     conversations = [_conversation(row, name, number) for number, row in enumerate(given, start=1)]
-    return ImportResult(conversations, {"conversations": len(conversations)}).checked(keep_valid=False)
+    return ImportResult(conversations, {"conversations": len(conversations)}).checked(source, keep_valid=False)
 
 
 def _conversation(row: Any, name: str, number: int) -> Conversation:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -71,6 +72,23 @@ def import_rxlm(
     """
     if rope_order is not None:
         rope_order_named(rope_order)
+    with _named(sources):
+        return _imported(sources, rope_order, fresh, seed, name)
+
+
+@contextmanager
+def _named(sources: Sources) -> Iterator[None]:
+    """Puts what is imported before a message that does not name it."""
+    names = [str(each) for each in (sources.values() if isinstance(sources, Mapping) else [sources])]
+    try:
+        yield
+    except CheckpointError as error:
+        if any(name in str(error) for name in names):
+            raise
+        raise CheckpointError(f"{', '.join(names)}: {error}") from None
+
+
+def _imported(sources: Sources, rope_order: RopeOrder | None, fresh: bool, seed: int, name: str) -> Imported:
     parts, shared, folders = _gather(sources)
     check_supported(parts, shared)
     memory, kind, notes = _initial_memory(parts)

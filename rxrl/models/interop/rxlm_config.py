@@ -248,7 +248,7 @@ class _PartReader:
             type=kind,
             activation="tanh" if config.get("use_tanh_residual_gate") else "sigmoid",
             per_slot=bool(config.get("residual_per_slot_gate")),
-            slot_status=status if kind != "static" else "mean",
+            slot_status="linear" if status == "linear" and kind != "static" else "mean",
         )
 
     def _attention(self, key: str, name: str) -> AttentionConfig:

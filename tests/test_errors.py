@@ -1,0 +1,10 @@
+"""Messages of errors."""
+
+from rxrl.errors import LONGEST, DataError
+
+
+def test_a_long_message_keeps_its_file_and_its_advice():
+    text = str(DataError(f"rows.jsonl, row 3: unknown key {'a' * 5000!r}: mend the row."))
+    assert len(text) <= LONGEST
+    assert text.startswith("rows.jsonl, row 3: unknown key 'aaa")
+    assert text.endswith("aaa': mend the row.")
