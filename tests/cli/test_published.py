@@ -107,6 +107,6 @@ def test_push_uploads_and_prints_the_address(invoke: Any, saved: Path, monkeypat
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(uploads)
     broken = tmp_path / "evaluation.json"
     broken.write_text("[")
-    assert "evaluation.json is not readable JSON" in refused(invoke("push", saved, "a/b", "--evaluation", broken, code=2))
+    assert "evaluation.json cannot be read as JSON" in refused(invoke("push", saved, "a/b", "--evaluation", broken, code=2))
     shutil.rmtree(saved)
     assert "There is no checkpoint" in refused(invoke("push", saved, "a/b", code=2))
