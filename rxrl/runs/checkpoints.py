@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import CheckpointError
 from rxrl.manifest import MANIFEST_FILE, check_files, write_manifest
 from rxrl.models import ReactiveTransformer
-from rxrl.reading import OBJECT, Refusal, read_json
+from rxrl.reading import OBJECT, Refusal, guarded, read_json
 from rxrl.reading.tensors import read_archive, read_tensors
 from rxrl.writing import exact_numbers, move, replacing_folder, write_json
 
@@ -104,6 +105,15 @@ def read_values(path: str | Path) -> Saved:
 def _resumable(file: Path) -> Refusal:
     missing = f"{file.parent} cannot be resumed: {file.name} is missing; start from it instead."
     return Refusal(CheckpointError, "the training state is broken, use an older checkpoint", missing)
+
+
+def restoring(path: Path) -> AbstractContextManager[None]:
+    """While a run takes over what the checkpoint `path` holds: what values of a wrong type lead to becomes one sentence.
+
+    Raises:
+        CheckpointError: The checkpoint does not hold what a run writes.
+    """
+    return guarded(path, "the state of a run", Refusal(CheckpointError, "use an older checkpoint"))
 
 
 def load_critic(path: str | Path, critic: nn.Module) -> bool:

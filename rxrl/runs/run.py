@@ -16,7 +16,7 @@ from rxrl.allocation import keep_freed_memory
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import CheckpointError, Interrupted, TrainingError
 from rxrl.models import ReactiveTransformer
-from rxrl.runs.checkpoints import BEST, STEP, Saved, abandon_later, load_state, numbered, prune, save_checkpoint
+from rxrl.runs.checkpoints import BEST, STEP, Saved, abandon_later, load_state, numbered, prune, restoring, save_checkpoint
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.identity import WATCHING, absolute_paths, code_files, differences, edited_files, moved_code
 from rxrl.runs.processes import Processes
@@ -166,14 +166,15 @@ class Run:
             if not found:
                 return None
             state, tensors = load_state(found[-1])
-            self._check(found[-1], state)
-            if self.processes.first and path is not None:
-                abandon_later(self.checkpoints, int(state["number"]))
-            self.processes.wait()
-            self._tracker_ids = state["trackers"]
-            self.best = None if state["best"] is None else tuple(map(float, state["best"]))
-            if rewind:
-                self.log.rewind(state["log"])
+            with restoring(found[-1]):
+                self._check(found[-1], state)
+                if self.processes.first and path is not None:
+                    abandon_later(self.checkpoints, int(state["number"]))
+                self.processes.wait()
+                self._tracker_ids = state["trackers"]
+                self.best = None if state["best"] is None else tuple(map(float, state["best"]))
+                if rewind:
+                    self.log.rewind(state["log"])
         return found[-1], state, tensors
 
     @property

@@ -14,7 +14,7 @@ from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError
 from rxrl.models import ReactiveTransformer
 from rxrl.runs.callbacks import Progress, RunCallback
-from rxrl.runs.checkpoints import STATE_FILE, Saved
+from rxrl.runs.checkpoints import STATE_FILE, Saved, restoring
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
 from rxrl.runs.processes import Processes
@@ -152,12 +152,13 @@ class StageRunner:
         if found is None:
             return False
         path, state, tensors = found
-        self.model.load_state_dict(ReactiveTransformer.from_pretrained(path).state_dict())
-        self.optimizer.load_state_dict(tensors["optimizer"])
-        self.step, self.tokens, self.done = int(state["number"]), int(state["tokens"]), bool(state["done"])
-        self.seconds = float(state["seconds"])
-        if isinstance(self.task, SmatTask):
-            self.task.restore(Saved(state["task"], state.file))
+        with restoring(path):
+            self.model.load_state_dict(ReactiveTransformer.from_pretrained(path).state_dict())
+            self.optimizer.load_state_dict(tensors["optimizer"])
+            self.step, self.tokens, self.done = int(state["number"]), int(state["tokens"]), bool(state["done"])
+            self.seconds = float(state["seconds"])
+            if isinstance(self.task, SmatTask):
+                self.task.restore(Saved(state["task"], state.file))
         return True
 
     @property

@@ -25,7 +25,7 @@ from rxrl.evaluation.play import Playthrough, play_conditions
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.models import ReactiveTransformer
 from rxrl.policies import ModelPolicy
-from rxrl.runs.checkpoints import Saved
+from rxrl.runs.checkpoints import Saved, restoring
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.processes import Processes
 from rxrl.runs.run import Run
@@ -266,11 +266,12 @@ class MRLTrainer:
         if found is None:
             return False
         checkpoint, state, tensors = found
-        self.learner.load_state_dict(tensors, checkpoint)
-        self.left = None if tensors["left"] is None else tensors["left"].to(self.processes.device)
-        self.state = TrainerState.of(Saved(state["trainer"], state.file))
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.alarms.load_state_dict(Saved(state["alarms"], state.file))
+        with restoring(checkpoint):
+            self.learner.load_state_dict(tensors, checkpoint)
+            self.left = None if tensors["left"] is None else tensors["left"].to(self.processes.device)
+            self.state = TrainerState.of(Saved(state["trainer"], state.file))
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.alarms.load_state_dict(Saved(state["alarms"], state.file))
         return True
 
     @contextmanager

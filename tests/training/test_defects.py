@@ -1,12 +1,6 @@
-"""Defects that trainers of this kind have had, each with the test that shows that ours does not.
+"""Defects that trainers of this kind have had, and that no other file shows ours not to have."""
 
-`COVERED` names the tests that stand elsewhere, and one test here looks that they still exist; what no other file shows follows below.
-"""
-
-import ast
 from collections import Counter
-from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,122 +15,6 @@ from rxrl.training.targets import advantages_of
 from rxrl.types import EOS, TokenBatch
 from tests.training import toy
 from tests.training.toy import conversations, play, tiny_model
-
-TESTS = Path(__file__).parents[1]
-COVERED = {
-    "a fresh random memory at the update, not the one the rollout started from": (
-        "training/test_replay.py::test_a_fresh_memory_at_the_update_would_show",
-        "training/test_replay.py::test_the_ratio_is_exactly_1_before_the_first_step",
-        "training/test_defects.py::test_every_epoch_replays_from_the_memory_that_the_rollout_started_from",
-    ),
-    "the reference pass uses another memory than the actor, or the actor's": (
-        "training/test_replay.py::test_the_reference_runs_its_own_memory",
-        "training/test_replay.py::test_the_reference_carries_its_own_memory_over",
-        "training/test_trainer.py::test_the_reference_carries_its_own_memory_from_rollout_to_rollout",
-    ),
-    "gradients cut to one turn": (
-        "training/test_memory_credit.py::test_gradients_reach_the_write_of_turn_1_from_the_answer_of_turn_8",
-        "training/test_memory_credit.py::test_gradients_equal_finite_differences_through_four_turns_of_memory",
-    ),
-    "token ids cast to float without mixed precision": (
-        "training/test_defects.py::test_tokens_stay_whole_numbers",
-        "models/test_model.py::test_wrong_inputs_are_refused",
-    ),
-    "the last batch of an epoch is collected and never trained on": (
-        "training/test_update.py::test_minibatches_use_every_row_once",
-        "training/test_defects.py::test_every_epoch_trains_on_every_episode_once",
-    ),
-    "stored log-probabilities masked in place": ("training/test_defects.py::test_an_update_leaves_the_rollout_as_it_was",),
-    "partial batches dropped, in training and in evaluation": (
-        "training/test_rollout.py::test_every_row_of_a_partial_batch_is_used_and_padding_is_none",
-        "training/test_trainer.py::test_all_conversations_are_used_and_none_twice",
-        "evaluation/test_play.py::test_every_turn_of_every_conversation_is_recorded_once_and_in_order",
-    ),
-    "a batch of one broadcasts into a wrong shape": (
-        "training/test_rollout.py::test_a_batch_of_one_has_the_shapes_of_a_batch",
-        "training/test_update.py::test_minibatches_of_one_row_sum_to_the_whole_batch",
-        "training/test_trainer.py::test_a_batch_of_one_trains",
-    ),
-    "KL estimated with ref.exp() on sampled tokens": (
-        "training/test_token_statistics.py::test_kl_equals_enumeration",
-        "algorithms/test_kl.py::test_expected_values_of_the_estimators",
-        "algorithms/test_kl.py::test_expected_gradients_of_the_estimators",
-    ),
-    "entropy divided twice": ("algorithms/test_losses.py::test_entropy_bonus_pulls_towards_the_uniform_distribution_with_its_full_weight",),
-    "evaluation under the training reset ratio, or of other steps than the stage's": (
-        "evaluation/test_play.py::test_random_resets_of_training_are_not_used",
-        "training/test_defects.py::test_evaluation_starts_from_fresh_memory_whatever_training_carries",
-        "training/test_trainer.py::test_evaluation_plays_the_steps_of_the_stage_and_every_conversation",
-    ),
-    "groups formed across different conversations": (
-        "training/test_algorithms.py::test_groups_are_samples_of_one_conversation_from_one_stm0",
-        "training/test_rollout.py::test_a_group_has_one_conversation_and_one_stm0_and_answers_of_its_own",
-        "algorithms/test_advantages.py::test_groups_do_not_see_each_other",
-    ),
-    "PPO, the default optimizer, training without mixed precision or on several processes cannot run at all": (
-        "training/test_algorithms.py::test_every_algorithm_trains_with_every_option_on",
-        "training/test_learning.py::test_reward_alone_teaches_to_recall_one_of_two_words",
-        "training/test_distributed.py::test_gradients_and_weights_are_those_of_one_process_with_the_whole_batch",
-    ),
-    "sampling from a truncated or tempered distribution and comparing with raw logits": (
-        "training/test_replay.py::test_cached_and_replayed_log_probabilities_agree",
-        "training/test_replay.py::test_policy_and_reference_are_compared_at_one_temperature",
-        "training/test_defects.py::test_truncated_sampling_is_no_option_of_training",
-    ),
-    "the answer marker is written into the caller's query": ("training/test_defects.py::test_a_policy_leaves_the_observation_as_it_was",),
-    "collection and update write different memories": (
-        "training/test_rollout.py::test_replaying_the_writes_gives_the_memory_of_the_environment",
-    ),
-    "episodes of different length cut to the shortest": (
-        "training/test_rollout.py::test_every_row_of_a_partial_batch_is_used_and_padding_is_none",
-        "envs/test_vector.py::test_rows_of_different_length_each_play_exactly_their_steps",
-    ),
-    "consistency pulls past the end of the previous answer": (
-        "training/test_update.py::test_consistency_may_compare_position_by_position_with_the_answer_before",
-    ),
-    "terminal turns stay unnormalised in one advantage mode": ("training/test_defects.py::test_the_last_turn_is_whitened_with_the_others",),
-    "load balancing over selected tokens only": (
-        "models/test_layers.py::test_load_balance_is_1_when_balanced_and_up_to_the_number_of_experts",
-        "models/test_model.py::test_padding_changes_no_memory_no_logit_and_no_router_count",
-    ),
-    "the topic-change reward forgets the smoothing": ("rewards/test_classic.py::test_topic_change",),
-    "weights that sum to 1 in decimals are refused": (
-        "rewards/test_classic.py::test_every_coefficient_is_an_option_and_weights_are_normalised",
-    ),
-    "top-p drops the token that crosses p": ("models/test_generation.py::test_truncation_keeps_what_it_names",),
-    "a query that fills the length limit crashes": (
-        "training/test_trainer.py::test_a_query_that_fills_the_length_limit_is_cut_and_answered",
-    ),
-    "the log-probability of a token that was not sampled": (
-        "training/test_defects.py::test_log_probabilities_belong_to_the_sampled_tokens_empty_answers_included",
-    ),
-    "one memory used with a batch merges all users": ("models/test_model.py::test_wrong_inputs_are_refused",),
-    "no resume": (
-        "training/test_resume.py::test_killed_ten_times_at_random_moments",
-        "training/test_trainer.py::test_a_resumed_run_is_bit_for_bit_the_one_that_was_never_stopped",
-    ),
-    "saving throws the live memory away": ("models/test_session.py::test_a_saved_memory_goes_on_exactly",),
-    "keeping the last deletes a part of the best": (
-        "training/test_trainer.py::test_only_the_last_checkpoints_are_kept_and_they_are_whole",
-        "training/test_resume.py::test_the_best_weights_are_kept_and_a_later_stage_counts_before_a_better_number",
-    ),
-    "a checkpoint of shared parts reloads with a random embedding": ("models/test_checkpoint.py::test_a_saved_model_comes_back_exactly",),
-    "a subset of a list loses its last item": ("data/test_sources.py::test_every_epoch_serves_each_conversation_once_in_a_new_order",),
-    "replayed episodes replace fresh data": ("training/test_defects.py::test_self_imitation_adds_to_fresh_data_and_replaces_none",),
-    "a misspelt option is accepted and ignored": ("cli/test_bad_input.py::test_wrong_options_of_a_training",),
-}
-
-
-@cache
-def functions_of(file):
-    return {node.name for node in ast.walk(ast.parse((TESTS / file).read_text())) if isinstance(node, ast.FunctionDef)}
-
-
-@pytest.mark.parametrize("defect", COVERED)
-def test_the_tests_that_are_named_exist(defect):
-    for place in COVERED[defect]:
-        file, name = place.split("::")
-        assert name in functions_of(file), place
 
 
 def trainer_in(folder, algorithm, **changes):

@@ -3,6 +3,7 @@
 import copy
 import importlib.machinery
 import importlib.util
+import json
 import sys
 import types
 from dataclasses import replace
@@ -14,8 +15,9 @@ import torch
 from rxrl.algorithms import LossResult
 from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import CheckpointError, ConfigError, ModelError, TrainingError
+from rxrl.manifest import MANIFEST_FILE, write_manifest
 from rxrl.models import ReactiveTransformer
-from rxrl.runs.checkpoints import numbered
+from rxrl.runs.checkpoints import STATE_FILE, numbered
 from rxrl.training import learner as learner_module
 from rxrl.training.callbacks import Callback
 from rxrl.training.episodes import split_count
@@ -395,3 +397,19 @@ def test_the_attention_of_a_run_is_that_of_its_model_reference_and_critic(tmp_pa
         learner = trainer_in(tmp_path, attention_backend=given).learner
         parts = [each for part in (learner.model, learner.reference, learner.critic) for each in part.modules()]
         assert {each.backend for each in parts if hasattr(each, "backend")} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("log", {"metrics.jsonl": [1]}), ("best", ["name"]), ("scheduler", {"history": "x"}), ("alarms", 3), ("trainer", {"iteration": []})],
+)
+def test_a_state_of_wrong_types_is_refused_in_one_sentence(part, value, tmp_path):
+    trainer_in(tmp_path, checkpoint_every=1).train()
+    newest = numbered(tmp_path / "checkpoints")[-1]
+    state = json.loads((newest / STATE_FILE).read_text())
+    state[part] = state[part] | value if isinstance(value, dict) else value
+    (newest / STATE_FILE).write_text(json.dumps(state))
+    write_manifest(newest, [file.name for file in newest.iterdir() if file.name != MANIFEST_FILE])
+    with pytest.raises(CheckpointError, match=rf"{newest.name}.*use an older checkpoint") as caught:
+        trainer_in(tmp_path, checkpoint_every=1).resume()
+    assert "\n" not in str(caught.value)
