@@ -19,6 +19,7 @@ from rxrl.data.rows import LengthLimit, RefusedRow, conversations_of, write_conv
 from rxrl.data.stats import DataStats, data_stats
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import GeneratedSource
+from rxrl.runs.folder import RunFolder
 from rxrl.types import Strategy
 
 app = typer.Typer(help="Generate, import and inspect conversations.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -82,8 +83,9 @@ def train_tokenizer(
     vocab_size: Annotated[int, typer.Option(min=263, help="Maximum number of tokens, including special tokens and bytes.")] = 512,
 ) -> None:
     """Train a byte-level BPE tokenizer on conversations and texts."""
-    trained = Tokenizer.train([text for source in sources for text in _texts_of(source)], vocab_size)
-    trained.save(out)
+    with RunFolder(out).claimed():
+        trained = Tokenizer.train([text for source in sources for text in _texts_of(source)], vocab_size)
+        trained.save(out)
     echo(f"Wrote a tokenizer of {trained.vocab_size} tokens to {out} (hash {trained.hash[:12]}).")
 
 
