@@ -165,6 +165,7 @@ COMMANDS = {
     "evaluate": ["evaluate", "nowhere", "--out", "RUN"],
     "rescore": ["rescore", "nowhere.jsonl", "--reward", "exact", "--out", "RUN/evaluation/a.jsonl"],
     "report": ["report", "RUN"],
+    "data tokenizer": ["data", "tokenizer", "nowhere.txt", "--out", "RUN"],
 }
 
 
@@ -183,7 +184,7 @@ def test_every_command_that_writes_into_a_runs_folder_is_refused_while_another_d
 
 
 def test_every_command_that_is_given_a_folder_of_a_run_is_tried_above():
-    """A command that writes to `--out` claims it; those that write data or published checkpoints have no run's folder."""
+    """A command that writes to `--out` claims it; those that write single files of data or published checkpoints have no run's folder."""
     texts = {path.stem: path.read_text(encoding="utf-8") for path in Path("rxrl/cli").glob("*.py")}
     claiming = {name for name, text in texts.items() if re.search(r"claimed\(|claimed_around\(|run_folder\(", text)} - {"shared"}
     assert claiming == {command.split()[0] for command in COMMANDS}
