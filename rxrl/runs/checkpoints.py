@@ -21,7 +21,7 @@ from rxrl.manifest import MANIFEST_FILE, check_files, write_manifest
 from rxrl.models import ReactiveTransformer
 from rxrl.reading import OBJECT, Refusal, guarded, read_json
 from rxrl.reading.tensors import read_archive, read_tensors
-from rxrl.writing import exact_numbers, move, replacing_folder, write_json
+from rxrl.writing import NEW, beside, exact_numbers, move, replacing_folder, write_json
 
 STATE_FILE, TENSORS_FILE, CRITIC_FILE = "training_state.json", "training_state.pt", "critic.safetensors"
 _logger = logging.getLogger(__name__)
@@ -170,4 +170,7 @@ def abandon_later(folder: str | Path, iteration: int) -> None:
 def prune(folder: str | Path, keep: int, kind: str = STEP) -> None:
     """Deletes all but the last `keep` numbered checkpoints."""
     for path in numbered(folder, kind)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+        # Under a name that `sweep` removes: a kill amid the deletion must not leave half a checkpoint under its own.
+        doomed = beside(path, NEW)
+        move(path, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)

@@ -170,6 +170,9 @@ class Run:
                 self._check(found[-1], state)
                 if self.processes.first and path is not None:
                     abandon_later(self.checkpoints, int(state["number"]))
+                if self.processes.first:
+                    # A kill may have come between a checkpoint and this.
+                    prune(self.checkpoints, self.keep)
                 self.processes.wait()
                 self._tracker_ids = state["trackers"]
                 self.best = None if state["best"] is None else tuple(map(float, state["best"]))
