@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from rxrl.envs.speech import Speech, Spoken
 from rxrl.errors import RewardError, RxrlError, ScenarioError, reason
@@ -30,6 +29,7 @@ class CheckedDialogue:
 
     def __init__(self, scenario: Scenario, seed: int, speech: Speech) -> None:
         self.scenario, self.seed, self._speech = scenario, seed, speech
+        self._checked = derive_seed("say twice", seed, scenario.id) % CHECKED
         self._dialogue = self._begin()
         self._scripted = isinstance(self._dialogue, ScriptedDialogue)
         try:
@@ -51,8 +51,8 @@ class CheckedDialogue:
         turn = len(heard) + 1
         said = self._ask(self._dialogue, turn, heard)
         if self._scripted:
-            return None if said is None else self._speech.of(self.scenario, turn, said)
-        if derive_seed("say twice", self.seed, self.scenario.id, turn) % CHECKED == 0 and self._ask(self._begin(), turn, heard) != said:
+            return None if said is None else self._speech.scripted(self.scenario, turn, said)
+        if turn % CHECKED == self._checked and self._ask(self._begin(), turn, heard) != said:
             raise self._broke(turn, "said something else when it was asked again with the same seed and turns")
         if said is None:
             return None
@@ -63,6 +63,9 @@ class CheckedDialogue:
 
     def judge(self, turn: Turn) -> Turn:
         """The turn with its outcome.
+
+        Args:
+            turn: One that nobody else holds yet: the outcome is set in place, since a copy costs as much as the rest of a step.
 
         Raises:
             ScenarioError: The dialogue raised, or the outcome is none.
@@ -76,9 +79,10 @@ class CheckedDialogue:
         if outcome is None:
             return turn
         try:
-            return replace(turn, outcome=checked_score(f"outcome of scenario {self.scenario.id!r}", outcome, turn))
+            object.__setattr__(turn, "outcome", checked_score(f"outcome of scenario {self.scenario.id!r}", outcome, turn))
         except RewardError as error:
             raise ScenarioError(str(error)) from None
+        return turn
 
     def _begin(self) -> Dialogue:
         try:
@@ -95,11 +99,12 @@ class CheckedDialogue:
     def _spoken(self, turn: int, said: Interaction) -> Spoken:
         if not isinstance(said, Interaction):
             raise self._broke(turn, f"must say an rxrl.types.Interaction or None, but gave {type(said).__name__}")
-        if not self._scripted:
-            if not isinstance(said.query, str) or not said.query.strip():
-                raise self._broke(turn, f"must say a text, but its query is {said.query!r}")
-            if tokens := self._speech.too_long(turn, said):
-                raise self._broke(turn, f"says a query of {tokens} tokens, but at most {self._speech.limits.query} fit")
+        if self._scripted:
+            return self._speech.scripted(self.scenario, turn, said)
+        if not isinstance(said.query, str) or not said.query.strip():
+            raise self._broke(turn, f"must say a text, but its query is {said.query!r}")
+        if tokens := self._speech.too_long(turn, said):
+            raise self._broke(turn, f"says a query of {tokens} tokens, but at most {self._speech.limits.query} fit")
         return self._speech.of(self.scenario, turn, said)
 
     def _failed(self, turn: int, what: str, error: Exception) -> ScenarioError:

@@ -135,7 +135,7 @@ class Episode:
             answer=text,
             reference=spoken.interaction.answer,
             query_ids=spoken.query_ids,
-            answer_ids=tuple(token for token in answer_ids if token not in _MARKERS),
+            answer_ids=_without_markers(answer_ids),
             reference_ids=spoken.reference_ids,
             saved=tuple(self.saved[at] for at in self._saved_indices(asked)),
             asking=asked.asking,
@@ -153,8 +153,7 @@ class Episode:
 
     def answered_with(self, turn: Turn, answer_ids: Sequence[int], text: str) -> Turn:
         """A turn of this episode as if it had been answered otherwise, for controls."""
-        ids = tuple(token for token in answer_ids if token not in _MARKERS)
-        return self._dialogue.judge(replace(turn, answer=text, answer_ids=ids, outcome=None))
+        return self._dialogue.judge(replace(turn, answer=text, answer_ids=_without_markers(answer_ids), outcome=None))
 
     def advance(self, written_ids: Sequence[int], text: str, *, write_last: bool) -> list[int] | None:
         """Ends the turn that was just scored: writes it, unless it was the last, and lets the user speak.
@@ -211,6 +210,10 @@ class Episode:
         if self.strategy == "long-range" and last and not asked.asks_known and not asked.asking:
             return (0,)
         return asked.saved
+
+
+def _without_markers(ids: Sequence[int]) -> tuple[int, ...]:
+    return tuple(ids if _MARKERS.isdisjoint(ids) else [token for token in ids if token not in _MARKERS])
 
 
 def keyed_share(*key: int | str) -> float:

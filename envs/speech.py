@@ -81,12 +81,12 @@ class Speech:
         self._spoken: dict[tuple[str, int], Spoken] = {}
         self._said_short = False
 
-    def of(self, scenario: Scenario, turn: int, interaction: Interaction) -> Spoken:
-        """The interaction of a turn (0: the first) with its tokens; says so in the log where it has to be cut."""
+    def scripted(self, scenario: Scenario, turn: int, interaction: Interaction) -> Spoken:
+        """As `of`, for what is said again whenever the scenario is played."""
         known = self._spoken.get((scenario.id, turn))
         if known is not None and known.interaction is interaction:
             return known
-        spoken = self._made(scenario, turn, interaction)
+        spoken = self.of(scenario, turn, interaction)
         _keep(self._spoken, (scenario.id, turn), spoken)
         return spoken
 
@@ -97,7 +97,8 @@ class Speech:
         over = (turn > 0 and tokens > self.limits.query) or (room is not None and tokens > room)
         return tokens if over else 0
 
-    def _made(self, scenario: Scenario, turn: int, interaction: Interaction) -> Spoken:
+    def of(self, scenario: Scenario, turn: int, interaction: Interaction) -> Spoken:
+        """The interaction of a turn (0: the first) with its tokens; says so in the log where it has to be cut."""
         query, answer = self._encode(interaction.query), self._encode(interaction.answer)
         kept, written = self.limits.fit(query[: self.limits.query] if turn else query, answer)
         if len(kept) < len(query) or len(written) < len(answer):

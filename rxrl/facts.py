@@ -420,7 +420,7 @@ class FactTracker:
     def _note_exposed(self, interaction: Interaction, answer: str, index: int) -> None:
         about = None
         for key, told in self._told.items():
-            if told.exposed_at == index or not any(holds(answer, value) for value in (told.value, *told.aliases)):
+            if told.exposed_at == index or not (holds(answer, told.value) or any(holds(answer, alias) for alias in told.aliases)):
                 continue
             if key not in (interaction.asks or ()):
                 about = about or {*words(interaction.query), *words(answer)}
@@ -486,7 +486,8 @@ def last_exposures(interaction: Interaction, written: Sequence[tuple[str, str]])
     """
     wanted = content_words(interaction.answer) - content_words(interaction.query)
     found: dict[str, int] = {}
-    for index, (query, answer) in enumerate(written):
+    # A user who reacts has no reference, so there is nothing to look for.
+    for index, (query, answer) in enumerate(written if wanted else ()):
         found.update(dict.fromkeys(wanted & (content_words(query) | content_words(answer)), index))
     return found
 

@@ -119,13 +119,16 @@ def checked_score(name: str, score: Score | float | None, turn: Turn) -> Score:
         return Score(_number(name, score, turn))
     if not isinstance(score.terms, Mapping):
         raise RewardError(f"Reward {name!r} must name the terms of a Score in a mapping (or leave them out), got {_short(score.terms)}.")
-    terms = {term: _number(f"{name} (term {term!r})", value, turn) for term, value in score.terms.items()}
+    terms = {term: _number(name, value, turn, term) for term, value in score.terms.items()}
     return Score(_number(name, score.value, turn), terms)
 
 
-def _number(name: str, value: object, turn: Turn) -> float | None:
+def _number(name: str, value: object, turn: Turn, term: str | None = None) -> float | None:
     if value is None:
         return None
+    if type(value) is float and 0.0 <= value <= HIGHEST:
+        return abs(value)  # -0.0 is 0
+    name = name if term is None else f"{name} (term {term!r})"
     where = f"for turn {turn.index} of conversation {turn.conversation_id!r}"
     number = as_number(value)
     if number is None or isinstance(plain(value), bool):

@@ -14,8 +14,11 @@ T = TypeVar("T")
 
 def derive_seed(*key: int | str) -> int:
     """Returns a seed in [0, 2**63) that depends on every part of `key`, for example `(seed, "stm0", iteration, conversation)`."""
-    text = "\x1f".join(f"{_kind(part)}:{part}" for part in key)
+    text = "\x1f".join([f"{_KINDS.get(type(part)) or _kind(part)}:{part}" for part in key])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+_KINDS = {int: "int", str: "str"}
 
 
 def _kind(part: object) -> str:

@@ -145,13 +145,11 @@ class GameDialogue(Generic[S]):
 
     def state(self, answers: Sequence[str]) -> S:
         """State after these answers."""
-        known = len(self._answers)
-        while known and (known > len(answers) or self._answers[known - 1] != answers[known - 1]):
-            known -= 1
-        if self._answers[:known] != list(answers[:known]):
-            known = 0
-        del self._answers[known:], self._states[known + 1 :]
-        for turn in range(known, len(answers)):
+        answers = list(answers)
+        while self._answers != answers[: len(self._answers)]:
+            self._answers.pop()
+            self._states.pop()
+        for turn in range(len(self._answers), len(answers)):
             self._states.append(self.game.hear(self._states[-1], answers[turn], self._draws("hear", turn)))
             self._answers.append(answers[turn])
         return self._states[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from typing import ClassVar, NamedTuple, Self
 
 from rxrl.envs.scenarios.game import Game, Said, check_arguments, exchanges, listed, named_once, sentence_start, split_values
@@ -133,6 +134,7 @@ class Preferences(Game[State]):
         return values_at(self.level)[kind]
 
 
+@cache
 def values_at(level: int) -> dict[str, tuple[str, ...]]:
     """Values of each kind of a level."""
     kinds, values = SIZES[level]
