@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rxrl.data.corpora import Say
 from rxrl.data.rows import read_conversations, to_conversation
-from rxrl.data.splits import Sources, interaction_texts, open_data
+from rxrl.data.splits import SCENARIO, DataConfig, Sources, interaction_texts, open_data, open_sources
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.envs import (
     MEMORIES,
@@ -43,8 +43,6 @@ DEFAULT_REWARD = "retention"
 """Reward of conversations; that of scenarios without reference answers is "outcome"."""
 DEFAULT_VOCABULARY = 512
 """Tokens of a tokenizer that is trained here because nobody gave one."""
-SCENARIO = "scenario:"
-"""Begins the name of scenarios where conversations are named."""
 SCENARIO_STEPS, SCENARIO_COUNT = 12, 1000
 """Turns of scenarios, and how many an environment draws from, where nothing else is said."""
 STORY_STEPS = 4
@@ -262,6 +260,17 @@ def open_named(
     if held_out is not None:
         raise ConfigError(f"--held-out goes with files: {data} has a validation split of its own.")
     return scenario_sources(data, level=level, seed=seed)
+
+
+def open_configured(data: DataConfig, seed: int, say: Say | None = None) -> Sources:
+    """What the settings of a whole job name: as `rxrl.data.splits.open_sources`, and scenarios by name ("scenario:NAME").
+
+    Raises:
+        RxrlError: Something is missing or wrong.
+    """
+    if data.train is None or not data.reacts:
+        return open_sources(data, seed, say)
+    return scenario_sources(data.train, level=data.level, seed=seed, steps=data.steps, test=data.test_conversations)
 
 
 def scenario_sources(name: str, *, level: int | None = None, seed: int = 0, steps: int | None = None, test: int = 1) -> Sources:

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rxrl.data.splits import SCENARIO
 from rxrl.endpoint import ChatEndpoint
 from rxrl.envs import ConversationVectorEnv, has_references, scenario_values
 from rxrl.envs.scenarios import Game, Player
 from rxrl.errors import ConfigError, RxrlError
-from rxrl.factory import SCENARIO, build_env, load_checkpoint, make_vector_env
+from rxrl.factory import build_env, load_checkpoint, make_vector_env
 from rxrl.models import ReactiveTransformer
 from rxrl.models.files import CONFIG_FILE
 from rxrl.policies import POLICIES, EndpointPolicy, HuggingFacePolicy, ModelPolicy, Oracle, Parrot

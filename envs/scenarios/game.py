@@ -55,6 +55,8 @@ class Game(Generic[S]):
     references: ClassVar[bool] = False
     gamma: ClassVar[float] = 0.0
     """Discount that suits the scenario: 0 where each answer is worth what it earns, near 1 where finding out pays later."""
+    gae_lambda: ClassVar[float] = 0.95
+    """Decay of GAE that goes with it."""
 
     @classmethod
     @abstractmethod

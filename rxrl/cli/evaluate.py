@@ -16,13 +16,13 @@ from rxrl.cli.output import writable_folder
 from rxrl.data.corpora import Say
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import RowsSource
-from rxrl.data.splits import DEFAULT_STEPS
+from rxrl.data.splits import DEFAULT_STEPS, SCENARIO
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError
 from rxrl.evaluation import CONTROLS, WHOLE_CONTROLS, Evaluation
 from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
-from rxrl.factory import DEFAULT_REWARD, SCENARIO, TokenEmbeddings, load_scenarios
+from rxrl.factory import DEFAULT_REWARD, TokenEmbeddings, load_scenarios
 from rxrl.players import model_play
 from rxrl.rewards import load_reward, read_spec
 from rxrl.runs.folder import RunFolder

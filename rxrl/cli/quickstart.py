@@ -11,17 +11,17 @@ from rxrl.cli.output import writable_folder
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import Seed, quoted, seed_override
 from rxrl.config import load_config
-from rxrl.errors import ConfigError, unknown_name
-from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
+from rxrl.errors import ConfigError
+from rxrl.pipeline import Pipeline, PipelineConfig, load_budget
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.identity import WATCHING, absolute_paths, differences
 
-WATCHED = frozenset(f"mrl.{name}" for name in WATCHING)
+WATCHED = frozenset(f"{job}mrl.{name}" for name in WATCHING for job in ("", "interactive."))
 
 
 def quickstart(
     out: Annotated[Path, typer.Option(callback=writable_folder, help="Folder of the run.")] = Path("runs/quickstart"),
-    budget: Annotated[str, typer.Option(help="Named settings: default, tiny, babi or fairytaleqa.")] = "default",
+    budget: Annotated[str, typer.Option(help="Named settings: default, tiny, babi, fairytaleqa or scenario:NAME.")] = "default",
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, instead of a budget.")] = None,
     seed: Seed = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in --out; needs the same settings.")] = False,
@@ -33,10 +33,9 @@ def quickstart(
 
     Runs the supervised stages, then reinforcement learning of the memory, and evaluates the model after each.
     """
-    if config is None and budget not in BUDGETS:
-        raise ConfigError(unknown_name("budget", budget, BUDGETS))
     files = [f"data.{name}={quoted(file)}" for name, file in (("train", data), ("held_out", held_out)) if file]
-    settings = load_config(config or BUDGETS[budget], PipelineConfig, [*seed_override(seed), *files, *(override or [])])
+    changes = [*seed_override(seed), *files, *(override or [])]
+    settings = load_budget(budget, changes) if config is None else load_config(config, PipelineConfig, changes)
     terminal, label = Terminal(), budget if config is None else config.stem
     folder = RunFolder(out)
     with folder.claimed():

@@ -29,7 +29,8 @@ from rxrl.cli.shared import (
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
-from rxrl.factory import SCENARIO, TokenEmbeddings, checkpoint_folder, load_checkpoint, open_named
+from rxrl.data.splits import SCENARIO
+from rxrl.factory import TokenEmbeddings, checkpoint_folder, load_checkpoint, open_named
 from rxrl.pipeline.checks import check_training
 from rxrl.pipeline.parts import CHECKPOINT, run_training
 from rxrl.runs.processes import Processes

@@ -18,26 +18,37 @@ from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError, DataError
 from rxrl.types import Conversation, Scenario
 
+SCENARIO = "scenario:"
+"""Begins the name of a scenario where conversations are named."""
 DEFAULT_STEPS = 16
 IN_LETTERS = LengthLimit(300, len, "letters")
 """How long texts are while there is no tokenizer to measure with; not in words, which some languages do not part."""
 
 
 class DataConfig(BaseConfig):
-    """Where conversations come from: the generated world, or files."""
+    """Where conversations come from: the generated world, scenarios, or files."""
 
-    level: int | None = Field(None, ge=1, le=3, description="Difficulty of the generated world; null: 1.")
-    train: str | None = Field(None, description="File of conversations to train on; null: the generated world.")
-    held_out: str | None = Field(None, description="File of held-out conversations; needed with `train`.")
-    steps: int | None = Field(None, ge=1, le=64, description="Turns of the generated world's test conversations; null: 16.")
+    level: int | None = Field(None, ge=1, le=3, description="Difficulty of the generated world or of the scenario; null: 1.")
+    train: str | None = Field(None, description="File of conversations to train on, or `scenario:NAME`; null: the generated world.")
+    held_out: str | None = Field(None, description="File of held-out conversations; needed with a file to train on.")
+    steps: int | None = Field(
+        None, ge=1, le=64, description="Turns of the test conversations of the generated world (null: 16) or of the scenario (null: 12)."
+    )
     test_conversations: int = Field(200, ge=1, description="Held-out conversations of the final evaluation.")
 
     @model_validator(mode="after")
     def _files_are_as_they_are(self) -> DataConfig:
+        if self.reacts and self.held_out is not None:
+            raise WrongValueError("a scenario has held-out dialogues of its own: leave it out", "held_out")
         for name in ("level", "steps"):
-            if self.train is not None and getattr(self, name) is not None:
-                raise WrongValueError("it is of the generated world: leave it out with conversations from a file", name)
+            if self.train is not None and not self.reacts and getattr(self, name) is not None:
+                raise WrongValueError("it is of the generated world or a scenario: leave it out with conversations from a file", name)
         return self
+
+    @property
+    def reacts(self) -> bool:
+        """Whether a scenario is played."""
+        return self.train is not None and self.train.startswith(SCENARIO)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from rxrl.evaluation.metrics import (
 )
 from rxrl.evaluation.play import CONTROLS, WHOLE_CONTROLS, Playthrough, TurnCost, play, play_conditions
 from rxrl.evaluation.records import TurnRecord, read_records, rescore, write_records
-from rxrl.evaluation.report import write_report, write_run_report
+from rxrl.evaluation.report import read_report, write_report, write_run_report
+from rxrl.evaluation.scenarios import compare_scenarios
 
 __all__ = [
     "CONTROLS",
@@ -29,11 +30,13 @@ __all__ = [
     "TurnRecord",
     "chance",
     "compare",
+    "compare_scenarios",
     "cost_by_turn",
     "evaluate",
     "play",
     "play_conditions",
     "read_records",
+    "read_report",
     "rescore",
     "retention_by_distance",
     "summarise",

@@ -142,9 +142,9 @@ def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = 
     Returns:
         JSON values. `retention`, `retention_at_16`, `retention_near`, `retention_far`: mean F1 (None where there are no such turns), each
         with `<name>_interval` (low, high), `<name>_exact`, `<name>_turns` and `<name>_conversations`. `retention_by_distance`: mean F1 by
-        distance (as a string); `by_distance`: the same with intervals. `by_turn`, `by_kind`. `reward`: mean, min, max over asking turns
-        and the lowest and highest mean of an episode; `reward_other`: the same over turns that ask for nothing. `terms`: mean of each
-        reward term over asking turns. `chance`. Counts.
+        distance (as a string); `by_distance`: the same with intervals. `by_turn`, `by_kind`. `reward`: mean, min, max over turns that
+        ask or that a scenario judged, and the lowest and highest mean of an episode; `reward_other`: the same over the other turns.
+        `terms`: mean of each reward term over the former. `chance`. Counts.
     """
     summary: dict[str, Any] = {
         "conversations": len({record.turn.conversation_id for record in records}),
@@ -159,15 +159,17 @@ def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = 
         summary[f"{name}_turns"] = part["turns"] if part else 0
         summary[f"{name}_conversations"] = part["conversations"] if part else 0
     rows = retention_by_distance(records, seed=seed, resamples=resamples)
-    asking, other = _asking(records), [record for record in records if record.retention is None]
+    asking, counted = _asking(records), rewarded(records)
+    known = {record.key for record in counted}
+    other = [record for record in records if record.key not in known]
     return summary | {
         "retention_by_distance": {str(row["distance"]): row["mean"] for row in rows},
         "by_distance": rows,
         "by_turn": _by_turn(asking),
         "by_kind": _by_kind(asking),
-        "reward": reward_range(asking),
+        "reward": reward_range(counted),
         "reward_other": reward_range(other),
-        "terms": _term_means(asking),
+        "terms": _term_means(counted),
         "chance": chance(_headline(records)),
     }
 
@@ -248,7 +250,7 @@ def summarise_stage(
         "name": name or f"{steps} steps",
         "steps": steps,
         "strategy": strategy,
-        "reward": reward_range(_asking(records)),
+        "reward": reward_range(rewarded(records)),
         "retention": retention and retention["mean"],
         "iterations": iterations,
         "ended": ended,
@@ -261,6 +263,11 @@ def cost_by_turn(costs: Iterable[TurnCost]) -> list[dict[str, Any]]:
         {"turn": cost.turn, "tokens": cost.tokens / cost.rows, "seconds": cost.seconds / cost.rows, "conversations": cost.rows}
         for cost in costs
     ]
+
+
+def rewarded(records: Iterable[TurnRecord]) -> list[TurnRecord]:
+    """Turns whose rewards are headline numbers: those that ask for what was told, and those that a scenario judged."""
+    return [record for record in records if record.retention is not None or record.turn.outcome is not None]
 
 
 def reward_range(records: Iterable[TurnRecord]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rxrl.errors import DataError
 from rxrl.evaluation.charts import number
 from rxrl.evaluation.curves import learning_curves
 from rxrl.evaluation.records import TurnRecord, read_records
+from rxrl.evaluation.scenario_views import scenario_views
 from rxrl.evaluation.transcripts import choose_episodes
 from rxrl.evaluation.views import (
     by_distance_view,
@@ -53,7 +54,8 @@ def write_report(
         run: Content of report.json, every key optional: `seed`, `wall_seconds` and whether they count from where the run was `resumed`,
             `preset`, `budget`; `after_supervised`, `after_mrl` and `after_smat_continued` from `summarise`; `controls` from
             `summarise_controls`; `comparisons` from `summarise_comparisons`; `stages`, each from `summarise_stage`; `cost` from
-            `cost_by_turn`, or such lists by label; `config`, any nested mapping; `title`; `notes`, sentences.
+            `cost_by_turn`, or such lists by label; `scenarios` from `compare_scenarios`; `config`, any nested mapping; `title`;
+            `notes`, sentences.
         metrics: Rows of metrics.jsonl.
         transcripts: Turns of the evaluation to show a few conversations of.
         out_dir: Folder of the report; made where missing.
@@ -82,19 +84,28 @@ def write_run_report(run_dir: str | Path, changes: Mapping[str, Any] | None = No
         DataError: report.json is missing, or a file is not what it should be.
     """
     folder = Path(run_dir)
-    source = folder / REPORT_JSON
-    if not source.is_file():
-        raise DataError(
-            f"Expected {source}, found no such file: give the folder of a run, such as `rxrl quickstart` and `rxrl train` leave; "
-            "what `rxrl evaluate` leaves in a folder of its own is whole as it is."
-        )
-    run = read_json(source, OBJECT, Refusal(DataError, "make the file again with an evaluation"))
+    run, source = read_report(folder), folder / REPORT_JSON
     found = next((folder / name for name in TRANSCRIPTS if (folder / name).is_file()), None)
     metrics, transcripts = read_metrics(folder / METRICS), read_records(found) if found else []
     try:
         return write_report({**run, **(changes or {})}, metrics, transcripts, folder)
     except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
         raise DataError(f"{source} does not hold what an evaluation writes ({error}): make the file again with an evaluation.") from error
+
+
+def read_report(run_dir: str | Path) -> dict[str, Any]:
+    """Content of the report.json of a run.
+
+    Raises:
+        DataError: It is missing, or not what it should be.
+    """
+    source = Path(run_dir) / REPORT_JSON
+    if not source.is_file():
+        raise DataError(
+            f"Expected {source}, found no such file: give the folder of a run, such as `rxrl quickstart` and `rxrl train` leave; "
+            "what `rxrl evaluate` leaves in a folder of its own is whole as it is."
+        )
+    return read_json(source, OBJECT, Refusal(DataError, "make the file again with an evaluation"))
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -122,6 +133,7 @@ def render(run: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]], transcr
         facts=run_facts(run),
         headline=headline_view(run),
         by_distance=by_distance_view(run),
+        scenarios=scenario_views(run.get("scenarios") or {}),
         stages=stages_view(run.get("stages") or ()),
         learning=learning_curves(metrics),
         episodes=choose_episodes(transcripts),

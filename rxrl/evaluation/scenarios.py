@@ -36,6 +36,59 @@ def summarise_scenarios(
     return {name: _summary(own, played, seed, resamples) for name, own in games.items()}
 
 
+def compare_scenarios(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    records: tuple[Sequence[TurnRecord], Sequence[TurnRecord]],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """What reinforcement learning made of the games of two evaluations on the same scenarios, for a report (its `scenarios`).
+
+    Args:
+        before: What `summarise_scenarios` says of the checkpoint that it started from.
+        after: The same of the one that it left.
+        records: Of both evaluations, with the true memory.
+        seed: Seed of the bootstrap.
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        By the name of the game, what `summarise_scenarios` says of `after`, with its `score` as `after` and `interval` as
+        `after_interval`; `before`, `before_interval`, `before_by_turn`; `gain`, the paired difference with `low` and `high`.
+    """
+    found = {}
+    for name, after_it in after.items():
+        before_it = before[name]
+        kept = {key: value for key, value in after_it.items() if key not in ("score", "interval")}
+        found[name] = {
+            "before": before_it["score"],
+            "before_interval": before_it["interval"],
+            "after": after_it["score"],
+            "after_interval": after_it["interval"],
+            "gain": _gain(name, *records, seed, resamples),
+            **kept,
+            "before_by_turn": before_it["by_turn"],
+        }
+    return found
+
+
+def _gain(name: str, before: Sequence[TurnRecord], after: Sequence[TurnRecord], seed: int, resamples: int) -> dict[str, float]:
+    """Mean outcome of dialogues after minus before; the same dialogue may end earlier in one of them."""
+    first, second = (_by_dialogue(name, records) for records in (before, after))
+    keys = sorted(first.keys() & second.keys())
+    difference, low, high = bootstrap([second[key] - first[key] for key in keys], keys, seed=seed, resamples=resamples)
+    return {"difference": difference, "low": low, "high": high}
+
+
+def _by_dialogue(name: str, records: Sequence[TurnRecord]) -> dict[str, float]:
+    outcomes: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        if (outcome := _outcome(record)) is not None and record.turn.extra.get("scenario") == name:
+            outcomes[record.turn.conversation_id].append(outcome)
+    return {dialogue: sum(each) / len(each) for dialogue, each in outcomes.items()}
+
+
 def _summary(games: Sequence[Game[Any]], played: Mapping[str, Sequence[TurnRecord]], seed: int, resamples: int) -> dict[str, Any]:
     names = {game.id for game in games}
     own = {control: [record for record in records if record.turn.conversation_id in names] for control, records in played.items()}

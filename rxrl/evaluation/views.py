@@ -36,6 +36,8 @@ def headline_view(run: Part) -> dict[str, Any] | None:
         return None
     metric, title = next(((key, words) for key, words in HEADLINES if conditions[0][2].get(key) is not None), HEADLINES[-1])
     label, _, main = conditions[0]
+    if run.get("scenarios") and main.get(metric) is None:
+        return None  # Nothing was asked that had been told: the scenario is the headline.
     controls = run.get("controls") or {}
     shown = conditions + [(words, style, controls[name]) for name, words, style in CONTROLS if controls.get(name)]
     marks = [_mark(words, style, part, metric) for words, style, part in shown if part.get(metric) is not None]
@@ -138,7 +140,7 @@ def run_facts(run: Part) -> list[tuple[str, str]]:
         facts.append(("wall time since resumed" if run.get("resumed") else "wall time", duration(float(seconds))))
     main: Part = next((run[name] for name, _, _ in CONDITIONS if run.get(name)), {})
     counts = (("held-out conversations", main.get("conversations")), ("questions asked", main.get("asking_turns")))
-    return facts + [(label, f"{count:,}") for label, count in counts if count is not None]
+    return facts + [(label, f"{count:,}") for label, count in counts if count]
 
 
 def duration(seconds: float) -> str:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from rxrl.config import BaseConfig
-from rxrl.data.splits import DataConfig
+from rxrl.config import BaseConfig, load_config
+from rxrl.data.splits import SCENARIO, DataConfig
+from rxrl.envs import scenarios
+from rxrl.errors import ConfigError, unknown_name
 from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig
 from rxrl.training.config import MRLConfig
 
-BUDGETS = {path.stem: path for path in sorted((Path(__file__).parent / "budgets").glob("*.yaml"))}
+_FOLDER = Path(__file__).parent / "budgets"
+BUDGETS = {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
 """Files of settings by name."""
+SCENARIO_BUDGETS = {path.stem: path for path in sorted((_FOLDER / "scenarios").glob("*.yaml"))}
+"""Files of settings of scenarios by name; `any` is that of all others."""
 
 
 class StagesConfig(BaseConfig):
@@ -38,3 +45,51 @@ class PipelineConfig(BaseConfig):
     mrl: MRLConfig = MRLConfig()
     smat_continued: bool = Field(True, description="Also train the supervised checkpoint on with SMAT, for as many tokens as MRL used.")
     threads: int | None = Field(None, ge=1, description="Threads of torch; null: as many as cores.")
+    interactive: PipelineConfig | None = Field(
+        None,
+        description="A second job, on a scenario, in the folder `interactive` below this one; its result stands in the same report. "
+        "With the key `budget`, the other keys are laid over the settings of that name.",
+    )
+
+    @field_validator("interactive", mode="before")
+    @classmethod
+    def _laid_over_a_budget(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or "budget" not in value:
+            return value
+        try:
+            settings = load_budget(str(value["budget"])).saved()
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return _laid_over(settings, {key: each for key, each in value.items() if key != "budget"})
+
+
+def load_budget(name: str, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """Settings by name.
+
+    Args:
+        name: One of `BUDGETS`, or "scenario:" and what `rxrl.envs.scenarios.load` takes.
+        overrides: Dotted assignments.
+
+    Raises:
+        ConfigError: Nothing has that name, or an override does not fit.
+    """
+    if name in BUDGETS:
+        return load_config(BUDGETS[name], PipelineConfig, overrides)
+    kind = name.removeprefix(SCENARIO)
+    if kind == name:
+        raise ConfigError(unknown_name("budget", name, [*BUDGETS, f"{SCENARIO}NAME"]))
+    game = scenarios.load(kind).game
+    path, own = SCENARIO_BUDGETS.get(kind, SCENARIO_BUDGETS["any"]), [f"data.train={json.dumps(name)}"]
+    if game.gamma:
+        # An answer that finds something out is paid for later: rewards of later turns count.
+        own += ["mrl.algorithm.advantage=gae", f"mrl.algorithm.gamma={game.gamma}", f"mrl.algorithm.gae_lambda={game.gae_lambda}"]
+    return load_config(path, PipelineConfig, [*own, *overrides])
+
+
+def _laid_over(settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings with other values for some keys."""
+    changed = {
+        key: _laid_over(settings[key], value) if isinstance(value, Mapping) and isinstance(settings.get(key), Mapping) else value
+        for key, value in own.items()
+    }
+    return {**settings, **changed}

@@ -6,13 +6,24 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rxrl.curricula import Curriculum, load_curriculum
-from rxrl.data.splits import Sources, open_sources
+from rxrl.data.splits import Sources
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.evaluation import CONTROLS, Evaluation, evaluate, summarise_comparisons, write_report
+from rxrl.evaluation import (
+    CONTROLS,
+    WHOLE_CONTROLS,
+    Evaluation,
+    compare_scenarios,
+    evaluate,
+    read_report,
+    summarise_comparisons,
+    write_report,
+)
+from rxrl.factory import open_configured
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.checks import check_supply, check_turns
 from rxrl.pipeline.config import PipelineConfig
@@ -30,6 +41,8 @@ from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.trainer import MRLTrainer
 
 CONTINUED = "smat-continued"
+INTERACTIVE = "interactive"
+"""Folder of the second job, below that of the first."""
 CHECKPOINT_EVERY = 200
 """Steps of a supervised stage between two checkpoints to go on from."""
 
@@ -57,7 +70,7 @@ class Pipeline:
         self.config, self.run_folder, self.say = config, RunFolder.of(folder), say
         self.folder, self.callbacks, self.label = self.run_folder.path, callbacks, label
         self.curriculum: Curriculum = load_curriculum(config.curriculum)
-        self.reward = load_reward("retention")
+        self.reward = load_reward("outcome" if config.data.reacts else "retention")
         self.started = time.perf_counter()
         self.resumes = False
 
@@ -75,8 +88,9 @@ class Pipeline:
         self.resumes = resume
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-        sources = open_sources(self.config.data, self.config.seed, self.say)
+        sources = open_configured(self.config.data, self.config.seed, self.say)
         self._check(sources)
+        second = self._second()
         save_settings(self.config, self.folder / "config.yaml")
         save_settings(self.curriculum, self.folder / "curriculum.yaml")
         if resume:
@@ -90,14 +104,27 @@ class Pipeline:
         self.say(headline("after supervised training", after_supervised))
         trainer = self.reinforce(model, tokenizer, sources)
         trainer.save_result(self.folder / CHECKPOINT)
-        after_mrl = self.measure(model, tokenizer, sources, "mrl", CONTROLS)
+        after_mrl = self.measure(model, tokenizer, sources, "mrl", WHOLE_CONTROLS if self.config.data.reacts else CONTROLS)
         self.say(headline("after MRL", after_mrl))
         smat = self.continue_smat(supervised, tokenizer, sources, trainer.state.tokens) if self.config.smat_continued else None
+        if second is not None:
+            self.say(f"The second job: a user who reacts ({second.label}).")
+            second.run(resume)
         return self.report(after_supervised, after_mrl, smat, trainer)
+
+    def _second(self) -> Pipeline | None:
+        """The job on a scenario that goes with this one; looked at before anything is trained."""
+        if self.config.interactive is None:
+            return None
+        shared = {"seed": self.config.seed, "threads": self.config.threads}
+        config = self.config.interactive.model_copy(update=shared)
+        job = Pipeline(config, self.folder / INTERACTIVE, say=self.say, callbacks=self.callbacks, label=config.data.train or "")
+        job._check(open_configured(config.data, config.seed))
+        return job
 
     def _check(self, sources: Sources) -> None:
         """Refuses what a later part could not be trained with before the first begins."""
-        check_rules(self.curriculum, sources.validation, self.config.mrl.evaluation.conversations)
+        check_rules(self.curriculum, sources.played[1], self.config.mrl.evaluation.conversations)
         check_stages(self.curriculum, self.config.mrl, 1)
         check_supply(self.curriculum, sources)
         check_turns(self.config.stages, sources)
@@ -123,8 +150,8 @@ class Pipeline:
             model,
             tokenizer,
             curriculum=self.curriculum,
-            source=sources.train,
-            held_out=sources.validation,
+            source=sources.played[0],
+            held_out=sources.played[1],
             config=config,
             folder=self.run_folder,
             callbacks=self.callbacks,
@@ -179,14 +206,22 @@ class Pipeline:
             "comparisons": summarise_comparisons(
                 mrl=mrl.records, supervised=supervised.records, smat=() if smat is None else smat.records, seed=self.config.seed
             ),
+            "scenarios": self._scenarios(supervised, mrl),
             "stages": trainer.state.stages,
             "cost": mrl.cost,
             "config": self.config.saved() | {"curriculum": self.curriculum.saved()},
         }
+        if self.config.interactive is not None:
+            run["notes"] = [f"The dialogues and learning curves of the second job are in {INTERACTIVE}/report.html."]
         if smat is not None:
             run["after_smat_continued"] = smat.summary
         write_report(run, read_metrics(self.folder), mrl.records, self.folder)
         return self.folder / "report.html"
+
+    def _scenarios(self, supervised: Evaluation, mrl: Evaluation) -> dict[str, Any]:
+        """What was played here and in the second job, before and after MRL."""
+        found = compare_scenarios(supervised.scenarios, mrl.scenarios, (supervised.records, mrl.records), seed=self.config.seed)
+        return found if self.config.interactive is None else found | read_report(self.folder / INTERACTIVE)["scenarios"]
 
     def _tokenizer(self, sources: Sources) -> Tokenizer:
         tokenizer = train_tokenizer(self.config, sources)
@@ -196,6 +231,11 @@ class Pipeline:
 
 def headline(when: str, evaluation: Evaluation) -> str:
     """One line of the main numbers."""
+    if evaluation.scenarios:
+        return f"Held-out {when}: " + ", ".join(
+            f"{name} {each['score']:.2f} of 10 (without memory at best {each['blind']:.2f}, at best {each['best']:.2f})"
+            for name, each in evaluation.scenarios.items()
+        )
     summary = evaluation.summary
     found = {name: summary.get(name) for name in ("retention_at_16", "retention_far", "retention_near")}
     numbers = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)

@@ -20,7 +20,7 @@ from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ENVIRONMENTS
 from rxrl.errors import TrainingError
 from rxrl.evaluation import Evaluation
-from rxrl.evaluation.metrics import summarise_stage
+from rxrl.evaluation.metrics import rewarded, summarise_stage
 from rxrl.evaluation.play import Playthrough, play_conditions
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.models import ReactiveTransformer
@@ -374,9 +374,7 @@ class MRLTrainer:
 def held_out_metrics(evaluation: Evaluation) -> dict[str, float]:
     """Held-out retention and reward as flat numbers; the scheduler's rules name them."""
     held = [record.retention for record in evaluation.records if record.retention is not None]
-    # Where nothing asks for what was told, as in most scenarios, all scored turns count.
-    counted = [record for record in evaluation.records if record.retention is not None] if held else evaluation.records
-    rewards = [record.reward for record in counted if record.reward is not None]
+    rewards = [record.reward for record in rewarded(evaluation.records) or evaluation.records if record.reward is not None]
     found = {"retention": sum(held) / len(held)} if held else {}
     return found | ({"held_out_reward": sum(rewards) / len(rewards)} if rewards else {})
 

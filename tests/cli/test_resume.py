@@ -12,6 +12,7 @@ import torch
 
 from rxrl.cli.progress import Terminal
 from rxrl.config import load_config
+from rxrl.evaluation import read_report
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
 from rxrl.training.callbacks import Callback, Progress
@@ -27,6 +28,14 @@ SMALLER = (
     "stages.smat.phases=[{steps: 1, iterations: 2}, {steps: 2, iterations: 2}]",
     "mrl.max_iterations=2",
     "mrl.max_answer_tokens=6",
+    "interactive=null",
+)
+WITH_SECOND = (
+    *SMALLER[:-1],
+    "smat_continued=false",
+    "interactive.data.test_conversations=3",
+    "interactive.stages.smat.phases=[{steps: 2, iterations: 2}]",
+    "interactive.mrl.max_answer_tokens=6",
 )
 
 
@@ -151,6 +160,31 @@ def test_the_main_job_goes_on_after_the_last_checkpoint(
         ours, theirs = (ReactiveTransformer.from_pretrained(folder / "checkpoints" / name).state_dict() for folder in (tmp_path, whole_job))
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
     assert (tmp_path / "evaluation/mrl/transcripts.jsonl").read_bytes() == (whole_job / "evaluation/mrl/transcripts.jsonl").read_bytes()
+
+
+def test_the_second_job_goes_on_and_stands_in_the_report(tmp_path: Path) -> None:
+    mrl: list[Progress] = []
+
+    class Stop(Callback):
+        def on_iteration(self, progress: Progress) -> None:
+            mrl.extend([progress] * (progress.stage is not None))
+            if len(mrl) == 4:  # The first job has two.
+                raise Cut
+
+    config = load_config(BUDGETS["tiny"], PipelineConfig, [*WITH_SECOND, "seed=7", "interactive.mrl.checkpoint_every=1"])
+    Pipeline(config, tmp_path / "whole").run()
+    with pytest.raises(Cut):
+        Pipeline(config, tmp_path / "parted", callbacks=(Stop(),)).run()
+    Pipeline(config, tmp_path / "parted").run(resume=True)
+    for name in ("metrics.jsonl", "evaluation/mrl/transcripts.jsonl"):
+        assert (tmp_path / "parted/interactive" / name).read_bytes() == (tmp_path / "whole/interactive" / name).read_bytes()
+    first, second = (read_report(tmp_path / name) for name in ("whole", "parted"))
+    assert first["scenarios"] == second["scenarios"] == read_report(tmp_path / "whole/interactive")["scenarios"]
+    found = first["scenarios"]["preferences"]
+    assert {"before", "after", "blind", "best", "share", "by_turn", "empty_memory", "swapped_memory"} <= found.keys()
+    assert found["best"] > 0
+    assert len(found["by_turn"]) == 4
+    assert "A user who reacts: preferences" in (tmp_path / "whole/report.html").read_text()
 
 
 def test_quickstart_goes_on_only_with_the_same_settings(tmp_path: Path, invoke: Any) -> None:

@@ -9,9 +9,12 @@ from itertools import pairwise
 
 import pytest
 
+from rxrl.envs.scenarios import load
 from rxrl.errors import DataError
 from rxrl.evaluation import (
     CONTROLS,
+    WHOLE_CONTROLS,
+    compare_scenarios,
     evaluate,
     summarise,
     summarise_comparisons,
@@ -24,6 +27,7 @@ from rxrl.evaluation import (
 from rxrl.evaluation.charts import number, ticks
 from rxrl.evaluation.curves import learning_curves
 from rxrl.evaluation.transcripts import choose_episodes
+from rxrl.players import make_play
 from rxrl.types import SavedInteraction
 from tests.evaluation.fakes import Forgetful, Reader, WordCodec, conversations, environment, record
 
@@ -79,8 +83,20 @@ def run():
         ],
         "cost": after.cost,
         "config": {"mrl": {"clip": 0.2, "path": "<script>alert(1)</script>"}},
+        "scenarios": played_scenarios(),
     }
     return content, list(after.records)
+
+
+def played_scenarios():
+    """`preferences`, as if MRL had made the best player of the one without memory."""
+    games = load("preferences", split="test").take(steps=8, count=20)
+    found = []
+    for player in ("blind", "best"):
+        envs, policy = make_play(player, games, num_envs=5, reward="outcome")
+        found.append(evaluate(envs, policy, games, seed=0, controls=WHOLE_CONTROLS, resamples=50))
+    before, after = found
+    return compare_scenarios(before.scenarios, after.scenarios, (before.records, after.records), resamples=50)
 
 
 METRICS = [
@@ -119,7 +135,17 @@ def test_the_page_is_one_whole_file_that_needs_no_network(run, tmp_path):
 def test_every_part_is_there(run, tmp_path):
     page = _Page(write_report(run[0], METRICS, run[1], tmp_path).read_text(encoding="utf-8"))
     sections = {attrs.get("id") for tag, attrs in page.tags if tag == "section"}
-    assert sections == {"headline", "distance", "curriculum", "learning", "conversations", "cost", "reading", "configuration"}
+    assert sections == {
+        "headline",
+        "distance",
+        "scenario-preferences",
+        "curriculum",
+        "learning",
+        "conversations",
+        "cost",
+        "reading",
+        "configuration",
+    }
     for words in (
         "after MRL",
         "SMAT continued",
@@ -166,6 +192,7 @@ def test_values_are_escaped(run, tmp_path):
         "after_smat_continued",
         "controls",
         "comparisons",
+        "scenarios",
         "stages",
         "cost",
         "config",
@@ -185,6 +212,32 @@ def test_an_empty_run_still_gives_a_page(tmp_path):
     empty = {"after_mrl": summarise([]), "controls": summarise_controls([], {"oracle": []}), "stages": [{}]}
     page = _Page(write_report(empty, [], [], tmp_path).read_text(encoding="utf-8"))
     assert page.open == []
+
+
+def test_a_scenario_is_told_with_its_bounds(run, tmp_path):
+    found = run[0]["scenarios"]["preferences"]
+    assert found["blind"] < found["best"]
+    assert found["share"] == pytest.approx((found["after"] - found["blind"]) / (found["best"] - found["blind"]))
+    assert found["gain"]["difference"] == pytest.approx(found["after"] - found["before"])
+    assert found["gain"]["low"] > 0
+    text = _Page(write_report(run[0], METRICS, run[1], tmp_path).read_text(encoding="utf-8")).text
+    assert f"MRL raised the score: from {found['before']:.2f} to {found['after']:.2f}" in text
+    assert f"without memory is {found['blind']:.2f}, and the best player earns {found['best']:.2f}" in text
+
+    lost = {**found, "before": found["after"], "after": found["before"], "share": -0.1, "gain": {"difference": -2, "low": -3, "high": -1}}
+    text = _Page(write_report({"scenarios": {"preferences": lost}}, [], [], tmp_path).read_text(encoding="utf-8")).text
+    assert "MRL lowered the score" in text
+    assert "does not do better than no memory" in text
+
+
+def test_conversations_of_a_scenario_are_shown_with_what_answers_earned(tmp_path):
+    games = load("preferences", split="test").take(steps=4, count=6)
+    envs, policy = make_play("best", games, num_envs=3, reward="outcome")
+    records = evaluate(envs, policy, games, seed=0, resamples=10).records
+    text = _Page(write_report({}, [], records, tmp_path).read_text(encoding="utf-8")).text
+    assert "10 of 10" in text
+    assert "0 of 10" in text
+    assert "expected:" not in text
 
 
 def test_supervised_training_that_wins_is_said_so(run, tmp_path):

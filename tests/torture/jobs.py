@@ -22,13 +22,17 @@ STAGES = {
 }
 TRAIN = ("episodes=2", "checkpoint_every=1", "keep_checkpoints=2", "max_answer_tokens=4", "evaluation={every: 2, conversations: 2}")
 CURRICULUM = "name: border\nstages: [{steps: 2, iterations: 2}, {steps: 3, iterations: 2, reset_ratio: 0.5}]\n"
+_MRL = "{episodes: 2, max_iterations: 2, checkpoint_every: 1, max_answer_tokens: 4, evaluation: {every: 2, conversations: 2}}"
 QUICKSTART = (
     "data={test_conversations: 3, steps: 3}",
     "stages.pretrain.iterations=2",
     "stages.sft.iterations=2",
     "stages.memory_attention.iterations=2",
     "stages.smat.phases=[{steps: 1, iterations: 2}, {steps: 2, iterations: 2}]",
-    "mrl={episodes: 2, max_iterations: 2, checkpoint_every: 1, max_answer_tokens: 4, evaluation: {every: 2, conversations: 2}}",
+    f"mrl={_MRL}",
+    "interactive.data={test_conversations: 3, steps: 3}",
+    "interactive.stages.smat.phases=[{steps: 2, iterations: 2}]",
+    f"interactive.mrl={_MRL}",
 )
 _STORY = "1 Mary moved to the kitchen.\n2 John went to the garden.\n3 Where is Mary? \tkitchen\t1\n4 Where is John? \tgarden\t2\n"
 BABI = 12 * _STORY
