@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import math
 import re
-import sqlite3
 from pathlib import Path
 from typing import Any
 
-from rxrl.errors import ConfigError
+from rxrl.caching import DiskCache
 
-_logger = logging.getLogger(__name__)
 LONGEST_REPLY = 1 << 16
 """Characters of a reply; what is longer is no verdict."""
 _HUGE = 10**300
@@ -66,8 +62,8 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-class Verdicts:
-    """Numbers by key in a SQLite file, which several processes may share; without a file it keeps nothing.
+class Verdicts(DiskCache):
+    """Numbers by key in a file, which several processes may share; without a file it keeps nothing.
 
     Args:
         path: The file; its folder is made. None keeps nothing.
@@ -77,47 +73,14 @@ class Verdicts:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._database: sqlite3.Connection | None = None
-        if path is None:
-            return
-        self._file = file = path.expanduser()
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(file, timeout=30.0, isolation_level=None)
-            self._database.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, score REAL NOT NULL)")
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"Verdicts of a judge cannot be kept in {file}: {error}; choose another file with `cache`.") from error
-
-    @staticmethod
-    def key(*parts: object) -> str:
-        """What a verdict depends on, as one short text."""
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        super().__init__(path, "Verdicts of a judge", "verdicts", "score REAL")
 
     def get(self, key: str) -> float | None:
         """The verdict kept under `key`; None where there is none."""
-        if self._database is None:
-            return None
-        try:
-            row = self._database.execute("SELECT score FROM verdicts WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
-            self._give_up(error)
-            return None
-        return float(row[0]) if row and isinstance(row[0], int | float) and math.isfinite(row[0]) else None
+        found = super().get(key)
+        return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
-    def put(self, key: str, score: float) -> None:
-        """Keeps a verdict; the first one stays. A file that cannot be written any more loses the next verdicts, not the run."""
-        if self._database is not None and math.isfinite(score):
-            try:
-                self._database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", (key, score))
-            except sqlite3.Error as error:
-                self._give_up(error)
-
-    def _give_up(self, error: sqlite3.Error) -> None:
-        _logger.warning("Verdicts of a judge are not kept for this batch: %s in %s.", error, self._file)
-        self.close()
-        self._database = None
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self._database is not None:
-            self._database.close()
+    def put(self, key: str, value: float) -> None:
+        """Keeps a verdict that is a number; the first one stays."""
+        if math.isfinite(value):
+            super().put(key, value)

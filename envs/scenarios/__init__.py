@@ -3,7 +3,7 @@
 from rxrl.envs.scenarios.bounds import Bounds, bounds, play_text
 from rxrl.envs.scenarios.checking import ScenarioReport, check_scenario
 from rxrl.envs.scenarios.game import LEVELS, SPLITS, Game, GameDialogue, Player, Said, exchanges, named_once, words_of
-from rxrl.envs.scenarios.registry import SCENARIOS, load
+from rxrl.envs.scenarios.registry import SCENARIOS, load, read_spec
 from rxrl.envs.scenarios.source import ScenarioSource, SupervisedSource, texts_of
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "load",
     "named_once",
     "play_text",
+    "read_spec",
     "texts_of",
     "words_of",
 ]

@@ -38,6 +38,7 @@ def bounds(games: Sequence[Game[Any]]) -> Bounds:
         games: At least one, all of one class, level and number of steps.
     """
     kind = type(games[0])
+    games = [game.rehearsed() for game in games]
     blind, best = (_by_turn([play_text(game, player, memory=memory) for game in games])
                    for player, memory in ((kind.blind, False), (kind.best, True)))  # fmt: skip
     return Bounds(_mean(blind), _mean(best), tuple(blind), tuple(best))

@@ -59,6 +59,17 @@ class Game(Generic[S]):
     """Decay of GAE that goes with it."""
 
     @classmethod
+    def configured(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What `make` takes besides its own arguments, from the options that somebody gave: nothing, in most games.
+
+        Raises:
+            ConfigError: An option is unknown, wrong or missing.
+        """
+        if options:
+            raise ConfigError(f"The scenario {cls.name!r} takes no options, got {', '.join(map(repr, options))}: leave them out.")
+        return {}
+
+    @classmethod
     @abstractmethod
     def make(cls, *, level: int, split: str, seed: int, index: int, steps: int) -> Self:
         """The scenario that these arguments name: the same arguments always give the same one."""
@@ -113,6 +124,10 @@ class Game(Generic[S]):
     def begin(self, seed: int) -> GameDialogue[S]:
         """The game as a dialogue."""
         return GameDialogue(self, seed)
+
+    def rehearsed(self) -> Self:
+        """The game as bounds and checks play it, many times over: itself, unless a dialogue asks somebody outside for its words."""
+        return self
 
 
 class GameDialogue(Generic[S]):

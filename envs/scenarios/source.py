@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +23,18 @@ class ScenarioSource:
         level: 1, 2 or 3.
         split: `train`, `validation` or `test`; what is hidden differs between them wherever there is enough of it.
         seed: Seed of the supply.
+        options: Options of the class, where it has some.
 
     Raises:
-        ConfigError: A level or split does not exist.
+        ConfigError: A level or split does not exist, or an option is unknown, wrong or missing.
     """
 
-    def __init__(self, game: type[Game[Any]], *, level: int = 1, split: str = "train", seed: int = 0) -> None:
+    def __init__(
+        self, game: type[Game[Any]], *, level: int = 1, split: str = "train", seed: int = 0, options: Mapping[str, Any] | None = None
+    ) -> None:
         check_arguments(level, split, 1)
         self.game, self.level, self.split, self.seed = game, level, split, seed
+        self._configured = dict(game.configured(options or {}))
 
     def take(self, *, steps: int, strategy: str = "multi-step", start: int = 0, count: int = 1) -> list[Game[Any]]:
         """The scenarios `start` to `start + count - 1`, each of at most `steps` turns.
@@ -50,7 +55,7 @@ class ScenarioSource:
         return [random_play(self._made(index, steps), steps, seed) for index, seed in seeds.items()]
 
     def _made(self, index: int, steps: int) -> Game[Any]:
-        return self.game.make(level=self.level, split=self.split, seed=self.seed, index=index, steps=steps)
+        return self.game.make(level=self.level, split=self.split, seed=self.seed, index=index, steps=steps, **self._configured)
 
 
 class SupervisedSource:

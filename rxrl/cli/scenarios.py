@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -10,11 +11,15 @@ from rich.text import Text
 
 from rxrl.cli.console import echo, plain_console
 from rxrl.cli.listing import names_table, print_names
-from rxrl.envs.scenarios import SCENARIOS, Bounds, check_scenario, load, play_text
+from rxrl.envs.scenarios import SCENARIOS, Bounds, check_scenario, load, play_text, read_spec
+from rxrl.factory import SCENARIO
 
 EXIT_FAILED = 1
 _MARKS = {"ok": "green", "note": "yellow", "failed": "red"}
-Name = Annotated[str, typer.Argument(help="A name, pkg.mod:Name or path/file.py:Name.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(help="A name, pkg.mod:Name or path/file.py:Name; with options {use: NAME, ...} or a YAML file.", show_default=False),
+]
 Level = Annotated[int, typer.Option(min=1, max=3, help="Difficulty.")]
 Steps = Annotated[int, typer.Option(min=1, max=64, help="Turns of a dialogue.")]
 
@@ -33,10 +38,11 @@ def list_scenarios() -> None:
 @app.command()
 def show(name: Name, level: Level = 1, steps: Steps = 8) -> None:
     """Describe a scenario, and play it with its best player and with one that has no memory."""
-    kind = SCENARIOS.find(name)
+    source = load(name, level=level)
+    kind = source.game
     console = plain_console()
     console.print(Text(name, style="bold"), Text("\n" + (inspect.getdoc(kind) or "No description.") + "\n"), soft_wrap=True)
-    [game] = load(name, level=level, split="train").take(steps=steps, count=1)
+    [game] = source.take(steps=steps)
     for title, player, memory in (("The best player", kind.best, True), ("A player without memory", kind.blind, False)):
         table = names_table(title, "turn", "the user says", "answer")
         table.add_column("outcome", justify="right")
@@ -48,7 +54,7 @@ def show(name: Name, level: Level = 1, steps: Steps = 8) -> None:
     if level in kind.stated:
         blind, best = kind.stated[level]
         console.print(f"Over 12 turns of level {level}: {blind:.2f} of 10 without memory, {best:.2f} at best.")
-    console.print(f"To train on it: --data scenario:{name}", soft_wrap=True)
+    console.print(f"To train on it: --data {quote(SCENARIO + name)}", soft_wrap=True)
 
 
 @app.command()
@@ -58,7 +64,8 @@ def check(name: Name, level: Level = 1, steps: Steps = 12) -> None:
     Plays the same dialogue twice, and looks at its players and bounds, leaks, splits and speed. Exits with 1 if the scenario breaks
     the contract.
     """
-    report = check_scenario(SCENARIOS.find(name), level=level, steps=steps)
+    found, options = read_spec(name)
+    report = check_scenario(SCENARIOS.find(found), level=level, steps=steps, options=options)
     console = plain_console()
     table = names_table(f"Scenario {name}, level {level}, {steps} turns", "check", "", "found")
     for each in report.checks:

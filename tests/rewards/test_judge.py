@@ -207,7 +207,7 @@ def test_verdicts_that_cannot_be_kept_any_more_are_given_all_the_same(serve: Any
         database.commit()
     with caplog.at_level(logging.WARNING):
         assert values(judge(server, cache=cache), TURNS) == [3.0, 3.0, 6.0, 0.0]
-    assert "are not kept for this batch" in caplog.text
+    assert "are not kept for now" in caplog.text
 
 
 def test_no_more_requests_at_once_than_allowed(serve: Any) -> None:
