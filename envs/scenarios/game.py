@@ -53,6 +53,8 @@ class Game(Generic[S]):
     stated: ClassVar[Mapping[int, tuple[float, float]]] = {}
     """By level what players without memory do not exceed and the best one reaches, as means over 12 turns."""
     references: ClassVar[bool] = False
+    asks_outside: ClassVar[bool] = False
+    """Whether somebody outside, whom its options name, gives the words: without options it cannot be loaded."""
     gamma: ClassVar[float] = 0.0
     """Discount that suits the scenario: 0 where each answer is worth what it earns, near 1 where finding out pays later."""
     gae_lambda: ClassVar[float] = 0.95

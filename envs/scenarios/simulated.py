@@ -141,6 +141,7 @@ class Simulated(Game[State]):
     speaker: Speaker | None = field(default=None, repr=False)
 
     name: ClassVar[str] = "simulated"
+    asks_outside: ClassVar[bool] = True
     stated: ClassVar[dict[int, tuple[float, float]]] = {1: (1.35, 10.0), 2: (1.45, 10.0), 3: (1.35, 6.6)}
     values: ClassVar[dict[str, tuple[str, ...]]] = CHOICES
 

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from rxrl.cli.console import echo, plain_console
 from rxrl.cli.listing import names_table, print_names
+from rxrl.data.splits import SCENARIO
 from rxrl.envs.scenarios import SCENARIOS, Bounds, check_scenario, load, play_text, read_spec
-from rxrl.factory import SCENARIO
 
 EXIT_FAILED = 1
 _MARKS = {"ok": "green", "note": "yellow", "failed": "red"}

@@ -1,4 +1,4 @@
-"""Speed of the environments without a model: conversations with no memory and with a transcript, and every built-in scenario."""
+"""Speed of the environments without a model: conversations with no memory and with a transcript, and the built-in scenarios."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rows(bench: Bench, presets: Sequence[str]) -> Iterator[Row]:
         yield from scripted[-2:]
         yield bench.rate("-", f"resets, one conversation, memory {memory}", single.reset, 1, "resets/s")
         yield bench.rate("-", f"resets, {ROWS} conversations, memory {memory}", batched.reset, ROWS, "resets/s")
-    for name in SCENARIOS.built_in:
+    for name in (name for name, kind in SCENARIOS.built_in.items() if not kind.asks_outside):
         yield from _scenario(bench, name, scripted[0], scripted[1])
 
 

@@ -23,8 +23,8 @@ from rxrl.types import Conversation, Dialogue, Interaction, Score, Turn
 from tests.envs.worlds import CODEC, action
 
 NAMES = sorted(SCENARIOS.built_in)
-OPTIONS = {"simulated": {"endpoint": "http://127.0.0.1:9/v1", "model": "nobody"}}
-"""Options of those that cannot be made without; games are rehearsed here, so that nobody is asked."""
+OPTIONS = {name: {"endpoint": "http://127.0.0.1:9/v1", "model": "nobody"} for name in NAMES if SCENARIOS.find(name).asks_outside}
+"""Options of those that cannot be loaded without; games are rehearsed here, so that nobody is asked."""
 OUTCOME = load_reward("outcome")
 
 
