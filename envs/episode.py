@@ -42,11 +42,13 @@ class Continuation:
 
     Attributes:
         saved: Interactions that hold what the next query asks for; oldest first.
+        history: All interactions so far; oldest first.
         query_ids: Ids of the next query, without markers.
         last: The last interaction, with the answer that would go into memory.
     """
 
     saved: tuple[SavedInteraction, ...]
+    history: tuple[SavedInteraction, ...]
     query_ids: tuple[int, ...]
     last: SavedInteraction
 
@@ -181,7 +183,7 @@ class Episode:
         self.truncated = not self.terminated and (over or late)
         if self.truncated and self.asked is not None:
             holding = tuple(self.saved[at] for at in self.asked.saved)
-            self._cut = Continuation(holding, self._spoken[-1].query_ids, self.saved[-1])
+            self._cut = Continuation(holding, tuple(self.saved), self._spoken[-1].query_ids, self.saved[-1])
         if self.done and not write_last:
             self.saved.pop()
             return None

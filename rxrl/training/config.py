@@ -32,9 +32,10 @@ class MRLConfig(BaseConfig):
     max_answer_tokens: int = Field(ANSWER_TOKENS, ge=1, description="Longest answer in tokens, without [EOS].")
     algorithm: AlgorithmConfig = AlgorithmConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup=0.02, final=0.1)
-    critic: Literal["text", "memory", "shared"] = Field(
+    critic: Literal["text", "dialogue", "memory", "shared"] = Field(
         "text",
-        description="What the critic reads: saved data and query; memory and query; or saved data and query with the policy's own encoder.",
+        description="What the critic reads beside the query: saved data; all that was said so far; memory; or saved data with the policy's "
+        "own encoder.",
     )
     critic_layers: int = Field(1, ge=1, description="Encoder layers of the critic's own, started from the model's.")
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, schedule="constant", warmup=0.02)

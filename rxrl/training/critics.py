@@ -1,8 +1,11 @@
 """Critics: what each kind reads, and its values of a rollout's turns.
 
-`text` reads the saved interactions and the query with an encoder of its own; it may know more than memory holds. `memory` reads the
-Short-Term Memory and the query, so it knows what the policy can know. `shared` reads what `text` reads with the policy's own encoder, which
-learns from the value loss too.
+`text` reads the saved interactions and the query with an encoder of its own; it may know more than memory holds. `dialogue` reads all
+that was said so far, which shows what a user who reacts has given away. `memory` reads the Short-Term Memory and the query, so it knows
+what the policy can know. `shared` reads what `text` reads with the policy's own encoder, which learns from the value loss too.
+
+A critic gives the mean reward of the turns that are ahead. What returns add up is that, times the discounted number of these turns: so no
+critic has to learn how long an episode is.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rxrl.algorithms import AlgorithmConfig
 from rxrl.models import Critic, ReactiveTransformer, SharedCritic
 from rxrl.training.replay import trajectory
 from rxrl.training.rollout import Rollout
 from rxrl.types import TokenBatch
 
-CriticKind = Literal["text", "memory", "shared"]
+CriticKind = Literal["text", "dialogue", "memory", "shared"]
 AnyCritic = Critic | SharedCritic
 
 
@@ -36,8 +40,25 @@ def make_critic(kind: CriticKind, model: ReactiveTransformer, layers: int) -> An
     return critic
 
 
+def turns_ahead(turn: Tensor, steps: Tensor, config: AlgorithmConfig) -> Tensor:
+    """How many turns the value of a turn sums up: itself and those after it, discounted; 1 where it is of the turn alone.
+
+    Args:
+        turn: Turn numbers from 1, any shape.
+        steps: Turns of the episodes, the same shape.
+        config: Which advantage, and its discount.
+
+    Returns:
+        float, the same shape, at least 1.
+    """
+    if config.advantage_form != "gae":
+        return torch.ones(turn.shape, device=turn.device)
+    count = (steps - turn + 1).clamp(min=1).float()
+    return count if config.gamma == 1 else (1 - config.gamma**count) / (1 - config.gamma)
+
+
 def critic_values(critic: AnyCritic, rollout: Rollout, model: ReactiveTransformer) -> Tensor:
-    """Values of the turns of a rollout.
+    """Values of the turns of a rollout, as means of the rewards ahead; times `turns_ahead` they are those of returns.
 
     Args:
         critic: Of any kind.
@@ -58,7 +79,11 @@ def critic_values(critic: AnyCritic, rollout: Rollout, model: ReactiveTransforme
 
 @torch.no_grad()
 def bootstrap_values(critic: AnyCritic, rollout: Rollout, model: ReactiveTransformer) -> Tensor:
-    """Value of what would have followed each episode, `[batch]`: 0 where its script ended, that of the next query where it was cut."""
+    """Value of what would have followed each episode, as a mean of the rewards ahead.
+
+    Returns:
+        `[batch]`: 0 where its script ended, that of the next query where it was cut.
+    """
     cut = rollout.after.mask.any(1)
     if not cut.any():
         return rollout.rewards.new_zeros(rollout.batch)

@@ -24,7 +24,7 @@ from rxrl.runs.run import check_finite
 from rxrl.runs.tracking import Clock
 from rxrl.seeding import derive_seed
 from rxrl.training.config import MRLConfig
-from rxrl.training.critics import AnyCritic, bootstrap_values, critic_values, make_critic
+from rxrl.training.critics import AnyCritic, bootstrap_values, critic_values, make_critic, turns_ahead
 from rxrl.training.health import MemoryWatch
 from rxrl.training.replay import reference_pass
 from rxrl.training.rollout import Rollout
@@ -114,8 +114,9 @@ class Learner:
                     if not self.critic_ready:
                         start_critic(self.critic, rollout, algorithm, reduce)
                         self.critic_ready = True
-                    values = critic_values(self.critic, rollout, self.model)
+                    values = critic_values(self.critic, rollout, self.model) * turns_ahead(rollout.turn, rollout.steps, algorithm)
                     bootstrap = bootstrap_values(self.critic, rollout, self.model)
+                    bootstrap = bootstrap * turns_ahead(rollout.real.sum(0) + 1, rollout.steps[0], algorithm)
             if not algorithm.kl:
                 self.reference_left = None
             else:

@@ -34,7 +34,7 @@ class Rollout:
         asking: bool `[turns, batch]`, turns that ask for something that memory must supply.
         real: bool `[turns, batch]`, false past the end of an episode; real turns come first.
         truncated: bool `[batch]`, episodes that were cut instead of ended.
-        critic_tokens: Saved interactions and query of each turn, ids and mask `[turns, batch, time]`.
+        critic_tokens: Saved (or all earlier) interactions and query of each turn, ids and mask `[turns, batch, time]`.
         after: The same for the turn that would have followed, ids and mask `[batch, time]`; empty where the script ended.
         after_query: Its query alone, as a prompt.
         unwritten: Last interaction of an episode that was cut, which no write followed, ids and mask `[batch, time]`; empty elsewhere.
@@ -117,6 +117,7 @@ class _Recorder:
     """What collection notes turn by turn, one list entry a turn, rows of ended episodes empty."""
 
     batch: int
+    whole: bool = False
     writes: list[list[list[int]]] = field(default_factory=list)
     turns: list[list[list[int]]] = field(default_factory=list)
     prompts: list[list[int]] = field(default_factory=list)
@@ -146,7 +147,7 @@ class _Recorder:
         self.rewards.append(rewards[: self.batch].tolist())
         self.scored.append(info["scored"][: self.batch].tolist())
         self.asking.append([turn is not None and turn.asking for turn in turns])
-        self.critic_tokens.append([[] if turn is None else critic_ids(turn) for turn in turns])
+        self.critic_tokens.append([[] if turn is None else critic_ids(turn, self.whole) for turn in turns])
         self.seen += [turn for turn in turns if turn is not None]
         self.terms.append({name: np.asarray(values)[: self.batch].tolist() for name, values in info["reward_terms"].items()})
 
@@ -179,21 +180,25 @@ class _Recorder:
         )
 
 
-def critic_ids(turn: Turn) -> list[int]:
-    """What the critic reads: the saved interactions, then the query."""
-    return _saved_and_query(turn.saved, turn.query_ids)
+def critic_ids(turn: Turn, whole: bool = False) -> list[int]:
+    """What the critic reads: the saved interactions, or all earlier ones where it reads the `whole` dialogue; then the query."""
+    return _saved_and_query(turn.history if whole else turn.saved, turn.query_ids)
 
 
 Following = tuple[list[int], list[int], list[int]]
 """After a cut: what the critic would read, the next query as a prompt, and the interaction that was not written."""
 
 
-def following(continuation: Continuation | None) -> Following:
-    """What would have followed an episode, had it gone on; empty where it was not cut."""
+def following(continuation: Continuation | None, whole: bool = False) -> Following:
+    """What would have followed an episode, had it gone on; empty where it was not cut. `whole` as in `critic_ids`."""
     if continuation is None:
         return [], [], []
     query, last = continuation.query_ids, continuation.last
-    return _saved_and_query(continuation.saved, query), prompt_ids(query), interaction_ids(last.query_ids, last.answer_ids)
+    return (
+        _saved_and_query(continuation.history if whole else continuation.saved, query),
+        prompt_ids(query),
+        interaction_ids(last.query_ids, last.answer_ids),
+    )
 
 
 def _saved_and_query(saved: Sequence[SavedInteraction], query: Sequence[int]) -> list[int]:
@@ -212,6 +217,7 @@ def collect(
     reset_ratio: float = 1.0,
     group_size: int = 1,
     share: Share | None = None,
+    whole: bool = False,
 ) -> Rollout:
     """Plays each conversation once, or as a group of samples from the same stm0.
 
@@ -226,6 +232,7 @@ def collect(
         reset_ratio: Probability that a conversation starts from fresh memory instead of from a row of `left`.
         group_size: Rows of each conversation, side by side: stm0 is the same, answers are drawn anew.
         share: Which of the conversations this process plays; None: all.
+        whole: The critic reads all that was said so far, not the saved interactions alone.
 
     Returns:
         The rollout, one batch row for each sample.
@@ -240,12 +247,12 @@ def collect(
     if left is not None:
         carried[: len(mine)] = torch.tensor([_carried_from(left, reset_ratio, seed, iteration, each.id) for each in mine])
     observation, info, stm0 = _begin(env, mine, seed, iteration, left, carried)
-    steps, recorder = torch.from_numpy(info["steps"][: len(mine)]).to(device), _Recorder(len(mine))
+    steps, recorder = torch.from_numpy(info["steps"][: len(mine)]).to(device), _Recorder(len(mine), whole)
     truncated = _play(
         env, policy, observation, info, recorder, lambda turn: [generator(seed, "answer", iteration, *key, turn) for key in keys]
     )
     after, after_query, unwritten = (
-        TokenBatch.pad(rows, device) for rows in zip(*map(following, env.continuations[: len(mine)]), strict=True)
+        TokenBatch.pad(rows, device) for rows in zip(*(following(each, whole) for each in env.continuations[: len(mine)]), strict=True)
     )
     return recorder.rollout(
         stm0[:, : len(mine)].to(device),

@@ -22,7 +22,7 @@ from rxrl.algorithms.advantages import (
     whiten,
 )
 from rxrl.models import ReactiveTransformer
-from rxrl.training.critics import AnyCritic
+from rxrl.training.critics import AnyCritic, turns_ahead
 from rxrl.training.replay import policy_log_probs, policy_passes, scatter
 from rxrl.training.rollout import Rollout
 from rxrl.training.token_statistics import LazyLogits, token_statistics
@@ -186,7 +186,7 @@ def old_policy(
 
 @torch.no_grad()
 def start_critic(critic: AnyCritic, rollout: Rollout, config: AlgorithmConfig, reduce: Reduce | None = None) -> None:
-    """Sets shift and scale of a fresh critic, so that its first values are of the size of the returns that it will learn.
+    """Sets the shift of a fresh critic, so that its first values are of the size of the returns that it will learn.
 
     Args:
         critic: Changed in place.
@@ -196,10 +196,10 @@ def start_critic(critic: AnyCritic, rollout: Rollout, config: AlgorithmConfig, r
     """
     rewards = rollout.rewards
     goals = returns_to_go(rewards, rollout.scored, config.gamma) if config.advantage_form == "gae" else rewards
-    sums = torch.stack([goals[rollout.scored].sum(), rewards[rollout.scored].sum(), rollout.scored.sum().to(rewards.dtype)])
-    goal, reward, count = (sums if reduce is None else reduce(sums)).tolist()
+    goals = goals / turns_ahead(rollout.turn, rollout.steps, config)
+    sums = torch.stack([goals[rollout.scored].sum(), rollout.scored.sum().to(rewards.dtype)])
+    goal, count = (sums if reduce is None else reduce(sums)).tolist()
     critic.shift.fill_(goal / count if count else 0.0)
-    critic.scale.fill_(max(1.0, goal / reward) if reward > 0 else 1.0)
 
 
 def rollout_metrics(

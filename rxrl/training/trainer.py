@@ -213,6 +213,7 @@ class MRLTrainer:
                 reset_ratio=stage.reset_ratio_at(state.stage_iteration),
                 group_size=samples,
                 share=share,
+                whole=config.critic == "dialogue",
             )
         self._tell(lambda each: each.on_rollout(rollout))
         return rollout

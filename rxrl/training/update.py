@@ -15,7 +15,7 @@ from rxrl.models import ReactiveTransformer
 from rxrl.models.experts import RouterStatistics, load_balance_loss
 from rxrl.models.trajectory import answer_hidden
 from rxrl.seeding import generator
-from rxrl.training.critics import AnyCritic, critic_values
+from rxrl.training.critics import AnyCritic, critic_values, turns_ahead
 from rxrl.training.replay import scatter, trajectory, turn_by_turn
 from rxrl.training.rollout import Rollout
 from rxrl.training.targets import Targets, trained_turns
@@ -270,10 +270,14 @@ def critic_loss(
     model: ReactiveTransformer,
     totals: Totals | None = None,
 ) -> LossResult:
-    """Value loss of a minibatch, or of some rows of one, over the turns that are trained on; arguments as in `actor_loss`."""
-    values = critic_values(critic, rollout, model)
+    """Value loss of a minibatch, or of some rows of one, over the turns that are trained on; arguments as in `actor_loss`.
+
+    In rewards a turn, so that the first turns of an episode, whose returns add up most, weigh no more than the last.
+    """
+    values, ahead = critic_values(critic, rollout, model), turns_ahead(rollout.turn, rollout.steps, config)
     total = None if totals is None else totals.turns
-    loss = value_loss(values, targets.values, targets.returns, trained_turns(rollout, config), config.value_clip, total)
+    old, returns = targets.values / ahead, targets.returns / ahead
+    loss = value_loss(values, old, returns, trained_turns(rollout, config), config.value_clip, total)
     return LossResult(loss, {"value_loss": loss.detach()})
 
 

@@ -87,7 +87,7 @@ def test_episodes_that_make_no_whole_groups_are_refused(tmp_path):
         one_stage(tmp_path, {"name": "grpo", "group_size": 3}).train()
 
 
-@pytest.mark.parametrize("kind", ["text", "memory", "shared"])
+@pytest.mark.parametrize("kind", ["text", "dialogue", "memory", "shared"])
 def test_every_critic_learns(kind, tmp_path):
     trainer = one_stage(tmp_path, {"advantage": "gae", "minibatches": 2, "kl": 0.0}, iterations=2, critic=kind)
     before = weights(trainer.learner.critic)

@@ -12,7 +12,7 @@ from rxrl.training.targets import Targets
 from rxrl.training.update import critic_loss
 from tests.training.toy import conversation, conversations, play, tiny_model
 
-KINDS = ("text", "memory", "shared")
+KINDS = ("text", "dialogue", "memory", "shared")
 MODEL = tiny_model()
 
 
@@ -40,7 +40,7 @@ def test_what_a_critic_reads(kind):
     assert values.shape == rollout.rewards.shape
     assert (not torch.equal(values, other_memory)) == (kind == "memory")
     assert (not torch.equal(values, without_saved)) == (kind != "memory")
-    assert (not torch.equal(values, other_policy)) == (kind != "text")
+    assert (not torch.equal(values, other_policy)) == (kind in ("memory", "shared"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,7 +81,7 @@ def test_values_far_from_0_keep_their_differences_in_mixed_precision(kind):
 def test_a_cut_episode_is_worth_what_would_have_followed(kind):
     """The same draws led to the same turns, so that is the value of the third turn of the episode that was not cut."""
     chosen = [conversation(7, 4), conversation(8, 2), conversation(9, 1)]
-    cut, whole = (play(MODEL, chosen, max_turns=limit) for limit in (2, None))
+    cut, whole = (play(MODEL, chosen, max_turns=limit, whole=kind == "dialogue") for limit in (2, None))
     assert cut.truncated.tolist() == [True, False, False]
     critic = critic_of(kind)
     with torch.no_grad():

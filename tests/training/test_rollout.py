@@ -208,6 +208,16 @@ def test_the_critic_reads_what_is_saved_and_the_query():
         assert text.endswith(chosen[0].follow_ups[turn].query)
 
 
+def test_a_critic_of_dialogues_reads_all_that_was_said_and_the_query():
+    chosen = [conversation(1, 4)]
+    rollout = play(MODEL, chosen, whole=True)
+    told = [each for turn in rollout.scored_turns for each in (turn.query, turn.answer)]
+    for turn, seen in enumerate(rollout.scored_turns):
+        read = rollout.critic_tokens.ids[turn, 0][rollout.critic_tokens.mask[turn, 0]].tolist()
+        first = chosen[0].first
+        assert CODEC.decode(read).split() == " ".join([first.query, first.answer, *told[: 2 * turn], seen.query]).split()
+
+
 def test_unscored_turns_are_marked():
     rollout = play(MODEL, [conversation(5, 8)], reward=unscored_tells)
     asking = torch.tensor([bool(i.asks) for i in conversation(5, 8).follow_ups])

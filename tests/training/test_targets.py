@@ -7,7 +7,7 @@ import torch
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.models.trajectory import answer_hidden
-from rxrl.training.critics import critic_values
+from rxrl.training.critics import critic_values, turns_ahead
 from rxrl.training.replay import policy_log_probs, reference_pass, scatter, trajectory
 from rxrl.training.targets import Targets, advantages_of, old_policy, rollout_metrics, start_critic
 from rxrl.training.update import critic_loss
@@ -157,11 +157,46 @@ def test_a_fresh_critic_starts_with_values_of_the_size_of_its_returns(form, gamm
         for row in range(6)
         if rollout.scored[turn, row]
     ]
-    goals = totals if form == "gae" else rewards[rollout.scored].tolist()
+    ahead = [
+        sum(gamma**n for n in range(int(rollout.steps[turn, row]) - turn))
+        for turn in range(5)
+        for row in range(6)
+        if rollout.scored[turn, row]
+    ]
+    means = [total / each for total, each in zip(totals, ahead, strict=True)]
+    goals = means if form == "gae" else rewards[rollout.scored].tolist()
     assert critic.shift.item() == pytest.approx(sum(goals) / len(goals), rel=1e-5)
-    assert critic.scale.item() == pytest.approx(sum(goals) / float(rewards.sum()), rel=1e-5)
-    assert critic.scale.item() >= 1
-    assert (critic.scale.item() == 1) == (form == "reward-value")
+
+
+@pytest.mark.parametrize(
+    ("form", "gamma", "expected"), [("gae", 1.0, [3, 2, 1]), ("gae", 0.5, [1.75, 1.5, 1]), ("reward-value", 0.5, [1, 1, 1])]
+)
+def test_a_value_sums_up_the_turns_ahead(form, gamma, expected):
+    """A critic that says the same of every turn is right where all rewards are the same: nothing is left for an advantage."""
+    config = AlgorithmConfig(advantage=form, gamma=gamma, whiten=False)
+    rollout = play(tiny_model(), conversations(2, 3))
+    ahead = turns_ahead(rollout.turn, rollout.steps, config)
+    assert ahead[:, 0].tolist() == expected
+    rollout = replace(rollout, rewards=torch.full_like(rollout.rewards, 4.0), scored=torch.ones_like(rollout.scored))
+    advantages, returns = advantages_of(rollout, 4 * ahead, config)
+    assert torch.allclose(advantages, torch.zeros_like(advantages), atol=1e-5)
+    assert torch.allclose(returns, 4 * ahead)
+
+
+def test_the_value_loss_weighs_early_turns_no_more_than_late_ones():
+    """Each return is off by the same amount a turn ahead: every turn costs the same."""
+    model = tiny_model()
+    config, critic = AlgorithmConfig(advantage="gae", gamma=0.9), toy_critic(model)
+    rollout = play(model, conversations(4, 3))
+    rollout = replace(rollout, scored=torch.ones_like(rollout.scored))
+    values, ahead = critic_values(critic, rollout, model).detach(), turns_ahead(rollout.turn, rollout.steps, config)
+    losses = []
+    for turn in range(3):
+        off = torch.zeros_like(values)
+        off[turn] = 2.0
+        targets = Targets(off, (values + off) * ahead, values * ahead, rollout.sampled_log_probs, None)
+        losses.append(float(critic_loss(critic, rollout, targets, config, model).loss.detach()))
+    assert losses == pytest.approx([0.5 * 4 / 3] * 3, rel=1e-5)
 
 
 def test_burn_in_turns_are_rewarded_and_not_trained_on():

@@ -19,7 +19,7 @@ from rxrl.models import Critic, ReactiveTransformer
 from rxrl.policies import ModelPolicy, StmBackend
 from rxrl.training.callbacks import Callback
 from rxrl.training.config import MRLConfig
-from rxrl.training.critics import bootstrap_values, critic_values
+from rxrl.training.critics import bootstrap_values, critic_values, turns_ahead
 from rxrl.training.replay import reference_pass
 from rxrl.training.rollout import Rollout, collect
 from rxrl.training.targets import Targets, advantages_of, old_policy
@@ -106,7 +106,7 @@ def make_env(model: ReactiveTransformer, rows: int, **options: Any) -> Conversat
 
 def play(model: ReactiveTransformer, chosen: Sequence[Conversation], rows: int | None = None, **options: Any) -> Rollout:
     """A rollout of some conversations, with a policy of up to 5 tokens."""
-    names = ("seed", "iteration", "left", "reset_ratio", "group_size")
+    names = ("seed", "iteration", "left", "reset_ratio", "group_size", "whole")
     collecting = {"seed": 1, "iteration": 0} | {name: options.pop(name) for name in names if name in options}
     policy = ModelPolicy(model, 5, temperature=options.pop("temperature", 1.0))
     count = len(chosen) * collecting.get("group_size", 1)
@@ -121,9 +121,10 @@ def targets_for(
     # The first pass is left out where it supplies its own; so it must not be the one that holds the rows.
     passes = [torch.tensor([], dtype=torch.int64), torch.arange(rollout.batch)]
     with torch.no_grad():
-        values = critic_values(critic, rollout, model)
+        values = critic_values(critic, rollout, model) * turns_ahead(rollout.turn, rollout.steps, config)
         old, penalties = old_policy(model, rollout, config, passes, hidden, (reference or model).decoder.head)
-    advantages, returns = advantages_of(rollout, values, config, bootstrap_values(critic, rollout, model), penalties)
+    bootstrap = bootstrap_values(critic, rollout, model) * turns_ahead(rollout.real.sum(0) + 1, rollout.steps[0], config)
+    advantages, returns = advantages_of(rollout, values, config, bootstrap, penalties)
     return Targets(advantages, returns, values, old, hidden)
 
 
