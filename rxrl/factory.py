@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 from torch import Tensor
 
 from rxrl.data.corpora import Say
+from rxrl.data.mixing import MixedSource, Named, mix_of
 from rxrl.data.rows import read_conversations, to_conversation
-from rxrl.data.splits import SCENARIO, DataConfig, Sources, interaction_texts, open_data, open_sources
+from rxrl.data.sources import EpisodeSource, RowsSource
+from rxrl.data.splits import SCENARIO, WORLD, DataConfig, Sources, generated, interaction_texts, mixed_sources, open_data, open_sources
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
+from rxrl.data.world import GeneratedSource
 from rxrl.envs import (
     MEMORIES,
     ConversationEnv,
@@ -39,8 +42,6 @@ from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.types import ANSWER_TOKENS, Conversation, MemoryBackend, RewardFunction, Scenario, TextCodec, longest_query
 from rxrl.validation import is_whole
 
-DEFAULT_REWARD = "retention"
-"""Reward of conversations; that of scenarios without reference answers is "outcome"."""
 DEFAULT_VOCABULARY = 512
 """Tokens of a tokenizer that is trained here because nobody gave one."""
 SCENARIO_STEPS, SCENARIO_COUNT = 12, 1000
@@ -100,8 +101,8 @@ def make_env(conversations: Any = None, **options: Any) -> ConversationEnv:
     """Makes the environment that `gymnasium.make("rxrl/Conversation-v0", ...)` gives: queries and answers are texts.
 
     Args:
-        conversations: A path or Hub name, a list of rows, `Conversation`s or other scenarios, or "scenario:NAME" (see
-            `load_scenarios`, whose arguments are then options too).
+        conversations: A path or Hub name, a list of rows, `Conversation`s or other scenarios, or "scenario:NAME"; or a mix by weights,
+            such as `{"scenario:guess": 1, "world": 2, "rows.jsonl": 1}`. Of scenarios and mixes, the arguments of `load_mix` are options.
         options: `memory`: what holds the conversation: None or "none", "transcript", "transcript:4" (the last four interactions),
             the path of a checkpoint, "package.module:name" or "path/file.py:name", a `MemoryBackend` or a `ReactiveTransformer`.
             `reward`: a name, a mapping, "package.module:function", "path/file.py:function" or a function
@@ -166,7 +167,7 @@ def _made(
     backend, model, own_tokenizer = _memory(unwrap(memory))
     codec = _codec(unwrap(tokenizer), own_tokenizer, model, rows)
     handed_in: dict[str, Any] = {} if model is None else {"embed": TokenEmbeddings(model)}
-    function = load_reward(unwrap(reward) or (DEFAULT_REWARD if all(map(has_references, rows)) else "outcome"), **handed_in)
+    function = load_reward(unwrap(reward) or default_reward(not has_references(each) for each in rows), **handed_in)
     return build_env(rows, memory=backend, reward=function, codec=codec, kind=kind, **options)
 
 
@@ -227,6 +228,40 @@ def _options_of(kind: Callable[..., Any]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in {"options", "codec", *_HANDED, *(["num_envs"] * single)}]
 
 
+def load_mix(
+    mix: Mapping[str, float],
+    *,
+    level: int | None = None,
+    steps: int | None = None,
+    split: Literal["train", "validation", "test"] = "train",
+    seed: int = 0,
+    count: int = SCENARIO_COUNT,
+) -> list[Scenario]:
+    """Scenarios and conversations of several kinds, by their weights.
+
+    Args:
+        mix: Weights of files, of "world" (the generated world) and of scenarios ("scenario:NAME").
+        level: Of scenarios and the generated world, 1, 2 or 3; None: 1.
+        steps: Turns; None: 12.
+        split: `train`, `validation` or `test`, of what is generated; of a file as well, where it has such a split.
+        seed: Seed of the supply.
+        count: How many.
+
+    Raises:
+        RxrlError: Something is missing or wrong.
+    """
+
+    def opened(name: str) -> EpisodeSource:
+        if name.startswith(SCENARIO):
+            return scenarios.load(name.removeprefix(SCENARIO), level=level or 1, split=split, seed=seed)
+        if name == WORLD:
+            return GeneratedSource(level=level or 1, seed=seed, split=split)
+        return RowsSource(read_conversations(name, purpose=split), seed)
+
+    source = MixedSource([(opened(name), weight) for name, weight in mix.items()])
+    return source.take(steps=steps or SCENARIO_STEPS, count=count)
+
+
 def load_scenarios(
     name: str, *, level: int | None = None, steps: int | None = None, split: str = "train", seed: int = 0, count: int = SCENARIO_COUNT
 ) -> list[Game[Any]]:
@@ -247,30 +282,63 @@ def load_scenarios(
     return source.take(steps=steps or SCENARIO_STEPS, count=count)
 
 
+def default_reward(reacting: Iterable[bool]) -> str | dict[str, float]:
+    """The reward where none is named: that of conversations, of scenarios, or both, of which each turn takes what applies to it.
+
+    Args:
+        reacting: Of each part of what is played, whether its user reacts.
+    """
+    kinds = set(reacting)
+    return {"retention": 1.0, "outcome": 1.0} if len(kinds) == 2 else "outcome" if True in kinds else "retention"
+
+
+def named_reward(data: Named | None) -> str | dict[str, float]:
+    """The same for data by name."""
+    return default_reward(name.startswith(SCENARIO) for name in mix_of(WORLD if data is None else data))
+
+
 def open_named(
-    data: str | None, held_out: str | None, level: int | None, seed: int, *, texts: bool = False, say: Say | None = None
+    data: Named | None, held_out: str | None, level: int | None, seed: int, *, texts: bool = False, say: Say | None = None
 ) -> Sources:
-    """What a stage or a training learns from: as `rxrl.data.splits.open_data`, and scenarios by name ("scenario:NAME").
+    """What a stage or a training learns from: as `rxrl.data.splits.open_data`, scenarios by name ("scenario:NAME"), or a mix of these.
 
     Raises:
         RxrlError: Something is missing or wrong, or the options contradict each other.
     """
-    if data is None or not data.startswith(SCENARIO):
-        return open_data(data, held_out, level, seed, texts=texts, say=say)
-    if held_out is not None:
-        raise ConfigError(f"--held-out goes with files: {data} has a validation split of its own.")
-    return scenario_sources(data, level=level, seed=seed)
+    mix = mix_of(WORLD if data is None else data)
+    files = [name for name in mix if not generated(name)]
+    if held_out is not None and len(files) != 1:
+        raise ConfigError(
+            f"--held-out goes with one file as --data, got {len(files)}: the generated world and scenarios have held-out data of their own."
+        )
+    parts = []
+    for name, weight in mix.items():
+        # A file has no level; where all are files, `open_data` says so.
+        own = None if name in files and len(files) < len(mix) else level
+        if name.startswith(SCENARIO):
+            parts.append((scenario_sources(name, level=own, seed=seed), weight))
+        elif name == WORLD:
+            parts.append((open_data(None, None, own, seed), weight))
+        else:
+            parts.append((open_data(name, held_out, own, seed, texts=texts and len(mix) == 1, say=say), weight))
+    return parts[0][0] if len(parts) == 1 else mixed_sources(parts, test=1)
 
 
 def open_configured(data: DataConfig, seed: int, say: Say | None = None) -> Sources:
-    """What the settings of a whole job name: as `rxrl.data.splits.open_sources`, and scenarios by name ("scenario:NAME").
+    """What the settings of a whole job name: as `rxrl.data.splits.open_sources`, scenarios by name, or a mix of these.
 
     Raises:
         RxrlError: Something is missing or wrong.
     """
-    if data.train is None or not data.reacts:
-        return open_sources(data, seed, say)
-    return scenario_sources(data.train, level=data.level, seed=seed, steps=data.steps, test=data.test_conversations)
+    parts = []
+    for name, weight in data.mix.items():
+        if name.startswith(SCENARIO):
+            opened = scenario_sources(name, level=data.level, seed=seed, steps=data.steps, test=data.test_conversations)
+        else:
+            others = {"held_out": None} if name == WORLD else {"level": None, "steps": None}
+            opened = open_sources(data.model_copy(update={"train": name, **others}), seed, say)
+        parts.append((opened, weight))
+    return parts[0][0] if len(parts) == 1 else mixed_sources(parts, data.test_conversations)
 
 
 def scenario_sources(name: str, *, level: int | None = None, seed: int = 0, steps: int | None = None, test: int = 1) -> Sources:
@@ -298,12 +366,20 @@ def scenario_sources(name: str, *, level: int | None = None, seed: int = 0, step
 
 
 def _playable(given: Any, options: Mapping[str, Any]) -> Sequence[Scenario]:
-    if isinstance(given, str) and given.startswith(SCENARIO):
-        return load_scenarios(given, **options)
+    if _is_named(given):
+        mix = mix_of(given)
+        if len(mix) > 1 or any(map(generated, mix)):
+            return load_mix(mix, **options)
+        given = next(iter(mix))
     if options:
         raise ConfigError(f"{', '.join(options)} are options of scenarios: give conversations='{SCENARIO}NAME', or leave them out.")
     reacting = isinstance(given, Sequence) and any(is_scenario(each) and not isinstance(each, Conversation) for each in given)
     return given if reacting else _conversations(given)
+
+
+def _is_named(given: Any) -> TypeGuard[Named]:
+    """Whether data is given by name: a text, a mapping of weights, or a list of texts."""
+    return isinstance(given, (str, Mapping)) or (isinstance(given, (list, tuple)) and {type(each) for each in given} == {str})
 
 
 def _conversations(given: Any) -> list[Conversation]:

@@ -26,9 +26,9 @@ class Bounds(NamedTuple):
     blind_by_turn: tuple[float, ...]
     best_by_turn: tuple[float, ...]
 
-    def share(self, score: float) -> float:
-        """Where a score lies: 0 at blind, 1 at best; may lie outside."""
-        return (score - self.blind) / (self.best - self.blind)
+    def share(self, score: float) -> float | None:
+        """Where a score lies: 0 at blind, 1 at best; may lie outside. None where the two are the same, as in very few dialogues."""
+        return None if self.best == self.blind else (score - self.blind) / (self.best - self.blind)
 
 
 def bounds(games: Sequence[Game[Any]]) -> Bounds:

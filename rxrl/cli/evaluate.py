@@ -14,15 +14,16 @@ from rxrl.cli.console import plain_console
 from rxrl.cli.device import Device, load_on
 from rxrl.cli.output import writable_folder
 from rxrl.data.corpora import Say
+from rxrl.data.mixing import mix_of, mixed_lists
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import RowsSource
-from rxrl.data.splits import DEFAULT_STEPS, SCENARIO
+from rxrl.data.splits import DEFAULT_STEPS, SCENARIO, WORLD, generated
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError
 from rxrl.evaluation import CONTROLS, WHOLE_CONTROLS, Evaluation
 from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
-from rxrl.factory import DEFAULT_REWARD, TokenEmbeddings, load_scenarios
+from rxrl.factory import TokenEmbeddings, load_scenarios, named_reward
 from rxrl.players import model_play
 from rxrl.rewards import load_reward, read_spec
 from rxrl.runs.folder import RunFolder
@@ -42,7 +43,11 @@ _CONTROL_NAMES = {"empty_memory": "empty memory", "swapped_memory": "swapped mem
 def evaluate(  # noqa: PLR0913, PLR0917
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to evaluate.", show_default=False)],
     data: Annotated[
-        str | None, typer.Option(help="Held-out conversations, or scenario:NAME. Default: conversations of the generated world.")
+        list[str] | None,
+        typer.Option(
+            help="Held-out conversations, scenario:NAME or world (the generated world, the default). Repeatable: a mix in equal shares, "
+            "or by weights as in world=2."
+        ),
     ] = None,
     level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the generated world or scenario. Default: 1.")] = None,
     steps: Annotated[
@@ -56,7 +61,9 @@ def evaluate(  # noqa: PLR0913, PLR0917
     greedy: Annotated[bool, typer.Option("--greedy/--sampled", help="Take the most likely tokens, or sample.")] = True,
     reward: Annotated[
         str | None,
-        typer.Option(help="Reward: a name (rxrl list rewards) or path/file.py:function. Default: retention; outcome for scenarios."),
+        typer.Option(
+            help="Reward: a name (rxrl list rewards) or path/file.py:function. Default: retention; outcome for scenarios; both for a mix."
+        ),
     ] = None,
     max_answer_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = ANSWER_TOKENS,
     out: Annotated[Path | None, typer.Option(callback=writable_folder, help="Folder for evaluation.json and the transcripts.")] = None,
@@ -67,13 +74,14 @@ def evaluate(  # noqa: PLR0913, PLR0917
     console = plain_console()
     # What is wrong with the reward is said before the checkpoint is read.
     embed = TokenEmbeddings()
-    reacts = data is not None and data.startswith(SCENARIO)
-    function = load_reward(read_spec(reward or ("outcome" if reacts else DEFAULT_REWARD)), embed=embed)
-    wanted = () if not controls else WHOLE_CONTROLS if reacts else CONTROLS
+    mix = mix_of(data or WORLD)
+    function = load_reward(read_spec(reward) if reward else named_reward(mix), embed=embed)
+    kinds = {name.startswith(SCENARIO) for name in mix} if controls else ()
+    wanted = [*(CONTROLS if False in kinds else ()), *(WHOLE_CONTROLS if True in kinds else ())]
     with nullcontext() if out is None else RunFolder(out).claimed():
         model, tokenizer = load_on(device, checkpoint)
         embed.model = model
-        chosen, known = held_out_conversations(data, level, steps, strategy, conversations, seed, console.print)
+        chosen, known = held_out_mix(mix, level, steps, strategy, conversations, seed, console.print)
         game = model_play(model, tokenizer, chosen, reward=function, known=known, max_answer_tokens=max_answer_tokens, strategy=strategy)
         console.print(f"Playing {len(chosen)} conversations.")
         with nullcontext() if out is None else keeping_transcripts(out / "transcripts.unscored.jsonl"):
@@ -85,22 +93,31 @@ def evaluate(  # noqa: PLR0913, PLR0917
             console.print(f"Wrote {found.save(out)} and the transcripts.")
 
 
-def held_out_conversations(
-    data: str | None, level: int | None, steps: int | None, strategy: str, count: int, seed: int, say: Say
+def held_out_mix(
+    mix: Mapping[str, float], level: int | None, steps: int | None, strategy: str, count: int, seed: int, say: Say
 ) -> tuple[Sequence[Scenario], Sequence[Scenario]]:
-    """Conversations to play, and others that show which values there are."""
+    """Conversations and scenarios to play, by their weights, and others that show which values there are."""
+    if level is not None and not any(map(generated, mix)):
+        raise ConfigError("--level is for the generated world and scenarios: give either --level or --data FILE.")
+    found = [held_out_conversations(name, level, steps, strategy, count, seed, say) for name in mix]
+    chosen = mixed_lists([(own, weight) for (own, _), weight in zip(found, mix.values(), strict=True)], count)
+    return chosen, [each for _, known in found for each in known]
+
+
+def held_out_conversations(
+    name: str, level: int | None, steps: int | None, strategy: str, count: int, seed: int, say: Say
+) -> tuple[Sequence[Scenario], Sequence[Scenario]]:
+    """The same of one name."""
     if strategy == "single-step" and steps is not None and steps > 1:
         raise ConfigError(f"single-step conversations have one turn, but {steps} are asked for: leave out one of the two options.")
-    if data is None:
+    if name == WORLD:
         test, train = (GeneratedSource(level=level or 1, seed=seed, split=split) for split in ("test", "train"))
         turns = 1 if strategy == "single-step" else steps or DEFAULT_STEPS
         known = train.take(steps=1, strategy="multi-step", start=0, count=KNOWN_SAMPLE)
         return test.take(steps=turns, strategy=strategy, start=0, count=count), known
-    if data.startswith(SCENARIO):
-        return load_scenarios(data, level=level, steps=steps, split="test", seed=seed, count=count), ()
-    if level is not None:
-        raise ConfigError("--level is for the generated world and scenarios: give either --level or --data FILE.")
-    rows = read_conversations(data, purpose="test", say=say)
+    if name.startswith(SCENARIO):
+        return load_scenarios(name, level=level, steps=steps, split="test", seed=seed, count=count), ()
+    rows = read_conversations(name, purpose="test", say=say)
     if steps is None:
         return rows[:count], rows
     source = RowsSource(rows, seed)
@@ -135,7 +152,7 @@ def _scenario_table(name: str, found: Mapping[str, Any]) -> Table:
     table.add_row("score", f"{found['score']:.2f} ({low:.2f} to {high:.2f})")
     for text, key in (("without memory at best", "blind"), ("best player", "best")):
         table.add_row(text, f"{found[key]:.2f}")
-    table.add_row("share between the two", f"{found['share']:.2f}")
+    table.add_row("share between the two", "-" if found["share"] is None else f"{found['share']:.2f}")
     for text, key in (("empty memory throughout", "empty_memory"), ("swapped memory throughout", "swapped_memory")):
         if found[key] is not None:
             table.add_row(text, f"{found[key]:.2f}")

@@ -15,7 +15,9 @@ from rich.table import Table
 
 from rxrl.cli.console import plain_console
 from rxrl.cli.device import Device, find_device
-from rxrl.cli.evaluate import held_out_conversations
+from rxrl.cli.evaluate import held_out_mix
+from rxrl.data.mixing import mix_of
+from rxrl.data.splits import WORLD
 from rxrl.envs import ConversationVectorEnv, scenario_values, token_batch
 from rxrl.envs.render import ANSWER, Line, print_lines
 from rxrl.errors import ConfigError
@@ -72,7 +74,7 @@ def play(  # noqa: PLR0913, PLR0917
     if temperature is not None and not sampled:
         raise ConfigError("--temperature is for sampled answers: add --sampled.")
     turns = DEFAULT_STEPS if data is None and steps is None else steps
-    chosen, known = held_out_conversations(data, level, turns, strategy, conversations, seed, plain_console(stderr=True).print)
+    chosen, known = held_out_mix(mix_of(data or WORLD), level, turns, strategy, conversations, seed, plain_console(stderr=True).print)
     game = make_play(
         policy,
         chosen,

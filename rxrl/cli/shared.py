@@ -20,9 +20,18 @@ Start = Annotated[Path | None, typer.Option("--from", help="Checkpoint to start 
 Out = Annotated[Path, typer.Option(callback=writable_folder, help="Folder of the run: metrics, configuration and checkpoints.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings. What it leaves out keeps its default.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Set one value, such as optimizer.learning_rate=1e-3. Repeatable.")]
-TrainFile = Annotated[str | None, typer.Option("--data", help="Conversations to train on. Default: the generated world.")]
-HeldOut = Annotated[str | None, typer.Option(help="Conversations to validate on. Default: the first twentieth of --data.")]
-LevelOption = Annotated[int | None, typer.Option("--level", min=1, max=3, help="Difficulty of the generated world. Default: 1.")]
+TrainData = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        help="What to train on: conversations, scenario:NAME or world (the generated world, the default). Repeatable: a mix in equal "
+        "shares, or by weights as in world=2.",
+    ),
+]
+HeldOut = Annotated[str | None, typer.Option(help="Conversations to validate on, with a file as --data. Default: its first twentieth.")]
+LevelOption = Annotated[
+    int | None, typer.Option("--level", min=1, max=3, help="Difficulty of the generated world or scenario. Default: 1.")
+]
 Seed = Annotated[int | None, typer.Option(help="Random seed. Default: that of the settings, or 0.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --out.")]
 

@@ -17,13 +17,13 @@ from rxrl.cli.shared import (
     Resume,
     Seed,
     Start,
-    TrainFile,
+    TrainData,
     run_folder,
     seed_override,
 )
 from rxrl.config import load_config
 from rxrl.data.rows import LengthLimit
-from rxrl.data.splits import holds_texts, open_texts
+from rxrl.data.splits import generated, holds_texts, open_texts
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.factory import load_checkpoint, open_named
 from rxrl.pipeline.checks import check_lengths
@@ -45,7 +45,7 @@ def stage(  # noqa: PLR0913, PLR0917
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer of a new model. Default: one trained on the data.")] = None,
     config: ConfigFile = None,
     override: Overrides = None,
-    data: TrainFile = None,
+    data: TrainData = None,
     held_out: HeldOut = None,
     level: LevelOption = None,
     seed: Seed = None,
@@ -66,9 +66,9 @@ def stage(  # noqa: PLR0913, PLR0917
         sources = open_named(data, held_out, level, settings.seed, texts=name == "pretrain", say=terminal.say)
         check_lengths(settings, sources)
         model, codec = load_checkpoint(start) if start else fresh_model(size or DEFAULT_PRESET, tokenizer, sources, data, settings.seed)
-        if name == "pretrain" and data is not None and holds_texts(data):
+        if name == "pretrain" and data and len(data) == 1 and not generated(data[0]) and holds_texts(data[0]):
             # Only now is there a tokenizer to measure with: what is longer than the model takes is cut into several texts.
-            sources = open_texts(data, held_out, settings.seed, LengthLimit.of_texts(model.config.max_length, codec))
+            sources = open_texts(data[0], held_out, settings.seed, LengthLimit.of_texts(model.config.max_length, codec))
         task = make_task(name, settings, sources, codec, model.config.max_length)
         runner = StageRunner(name, model, codec, task, settings, folder, (terminal,), checkpoint_every)
         if resume and not runner.resume():

@@ -21,7 +21,7 @@ from rxrl.cli.shared import (
     Overrides,
     Resume,
     Seed,
-    TrainFile,
+    TrainData,
     quoted,
     run_folder,
     seed_override,
@@ -29,8 +29,7 @@ from rxrl.cli.shared import (
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
-from rxrl.data.splits import SCENARIO
-from rxrl.factory import TokenEmbeddings, checkpoint_folder, load_checkpoint, open_named
+from rxrl.factory import TokenEmbeddings, checkpoint_folder, load_checkpoint, named_reward, open_named
 from rxrl.pipeline.checks import check_training
 from rxrl.pipeline.parts import CHECKPOINT, run_training
 from rxrl.runs.processes import Processes
@@ -61,7 +60,7 @@ def train(  # noqa: PLR0913, PLR0917
     reward: RewardName = None,
     env: EnvName = None,
     algorithm: Annotated[str | None, typer.Option(help="Algorithm: a name (rxrl list algorithms). Default: impo.")] = None,
-    data: TrainFile = None,
+    data: TrainData = None,
     held_out: HeldOut = None,
     level: LevelOption = None,
     seed: Seed = None,
@@ -79,8 +78,8 @@ def train(  # noqa: PLR0913, PLR0917
     named = {"reward": reward, "env": quoted(env), "algorithm.name": quoted(algorithm), "tracking.wandb": wandb}
     chosen = _overrides(seed, named, {"tracking.tensorboard": tensorboard, "alarms.stop": stop_on_alarm})
     settings = load_config(config, MRLConfig, [*chosen, *(override or [])])
-    if data is not None and data.startswith(SCENARIO) and "reward" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"reward": "outcome"})
+    if "reward" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"reward": named_reward(data)})
     processes = Processes(settings.precision)
     terminal = Terminal(plain_console(quiet=not processes.first))
     if dry_run:

@@ -39,7 +39,7 @@ def said(scenario: Scenario) -> tuple[tuple[str, str], ...]:
     return tuple((each.query, each.answer) for each in spoken if each is not None)
 
 
-def fingerprint(source: EpisodeSource, *, steps: int = 1, strategy: str = "multi-step", count: int = 4) -> str:
+def fingerprint(source: EpisodeSource, *, steps: int = 1, strategy: str = "multi-step", count: int = 16) -> str:
     """What tells a source from others: a hash of its first conversations."""
     found = source.take(steps=steps, strategy=strategy, start=0, count=count)
     spoken = [[each.id, *said(each)] for each in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -12,6 +13,7 @@ from rxrl.config import BaseConfig, WrongValueError
 from rxrl.data.corpora import Say, Split, open_corpus
 from rxrl.data.importers.common import one_line
 from rxrl.data.importers.text import texts_of
+from rxrl.data.mixing import MixedSource, Shares, mix_of, mixed_lists
 from rxrl.data.rows import LengthLimit, conversations_of
 from rxrl.data.sources import ConversationSource, EpisodeSource, RowsSource, said
 from rxrl.data.world import GeneratedSource
@@ -20,35 +22,56 @@ from rxrl.types import Conversation, Scenario
 
 SCENARIO = "scenario:"
 """Begins the name of a scenario where conversations are named."""
+WORLD = "world"
+"""Name of the generated world where it is mixed with other data."""
 DEFAULT_STEPS = 16
 IN_LETTERS = LengthLimit(300, len, "letters")
 """How long texts are while there is no tokenizer to measure with; not in words, which some languages do not part."""
 
 
 class DataConfig(BaseConfig):
-    """Where conversations come from: the generated world, scenarios, or files."""
+    """Where conversations come from: the generated world, scenarios, files, or a mix of them."""
 
-    level: int | None = Field(None, ge=1, le=3, description="Difficulty of the generated world or of the scenario; null: 1.")
-    train: str | None = Field(None, description="File of conversations to train on, or `scenario:NAME`; null: the generated world.")
+    level: int | None = Field(None, ge=1, le=3, description="Difficulty of the generated world and of scenarios; null: 1.")
+    train: str | dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        None,
+        description="What to train on: a file of conversations, `scenario:NAME` or `world`; or a mix, a weight for each of them; "
+        "null: the generated world.",
+    )
     held_out: str | None = Field(None, description="File of held-out conversations; needed with a file to train on.")
     steps: int | None = Field(
-        None, ge=1, le=64, description="Turns of the test conversations of the generated world (null: 16) or of the scenario (null: 12)."
+        None, ge=1, le=64, description="Turns of the test conversations of the generated world (null: 16) and of scenarios (null: 12)."
     )
     test_conversations: int = Field(200, ge=1, description="Held-out conversations of the final evaluation.")
 
     @model_validator(mode="after")
     def _files_are_as_they_are(self) -> DataConfig:
-        if self.reacts and self.held_out is not None:
-            raise WrongValueError("a scenario has held-out dialogues of its own: leave it out", "held_out")
+        try:
+            mix = self.mix
+        except ConfigError as error:
+            raise WrongValueError(str(error).rstrip("."), "train") from None
+        files = [name for name in mix if not generated(name)]
+        if self.held_out is not None and len(files) != 1:
+            raise WrongValueError("it goes with one file to train on: leave it out", "held_out")
         for name in ("level", "steps"):
-            if self.train is not None and not self.reacts and getattr(self, name) is not None:
-                raise WrongValueError("it is of the generated world or a scenario: leave it out with conversations from a file", name)
+            if len(files) == len(mix) and getattr(self, name) is not None:
+                raise WrongValueError("it is of the generated world and of scenarios: leave it out with conversations from a file", name)
         return self
 
     @property
+    def mix(self) -> dict[str, float]:
+        """What is mixed, with weights; most often one name."""
+        return mix_of(WORLD if self.train is None else self.train)
+
+    @property
+    def told(self) -> bool:
+        """Whether conversations are among what is played."""
+        return not all(name.startswith(SCENARIO) for name in self.mix)
+
+    @property
     def reacts(self) -> bool:
-        """Whether a scenario is played."""
-        return self.train is not None and self.train.startswith(SCENARIO)
+        """Whether a scenario is among what is played."""
+        return any(name.startswith(SCENARIO) for name in self.mix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +99,18 @@ class Sources:
 
 
 def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources:
-    """The generated world, or the conversations of files.
+    """The generated world, or the conversations of a file.
 
     Args:
-        data: Where they come from. Without `held_out`, the splits `test` (else `validation`) of the data set are the test.
+        data: Where they come from; no mix. Without `held_out`, the splits `test` (else `validation`) of the data set are the test.
         seed: Key of the draws.
         say: Is told which splits were taken, where there were several.
 
     Raises:
         DataError: A file is missing or wrong, or nothing is held out.
     """
-    if data.train is None:
+    (name,) = data.mix
+    if name == WORLD:
         worlds = {split: GeneratedSource(level=data.level or 1, seed=seed, split=split) for split in ("train", "validation", "test")}
         test = worlds["test"].take(steps=data.steps or DEFAULT_STEPS, strategy="multi-step", start=0, count=data.test_conversations)
 
@@ -94,7 +118,7 @@ def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources
             return lambda start, count: worlds["train"].stories(split, start, count)
 
         return Sources(worlds["train"], worlds["validation"], test, world_stories)
-    corpus = open_corpus(data.train)
+    corpus = open_corpus(name)
     split = corpus.choose("train", say)
     tested = corpus.other("test", "validation") if data.held_out is None else open_corpus(data.held_out).choose("test", say)
     if tested is None:
@@ -109,6 +133,11 @@ def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources
         share = validation_share(train, split.name)
         validated, train = train[:share], train[share:]
     return rows_sources(train, validated, held_out[: data.test_conversations], seed)
+
+
+def generated(name: str) -> bool:
+    """Whether a name of data stands for what is made as it is needed, not for a file."""
+    return name == WORLD or name.startswith(SCENARIO)
 
 
 def check_apart(train: Sequence[Conversation], held_out: Sequence[Conversation], train_name: str, held_out_name: str) -> None:
@@ -145,6 +174,31 @@ def interaction_texts(conversations: Sequence[Conversation]) -> list[str]:
     Where two are longer than the model, the end of the second is left out; the next text begins with it.
     """
     return [f"{before.query} {before.answer} {i.query} {i.answer}" for c in conversations for before, i in pairwise(c.interactions)]
+
+
+def mixed_sources(parts: Sequence[tuple[Sources, float]], test: int) -> Sources:
+    """Splits that mix those of several sources.
+
+    Args:
+        parts: Splits with their weights.
+        test: Test scenarios in all; fewer where a part has fewer than its share.
+    """
+    shares = Shares([weight for _, weight in parts])
+
+    def stories(split: str) -> Callable[[int, int], Sequence[str]]:
+        takes = [sources.stories(split) for sources, _ in parts]
+        return lambda start, count: shares.gather(start, count, takes)
+
+    return Sources(
+        MixedSource([(sources.train, weight) for sources, weight in parts]),
+        MixedSource([(sources.validation, weight) for sources, weight in parts]),
+        mixed_lists([(sources.test, weight) for sources, weight in parts], test),
+        stories,
+        (
+            MixedSource([(sources.played[0], weight) for sources, weight in parts]),
+            MixedSource([(sources.played[1], weight) for sources, weight in parts]),
+        ),
+    )
 
 
 def open_data(

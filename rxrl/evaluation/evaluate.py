@@ -9,10 +9,10 @@ from typing import Any
 
 from rxrl.envs import ConversationVectorEnv
 from rxrl.evaluation.metrics import RESAMPLES, cost_by_turn, summarise, summarise_controls
-from rxrl.evaluation.play import TRUE, WHOLE_CONTROLS, Playthrough, play_conditions
+from rxrl.evaluation.play import TRUE, WHOLE_CONTROLS, Playthrough, play_parts
 from rxrl.evaluation.records import write_records
 from rxrl.evaluation.scenarios import summarise_scenarios
-from rxrl.types import Policy, Scenario
+from rxrl.types import Conversation, Policy, Scenario
 from rxrl.writing import write_json
 
 
@@ -40,14 +40,20 @@ class Evaluation:
     def of(
         cls, played: Mapping[str, Playthrough], *, seed: int, resamples: int = RESAMPLES, scenarios: Sequence[Scenario] = ()
     ) -> Evaluation:
-        """Summarises what `play_conditions` gives; `seed` keys the bootstrap, `scenarios` are what was played, for the bounds of games."""
+        """Summarises what `play_conditions` gives; `seed` keys the bootstrap, `scenarios` are what was played, for the bounds of games.
+
+        Of a mix, `summary` and `controls` are those of the conversations alone, and `scenarios` those of each game.
+        """
         true, controls = played[TRUE], {name: records for name, records in played.items() if name != TRUE}
-        asked = {name: records for name, records in controls.items() if name not in WHOLE_CONTROLS}
+        games = {each.id for each in scenarios if not isinstance(each, Conversation)}
+        apart = games if len(games) < len(scenarios) else set()
+        told = {name: records.without(apart) for name, records in played.items() if name not in WHOLE_CONTROLS}
+        own = told.pop(TRUE)
         return cls(
             records=true,
             control_records=controls,
-            summary=summarise(true, seed=seed, resamples=resamples),
-            controls=summarise_controls(true, asked, seed=seed, resamples=resamples),
+            summary=summarise(own, seed=seed, resamples=resamples),
+            controls=summarise_controls(own, told, seed=seed, resamples=resamples),
             cost=cost_by_turn(true.costs),
             scenarios=summarise_scenarios(scenarios, played, seed=seed, resamples=resamples),
         )
@@ -80,11 +86,12 @@ def evaluate(
         conversations: Held-out conversations, each id once.
         seed: Keys every draw, the bootstrap's too.
         greedy: Likeliest tokens; sampled answers otherwise.
-        controls: Any of `rxrl.evaluation.CONTROLS`.
+        controls: Any of `rxrl.evaluation.CONTROLS` and `rxrl.evaluation.WHOLE_CONTROLS`. In a mix of conversations and scenarios the former
+            are those of the conversations, and the latter of the scenarios.
         resamples: Number of bootstrap samples.
 
     Returns:
         Records, summaries and cost.
     """
-    played = play_conditions(env, policy, conversations, seed=seed, greedy=greedy, controls=controls)
+    played = play_parts(env, policy, conversations, seed=seed, greedy=greedy, controls=controls)
     return Evaluation.of(played, seed=seed, resamples=resamples, scenarios=conversations)

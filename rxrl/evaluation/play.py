@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
@@ -26,7 +26,7 @@ from rxrl.evaluation.swapping import Knowledge, arrange, choose_partners
 from rxrl.policies import Oracle
 from rxrl.rewards.retention import held
 from rxrl.seeding import derive_seed, generator
-from rxrl.types import Action, Policy, Scenario, Score, TokenBatch, Turn
+from rxrl.types import Action, Conversation, Policy, Scenario, Score, TokenBatch, Turn
 
 TRUE = "true"
 EMPTY, SWAPPED, ORACLE = "empty_memory", "swapped_memory", "oracle"
@@ -66,6 +66,16 @@ class Playthrough(list[TurnRecord]):
         super().__init__(records)
         self.costs = list(costs)
         self.left_out = left_out
+
+    @classmethod
+    def joined(cls, parts: Sequence[Playthrough]) -> Playthrough:
+        """One playthrough of several that have no conversation in common."""
+        return cls((record for part in parts for record in part), _summed(cost for part in parts for cost in part.costs),
+                   sum(part.left_out for part in parts))  # fmt: skip
+
+    def without(self, conversations: Collection[str]) -> Playthrough:
+        """The records of all but some conversations, by their ids; costs cannot be told apart."""
+        return Playthrough((record for record in self if record.turn.conversation_id not in conversations), self.costs, self.left_out)
 
 
 def play(
@@ -144,6 +154,51 @@ def play_conditions(
             raise
         results[ORACLE][:] = [replace(record, control=ORACLE) for record in results[ORACLE]]
     return results
+
+
+def play_parts(
+    env: ConversationVectorEnv,
+    policy: Policy,
+    conversations: Sequence[Scenario],
+    *,
+    seed: int,
+    greedy: bool = True,
+    controls: Sequence[str] = (),
+) -> dict[str, Playthrough]:
+    """As `play_conditions`; of a mix each kind by itself, so that memories are swapped within a kind, and with the controls that suit it.
+
+    Args:
+        env: As in `play`.
+        policy: As in `play`.
+        conversations: As in `play`.
+        seed: As in `play`.
+        greedy: As in `play`.
+        controls: As in `play_conditions`. Where conversations and scenarios are mixed, those of whole dialogues are for scenarios alone,
+            and the others for conversations.
+
+    Returns:
+        A playthrough for `"true"` and for each control.
+
+    Raises:
+        ConfigError: As in `play`.
+        DataError: As in `play`.
+        RewardError: As in `play_conditions`.
+    """
+    kinds: dict[str, list[Scenario]] = defaultdict(list)
+    for each in conversations:
+        kinds["" if isinstance(each, Conversation) else each.extra.get("scenario", type(each).__qualname__)].append(each)
+    found: dict[str, list[Playthrough]] = {name: [] for name in (TRUE, *controls)}
+    for kind, own in kinds.items():
+        mixed = "" in kinds and len(kinds) > 1
+        wanted = [control for control in controls if not mixed or (control in WHOLE_CONTROLS) == bool(kind)]
+        try:
+            played = play_conditions(env, policy, own, seed=seed, greedy=greedy, controls=wanted)
+        except PlayError as error:
+            error.turns = (*(record.turn for part in found[TRUE] for record in part), *error.turns)
+            raise
+        for name, part in played.items():
+            found[name].append(part)
+    return {name: Playthrough.joined(parts) for name, parts in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rxrl.config import BaseConfig, load_config
 from rxrl.data.splits import SCENARIO, DataConfig
 from rxrl.envs import scenarios
 from rxrl.errors import ConfigError, unknown_name
+from rxrl.factory import named_reward
 from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig
 from rxrl.training.config import MRLConfig
 
@@ -50,6 +51,19 @@ class PipelineConfig(BaseConfig):
         description="A second job, on a scenario, in the folder `interactive` below this one; its result stands in the same report. "
         "With the key `budget`, the other keys are laid over the settings of that name.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rewarded_as_the_data_needs(cls, value: Any) -> Any:
+        """Where no reward is named, that of what is played: nothing else scores a scenario."""
+        data, mrl = (value.get(name, {}) for name in ("data", "mrl")) if isinstance(value, Mapping) else (None, None)
+        if not isinstance(data, Mapping) or not isinstance(mrl, Mapping) or "reward" in mrl:
+            return value
+        try:
+            reward = named_reward(data.get("train"))
+        except (ConfigError, TypeError, AttributeError):
+            return value  # not what names data: the field says so
+        return value if reward == MRLConfig().reward else {**value, "mrl": {**mrl, "reward": reward}}
 
     @field_validator("interactive", mode="before")
     @classmethod

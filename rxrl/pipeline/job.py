@@ -23,7 +23,7 @@ from rxrl.evaluation import (
     summarise_comparisons,
     write_report,
 )
-from rxrl.factory import open_configured
+from rxrl.factory import named_reward, open_configured
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.checks import check_supply, check_turns
 from rxrl.pipeline.config import PipelineConfig
@@ -70,7 +70,7 @@ class Pipeline:
         self.config, self.run_folder, self.say = config, RunFolder.of(folder), say
         self.folder, self.callbacks, self.label = self.run_folder.path, callbacks, label
         self.curriculum: Curriculum = load_curriculum(config.curriculum)
-        self.reward = load_reward("outcome" if config.data.reacts else "retention")
+        self.reward = load_reward(named_reward(config.data.mix))
         self.started = time.perf_counter()
         self.resumes = False
 
@@ -104,7 +104,8 @@ class Pipeline:
         self.say(headline("after supervised training", after_supervised))
         trainer = self.reinforce(model, tokenizer, sources)
         trainer.save_result(self.folder / CHECKPOINT)
-        after_mrl = self.measure(model, tokenizer, sources, "mrl", WHOLE_CONTROLS if self.config.data.reacts else CONTROLS)
+        controls = (*(CONTROLS if self.config.data.told else ()), *(WHOLE_CONTROLS if self.config.data.reacts else ()))
+        after_mrl = self.measure(model, tokenizer, sources, "mrl", controls)
         self.say(headline("after MRL", after_mrl))
         smat = self.continue_smat(supervised, tokenizer, sources, trainer.state.tokens) if self.config.smat_continued else None
         if second is not None:
@@ -118,7 +119,7 @@ class Pipeline:
             return None
         shared = {"seed": self.config.seed, "threads": self.config.threads}
         config = self.config.interactive.model_copy(update=shared)
-        job = Pipeline(config, self.folder / INTERACTIVE, say=self.say, callbacks=self.callbacks, label=config.data.train or "")
+        job = Pipeline(config, self.folder / INTERACTIVE, say=self.say, callbacks=self.callbacks, label=", ".join(config.data.mix))
         job._check(open_configured(config.data, config.seed))
         return job
 
@@ -231,13 +232,13 @@ class Pipeline:
 
 def headline(when: str, evaluation: Evaluation) -> str:
     """One line of the main numbers."""
-    if evaluation.scenarios:
-        return f"Held-out {when}: " + ", ".join(
-            f"{name} {each['score']:.2f} of 10 (without memory at best {each['blind']:.2f}, at best {each['best']:.2f})"
-            for name, each in evaluation.scenarios.items()
-        )
+    parts = [
+        f"{name} {each['score']:.2f} of 10 (without memory at best {each['blind']:.2f}, at best {each['best']:.2f})"
+        for name, each in evaluation.scenarios.items()
+    ]
     summary = evaluation.summary
     found = {name: summary.get(name) for name in ("retention_at_16", "retention_far", "retention_near")}
-    numbers = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
+    parts += [f"{name} {value:.3f}" for name, value in found.items() if value is not None]
     mean = (summary.get("reward") or {}).get("mean")
-    return f"Held-out {when}: {numbers}" + (f", reward {mean:.2f} of 10" if mean is not None else "")
+    parts += [] if mean is None or evaluation.scenarios else [f"reward {mean:.2f} of 10"]
+    return f"Held-out {when}: {', '.join(parts)}"

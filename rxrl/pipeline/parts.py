@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rxrl.data.mixing import mix_of
 from rxrl.data.sources import RowsSource
-from rxrl.data.splits import DataConfig, Sources
+from rxrl.data.splits import WORLD, DataConfig, Sources, generated
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.evaluation import write_report
 from rxrl.models import ReactiveTransformer, preset
@@ -28,16 +29,19 @@ def train_tokenizer(config: PipelineConfig, sources: Sources) -> Tokenizer:
     stories = list(sources.stories("train")(0, TOKENIZER_CONVERSATIONS))
     only_texts = isinstance(sources.train, RowsSource) and not len(sources.train)
     told = [] if only_texts else sources.train.take(steps=1, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
-    longer = told if config.data.train else sources.train.take(steps=16, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
+    longest = WORLD in config.data.mix and all(map(generated, config.data.mix))
+    longer = told if not longest else sources.train.take(steps=16, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
     texts = [text for c in [*told, *longer] for i in c.interactions for text in (i.query, i.answer)]
     size = int(config.model.get("vocab_size", preset(config.preset).vocab_size))
     return Tokenizer.train([*stories, *texts], size)
 
 
-def fresh_model(size: str, tokenizer: Path | None, sources: Sources, data: str | None, seed: int) -> tuple[ReactiveTransformer, Tokenizer]:
+def fresh_model(
+    size: str, tokenizer: Path | None, sources: Sources, data: Sequence[str] | None, seed: int
+) -> tuple[ReactiveTransformer, Tokenizer]:
     """A model with random weights and its tokenizer, which is trained on the data where none is given."""
     preset(size)
-    config = PipelineConfig(seed=seed, preset=size, data=DataConfig(train=data))
+    config = PipelineConfig(seed=seed, preset=size, data=DataConfig(train=mix_of(data or WORLD)))
     codec = train_tokenizer(config, sources) if tokenizer is None else Tokenizer.load(tokenizer)
     return ReactiveTransformer.from_preset(size, seed=seed, vocab_size=codec.vocab_size), codec
 

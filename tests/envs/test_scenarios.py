@@ -16,6 +16,7 @@ from rxrl.envs import ConversationEnv, ConversationVectorEnv
 from rxrl.envs.scenarios import LEVELS, SCENARIOS, SPLITS, Game, bounds, load, play_text
 from rxrl.errors import ConfigError, RxrlError, ScenarioError
 from rxrl.evaluation import play_conditions
+from rxrl.factory import make_vector_env
 from rxrl.players import make_play
 from rxrl.rewards import load_reward
 from rxrl.seeding import Draws
@@ -289,3 +290,16 @@ def test_an_answer_may_end_the_conversation_early() -> None:
     assert terminated.tolist() == [True, False]
     assert not truncated.any()
     assert env.active.tolist() == [False, True]
+
+
+def test_in_a_mix_each_turn_is_scored_by_what_applies_to_it() -> None:
+    env = make_vector_env(8, conversations={"scenario:guess": 1, "world": 1}, steps=3, count=8)
+    env.reset(options={"conversations": list(range(8))})
+    ids = env.codec.encode("It is 5.")
+    retention = load_reward("retention")
+    while env.active.any():
+        _, rewards, *_, info = env.step({"ids": [ids] * 8, "length": [len(ids)] * 8})
+        for turn, reward in zip(info["turns"], rewards.tolist(), strict=True):
+            alone = turn.outcome or retention([turn])[0]
+            assert ("scenario" in turn.extra) == (turn.outcome is not None)
+            assert reward == pytest.approx(alone.value)
