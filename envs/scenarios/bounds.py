@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rxrl.envs.scenarios.game import Game, Player
 from rxrl.seeding import Draws
-from rxrl.types import Interaction, SavedInteraction, Turn
+from rxrl.types import Interaction, SavedInteraction, Scenario, Turn
 
 
 class Bounds(NamedTuple):
@@ -62,13 +62,22 @@ def play_text(game: Game[Any], player: Player, *, memory: bool = True, seed: int
     while len(turns) < game.steps and (asked := dialogue.say(turns)) is not None:
         said = [(each.query, each.answer) for each in history] if memory else []
         answer = player(game.level, asked.query, said, Draws(seed, "player", game.id, len(turns)))
-        turn = _turn(game, len(turns) + 1, asked, answer, tuple(history))
+        turn = text_turn(game, len(turns) + 1, asked, answer, tuple(history))
         turns.append(replace(turn, outcome=dialogue.judge(turn)))
         history.append(_saved(asked, answer))
     return turns
 
 
-def _turn(game: Game[Any], index: int, asked: Interaction, answer: str, history: tuple[SavedInteraction, ...]) -> Turn:
+def text_turn(game: Scenario, index: int, asked: Interaction, answer: str, history: tuple[SavedInteraction, ...]) -> Turn:
+    """A turn of texts alone, for a dialogue to judge.
+
+    Args:
+        game: What is played.
+        index: Number of the turn, from 1.
+        asked: What the user said.
+        answer: What was answered.
+        history: Interactions before, the first one included.
+    """
     return Turn(
         conversation_id=game.id,
         index=index,

@@ -10,14 +10,13 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from rxrl.envs.scenarios.bounds import Bounds, bounds, play_text
-from rxrl.envs.scenarios.game import Game, GameDialogue, Player
+from rxrl.envs.scenarios.game import PUBLIC, Game, GameDialogue, Player
 from rxrl.envs.scenarios.source import ScenarioSource
 from rxrl.errors import reason
 
 SPLIT_SAMPLE, PLAYED = 200, 60
 SLOW = 2_000
 """Turns a second below which a scenario slows a training down."""
-_PUBLIC = frozenset({"id", "steps", "level", "split"})
 _WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -124,7 +123,7 @@ def _leaks(games: Sequence[Game[Any]]) -> Check:
         spoken = _words(f"{dialogue.first.query} {dialogue.first.answer} {'' if asked is None else asked.query}")
         told = {word for interaction in (dialogue.first, asked) if interaction is not None for fact in interaction.facts for part in fact
                 for word in _words(part)}  # fmt: skip
-        hidden = {word for item in fields(each) if item.name not in _PUBLIC for word in _words(repr(getattr(each, item.name)))}
+        hidden = {word for item in fields(each) if item.name not in PUBLIC for word in _words(repr(getattr(each, item.name)))}
         seen.append((hidden - told, spoken - told))
     for word in sorted(set().union(*(hidden for hidden, _ in seen))):
         inside = [word in spoken for hidden, spoken in seen if word in hidden]
@@ -136,7 +135,7 @@ def _leaks(games: Sequence[Game[Any]]) -> Check:
 
 def _splits(train: Sequence[Game[Any]], test: Sequence[Game[Any]]) -> Check:
     def hidden(games: Sequence[Game[Any]]) -> set[str]:
-        return {repr([getattr(each, item.name) for item in fields(each) if item.name not in _PUBLIC]) for each in games}
+        return {repr([getattr(each, item.name) for item in fields(each) if item.name not in PUBLIC]) for each in games}
 
     shared = hidden(train) & hidden(test)
     if shared:

@@ -88,6 +88,10 @@ class Choices(Game[State]):
         """What the option paid."""
         return float(state.paid)
 
+    def secret(self, state: State) -> str:
+        """What each option pays."""
+        return ", ".join(f"{option} pays {pay}" for option, pay in self._pays(state.turn).items())
+
     def random_answer(self, state: State, draws: Draws) -> str:
         """Any option."""
         return f"{draws.choice(OPTIONS[: COUNT[self.level]])}."

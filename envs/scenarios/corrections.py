@@ -133,6 +133,10 @@ class Corrections(Game[State]):
         worth = 10.0 * state.right
         return Score(worth, {"first_try": None if state.again else worth, "after_correction": worth if state.again else None})
 
+    def secret(self, state: State) -> str:
+        """The facts."""
+        return " ".join(fact.told() for fact in self.facts)
+
     def random_answer(self, state: State, draws: Draws) -> str:
         """The right value where it was told, else any."""
         fact = self.facts[self.order[state.turn]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from rxrl.errors import ConfigError, unknown_name
@@ -15,6 +15,8 @@ from rxrl.types import Interaction, Score, Turn
 SPLITS = ("train", "validation", "test")
 LEVELS = (1, 2, 3)
 HIGHEST = 10.0
+PUBLIC = frozenset({"id", "steps", "level", "split"})
+"""Fields of a game that hide nothing."""
 
 S = TypeVar("S")
 Said = Sequence[tuple[str, str]]
@@ -95,6 +97,10 @@ class Game(Generic[S]):
     @abstractmethod
     def outcome(self, state: S) -> Score | float | None:
         """What the answer that led to this state was worth, from 0 to 10."""
+
+    def secret(self, state: S) -> str:
+        """What the user knows and the player does not, for a person who plays the user: the fields, unless a game puts it better."""
+        return ", ".join(f"{item.name}: {getattr(self, item.name)}" for item in fields(self) if item.name not in PUBLIC)
 
     # What bounds and the supervised start need
 

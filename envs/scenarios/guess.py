@@ -89,6 +89,10 @@ class Guess(Game[State]):
         """10 for a hit, at most 4 for a guess that halves what is left, 0 for one that was ruled out."""
         return state.worth
 
+    def secret(self, state: State) -> str:
+        """The number that it thinks of."""
+        return f"the number is {state.number}"
+
     def random_answer(self, state: State, draws: Draws) -> str:
         """Any number."""
         return f"{1 + draws.below(LARGEST[self.level])}."

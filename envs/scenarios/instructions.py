@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self
 
-from rxrl.envs.scenarios.game import Game, Said, check_arguments, named_once, words_of
+from rxrl.envs.scenarios.game import Game, Said, check_arguments, listed, named_once, words_of
 from rxrl.lexicon import VALUES
 from rxrl.seeding import Draws
 from rxrl.types import Interaction, Score
@@ -125,6 +125,11 @@ class Instructions(Game[State]):
         terms = {rule.name: 10.0 * kept for rule, kept in zip(RULES, state.kept, strict=False)}
         share = sum(state.kept) / len(state.kept)
         return Score(10.0 * share**2 * state.named, {**terms, "named": 10.0 * state.named})
+
+    def secret(self, state: State) -> str:
+        """The rules in force, with the one that is set next."""
+        holds = [rule.name for rule, holds in zip(RULES, self.in_force(state.turn), strict=False) if holds]
+        return f"rules in force: {listed(holds) if holds else 'none'}"
 
     def random_answer(self, state: State, draws: Draws) -> str:
         """Any of the things, in any form."""

@@ -99,6 +99,11 @@ class Pairs(Game[State]):
         """10 for a pair."""
         return 10.0 * state.found
 
+    def secret(self, state: State) -> str:
+        """What each card shows that is left."""
+        lie = self._pictures(state.deal)
+        return ", ".join(f"{card}: {lie[card]}" for card in state.left)
+
     def random_answer(self, state: State, draws: Draws) -> str:
         """Any two cards that are left."""
         first, second = draws.shuffled(state.left)[:2]

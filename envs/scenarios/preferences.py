@@ -89,6 +89,10 @@ class Preferences(Game[State]):
         """10 for the right value."""
         return 10.0 * (state.last == dict(self.wanted)[state.kind])
 
+    def secret(self, state: State) -> str:
+        """The value that it wants of each kind."""
+        return ", ".join(f"{kind}: {value}" for kind, value in self.wanted)
+
     def random_answer(self, state: State, draws: Draws) -> str:
         """Any value of the kind."""
         return f"{draws.choice(self._values(self.order[state.turn]))}."

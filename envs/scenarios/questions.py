@@ -95,6 +95,11 @@ class Questions(Game[State]):
         """10 for the name, less a point for each answer before it; 0 for a question and for another name."""
         return state.worth
 
+    def secret(self, state: State) -> str:
+        """What it has in mind."""
+        properties = (word if has_property(state.thing, word) else f"not {word}" for word in PROPERTIES[: COUNT[self.level]])
+        return f"{NAMES[state.thing]} ({', '.join(properties)})"
+
     def random_answer(self, state: State, draws: Draws) -> str:
         """A question or a name."""
         count = COUNT[self.level]

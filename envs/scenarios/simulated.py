@@ -206,6 +206,10 @@ class Simulated(Game[State]):
         worth = 10.0 * state.right
         return Score(worth, {"told": worth if state.known else None, "found": None if state.known else worth})
 
+    def secret(self, state: State) -> str:
+        """Its facts as they are now, those included that it never tells."""
+        return ", ".join(f"{kind}: {self.value(kind, state.turn + 1)}" for kind, _ in self.facts)
+
     def random_answer(self, state: State, draws: Draws) -> str:
         """The right value where it was told, else any."""
         kind = self.order[state.turn]

@@ -12,6 +12,7 @@ import typer
 from rxrl.cli.console import echo
 from rxrl.cli.device import Device, load_on
 from rxrl.cli.output import writable_file
+from rxrl.cli.person import at_terminal, typed
 from rxrl.errors import CheckpointError, ConfigError, ModelError, unknown_name
 from rxrl.models import AnswerEnd, MemoryUpdated, ReactiveSession, Token, generate
 from rxrl.models.generation.sampling import chosen_sampling
@@ -42,7 +43,7 @@ def chat(
     """
     sampling = _sampling(greedy, temperature, top_k, top_p) | {"max_new_tokens": max_new_tokens}
     model, tokenizer = load_on(device, checkpoint)
-    session = ReactiveSession(model, tokenizer, generator=generator(seed, "chat"), system=system, background=_at_terminal())
+    session = ReactiveSession(model, tokenizer, generator=generator(seed, "chat"), system=system, background=at_terminal())
     if load_memory is not None:
         session.load(load_memory)
         if system is not None:
@@ -84,23 +85,16 @@ def _sampling(greedy: bool, temperature: float | None, top_k: int | None, top_p:
     return {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
 
-def _at_terminal() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty()
-
-
 def _lines() -> Iterator[str]:
     """Lines of a person at a terminal, who sees a prompt, or of a pipe, whose lines are shown so that the output reads as a dialogue."""
-    interactive = _at_terminal()
-    while sys.stdin is not None:
+    interactive = at_terminal()
+    while True:
         try:
-            line = input("you> " if interactive else "").strip()
-            line.encode()  # where the terminal's own encoding lets other bytes through
+            line = typed("you> ").strip()
         except EOFError:
             if interactive:
                 echo()
             return
-        except UnicodeError as error:
-            raise ConfigError(f"The input is not UTF-8 text ({getattr(error, 'reason', error)}): convert it first.") from None
         if not interactive and line:
             echo(f"you> {line}")
         yield line

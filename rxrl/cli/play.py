@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import sys
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-import torch
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from rxrl.cli.console import plain_console
+from rxrl.cli.console import echo, plain_console
 from rxrl.cli.device import Device, find_device
 from rxrl.cli.evaluate import held_out_mix
+from rxrl.cli.person import at_terminal, typed
+from rxrl.cli.tally import Tally, memory_line
+from rxrl.cli.user import Talk, check_answering
 from rxrl.data.mixing import mix_of
 from rxrl.data.splits import WORLD
 from rxrl.envs import ConversationVectorEnv, scenario_values, token_batch
-from rxrl.envs.render import ANSWER, Line, print_lines
+from rxrl.envs.render import ANSWER, MARGIN, Line, print_lines
 from rxrl.errors import ConfigError
-from rxrl.memory import drift
 from rxrl.players import Play, make_play
 from rxrl.policies import Person
 from rxrl.rewards.loading import read_spec
 from rxrl.seeding import derive_seed, generator
-from rxrl.types import ANSWER_TOKENS, Scenario, Strategy, Turn
+from rxrl.types import ANSWER_TOKENS, Scenario, Strategy
 
 DEFAULT_STEPS = 6
 
@@ -36,9 +33,13 @@ def play(  # noqa: PLR0913, PLR0917
         str | None, typer.Argument(help="Conversations to play, or scenario:NAME. Default: conversations of the generated world.")
     ] = None,
     policy: Annotated[
-        str,
-        typer.Option(help="Who answers: a name (rxrl list policies), a checkpoint, the folder of a Hugging Face model, or http://..."),
-    ] = "person",
+        str | None,
+        typer.Option(
+            help="Who answers: a name (rxrl list policies), best or blind for a scenario, a checkpoint, the folder of a Hugging Face "
+            "model, or http://... Default: you."
+        ),
+    ] = None,
+    role: Annotated[Literal["assistant", "user"], typer.Option("--as", help="Who you are, where a part is yours.")] = "assistant",
     memory: Annotated[
         str | None,
         typer.Option(
@@ -68,15 +69,16 @@ def play(  # noqa: PLR0913, PLR0917
 ) -> None:
     """Play conversations turn by turn and see what each answer earns.
 
-    You type the answers yourself (Ctrl-D ends the game), unless --policy names another player. The key of a chat endpoint is read
-    from OPENAI_API_KEY.
+    You type the answers yourself (Ctrl-D ends the game), unless --policy names another player. With --as user you type the queries, and the
+    player answers: you see what the user of the scenario knows and would say. The key of a chat endpoint is read from OPENAI_API_KEY.
     """
+    answering = check_answering(policy, reward, teacher_forcing) if role == "user" else policy or "person"
     if temperature is not None and not sampled:
         raise ConfigError("--temperature is for sampled answers: add --sampled.")
     turns = DEFAULT_STEPS if data is None and steps is None else steps
     chosen, known = held_out_mix(mix_of(data or WORLD), level, turns, strategy, conversations, seed, plain_console(stderr=True).print)
     game = make_play(
-        policy,
+        answering,
         chosen,
         memory=memory,
         device=find_device(device),
@@ -89,43 +91,24 @@ def play(  # noqa: PLR0913, PLR0917
         system=system,
         model=model,
     )
-    play_all(game, chosen, seed=seed, sampled=sampled)
+    play_all(game, chosen, seed=seed, sampled=sampled, as_user=role == "user")
 
 
-def play_all(game: Play, chosen: Sequence[Scenario], *, seed: int, sampled: bool) -> None:
+def play_all(game: Play, chosen: Sequence[Scenario], *, seed: int, sampled: bool, as_user: bool = False) -> None:
     """Plays conversations until the last, or until the person has ended the input, and prints what was earned."""
     if isinstance(game.policy, Person):
         game.policy.ask = _ask
     tally = Tally()
     with suppress(EOFError):
         for conversation in chosen:
-            play_conversation(game, conversation, tally, seed=seed, sampled=sampled)
-    plain_console().print(tally.table())
-
-
-class Tally:
-    """What was earned so far, by term."""
-
-    def __init__(self) -> None:
-        self.earned: dict[str, list[float]] = defaultdict(list)
-
-    def add(self, turn: Turn, reward: float, info: Mapping[str, Any]) -> None:
-        """Notes what the only row of a step earned."""
-        if info["scored"][0]:
-            self.earned["reward, asking turns" if turn.asking else "reward, other turns"].append(reward)
-        for name, values in info["reward_terms"].items():
-            if values[0] == values[0]:  # NaN where the term does not apply
-                self.earned[name].append(float(values[0]))
-
-    def table(self) -> Table:
-        """Mean and range of each term."""
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for heading in ("", "mean", "min", "max", "turns"):
-            table.add_column(heading, justify="right" if heading else "left")
-        for name in sorted(self.earned, key=lambda name: (not name.startswith("reward,"), name)):
-            values = self.earned[name]
-            table.add_row(name, *(f"{value:.2f}" for value in (sum(values) / len(values), min(values), max(values))), str(len(values)))
-        return table
+            if as_user:
+                Talk(game, conversation, seed=seed, sampled=sampled).play(tally)
+            else:
+                play_conversation(game, conversation, tally, seed=seed, sampled=sampled)
+    if as_user and at_terminal():
+        echo()
+    if tally.earned:
+        plain_console().print(tally.table())
 
 
 def play_conversation(game: Play, conversation: Scenario, tally: Tally, *, seed: int, sampled: bool) -> None:
@@ -137,7 +120,7 @@ def play_conversation(game: Play, conversation: Scenario, tally: Tally, *, seed:
     envs, policy = game
     options = {"conversations": [conversation], "stm_seeds": [derive_seed(seed, "stm0", conversation.id)]}
     observation, info = envs.reset(seed=seed, options=options)
-    typed = isinstance(policy, Person) and sys.stdin.isatty()
+    typed = isinstance(policy, Person) and at_terminal()
     shown = _show(envs, 0)
     turn = 0
     while envs.active.any():
@@ -147,7 +130,7 @@ def play_conversation(game: Play, conversation: Scenario, tally: Tally, *, seed:
         observation, rewards, _, _, info = envs.step(policy.act(token_batch(observation), before, draws))
         tally.add(info["turns"][0], float(rewards[0]), info)
         # A person has seen the own answer already.
-        shown = _show(envs, shown + typed, _memory_line(before, envs.memory))
+        shown = _show(envs, shown + typed, memory_line(before, envs.memory))
 
 
 def _show(envs: ConversationVectorEnv, start: int, note: Line | None = None) -> int:
@@ -160,20 +143,6 @@ def _show(envs: ConversationVectorEnv, start: int, note: Line | None = None) -> 
     return len(lines)
 
 
-def _memory_line(before: Any, after: Any) -> Line | None:
-    """What the write did to memory, where there is something to say."""
-    if after is before:
-        return None
-    if isinstance(after, torch.Tensor) and after.dim() == 4:
-        return Line("", f"memory written, drift {float(drift(before, after)):.4f}", "dim")
-    if hasattr(after, "token_counts"):
-        return Line("", f"memory written, transcript of {int(after.token_counts()[0])} tokens", "dim")
-    return None
-
-
 def _ask(query: str) -> str:
     """Reads the answer of a person, who has the query on the screen."""
-    try:
-        return input(f"{ANSWER.rjust(6)} " if sys.stdin.isatty() else "")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"The input is not UTF-8 text ({error.reason}): convert it first.") from None
+    return typed(f"{ANSWER.rjust(MARGIN)} ")
