@@ -55,5 +55,7 @@ class MRLConfig(BaseConfig):
     )
     checkpoint_every: int = Field(50, ge=1, description="Iterations between two checkpoints that a run can go on from.")
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to go on from that are kept.")
-    keep_best: bool = Field(True, description="Also keep the weights of the best held-out retention, of the latest stage.")
+    keep_best: bool = Field(
+        True, description="Also keep the weights of the best held-out retention (reward, where users react), of the latest stage."
+    )
     max_iterations: int | None = Field(None, ge=1, description="Stop after this many iterations in all; null: the curriculum decides.")

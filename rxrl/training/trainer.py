@@ -330,7 +330,7 @@ class MRLTrainer:
     def _advance(self, stage: Stage, held_out: Evaluation) -> None:
         """Lets the scheduler decide; a stage that ends leaves its row for the report."""
         seen, done = held_out_metrics(held_out), self.state.stage_iteration
-        self._keep_best(stage, seen)
+        self._keep_best(stage, held_out, seen)
         decision = self.scheduler.observe(seen, iterations=done - self.scheduler.iteration)
         if decision.action == "hold" and not self.finished:
             return
@@ -344,14 +344,16 @@ class MRLTrainer:
         self.learner.carry(False)
         self._tell(lambda each: each.on_stage_end(row))
 
-    def _keep_best(self, stage: Stage, seen: Mapping[str, float]) -> None:
-        """Keeps the weights with the best held-out retention (reward, where nothing asks for facts).
+    def _keep_best(self, stage: Stage, held_out: Evaluation, seen: Mapping[str, float]) -> None:
+        """Keeps the weights with the best held-out retention (reward, where users react or nothing asks for facts).
 
         A later stage is harder, so it counts before a better number.
         """
         if not self.config.keep_best or not seen:
             return
-        name = "retention" if "retention" in seen else "held_out_reward"
+        # In a mix, retention is that of the conversations alone.
+        reacts = any(record.turn.outcome is not None for record in held_out.records)
+        name = "held_out_reward" if reacts or "retention" not in seen else "retention"
         state = {"iteration": self.state.iteration, "stage": stage.name, name: seen[name]}
         with self.clock("save"):
             self.run.save_best(self.state.iteration, (self.scheduler.stage_index, seen[name]), state, self.learner.trained_critic)

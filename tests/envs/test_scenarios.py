@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +29,7 @@ from rxrl.types import Conversation, Dialogue, Interaction, Score, Turn
 from tests.envs.worlds import CODEC, action
 
 NAMES = sorted(SCENARIOS.built_in)
+ROOT = Path(__file__).parents[2]
 OPTIONS = {name: {"endpoint": "http://127.0.0.1:9/v1", "model": "nobody"} for name in NAMES if SCENARIOS.find(name).asks_outside}
 """Options of those that cannot be loaded without; games are rehearsed here, so that nobody is asked."""
 OUTCOME = load_reward("outcome")
@@ -90,7 +96,39 @@ def test_a_dialogue_depends_on_seed_and_answers_alone(name: str, seed: int, salt
     again = pickle.loads(pickle.dumps(chosen[0]))
     heard = play_text(again, lambda level, query, said, draws: answers[0][max(0, len(said) - 1)], seed=seed)
     assert [(turn.query, turn.outcome.value if turn.outcome else None) for turn in heard] == alone[0]
-    assert again.begin(seed).say(heard[:-1]).query == heard[-1].query  # type: ignore[union-attr]
+    # A run that goes on begins the dialogue anew, whatever turn it stands at.
+    assert [again.begin(seed).say(heard[:turn]).query for turn in range(len(heard))] == [turn.query for turn in heard]  # type: ignore[union-attr]
+
+
+def digest_of(names: Sequence[str]) -> str:
+    """What scenarios of all levels say and pay, in a few characters."""
+    played = [
+        (turn.query, turn.answer, turn.outcome and turn.outcome.value)
+        for name in names
+        for level in LEVELS
+        for game in games(name, 3, level=level)
+        for turn in play_text(game, lambda level, query, said, draws, game=game: _some(game, said, draws, 0), seed=5)  # type: ignore[misc]
+    ]
+    return hashlib.sha256(repr(played).encode()).hexdigest()
+
+
+def test_another_process_plays_the_same_dialogues() -> None:
+    """Not even the order of sets and the hashes of texts, which differ from process to process, matter."""
+    code = f"from tests.envs.test_scenarios import digest_of; print(digest_of({NAMES}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == digest_of(NAMES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_vector_and_single_environment_agree_on_many_dialogues(name: str) -> None:
+    for steps in range(1, 17):
+        level = LEVELS[steps % len(LEVELS)]
+        chosen = games(name, 13, level=level, steps=steps, start=100 * steps)
+        answers = [answers_of(game, row, row % 4) for row, game in enumerate(chosen)]
+        assert play_rows(chosen, range(13), answers) == [play_single(game, row, answers[row]) for row, game in enumerate(chosen)]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ import torch
 
 from rxrl.errors import RxrlError
 from rxrl.training.learner import Learner
-from tests.training.toy import lively, trainer_in
+from tests.training.toy import MIXED, lively, trainer_in
 
 EVERYTHING = {
     "entropy": 0.05,
@@ -31,6 +31,8 @@ SCENARIOS = {
     "ppo": {"episodes": 4, "algorithm": {"name": "ppo", "target_kl": 1e-9, "epochs": 3, **EVERYTHING}, "micro_batch": 1},
     # Router counts of micro-batches, of which processes have different numbers, are exchanged only where they are needed.
     "balanced": {"episodes": 5, "algorithm": {"name": "impo", "minibatches": 2, "balance": 0.0}, "micro_batch": 1},
+    # Users who react, mixed with conversations: what they say follows from answers that another process may have sampled.
+    "mixed": {"episodes": 5, "algorithm": {"name": "impo", "minibatches": 2}, "source": MIXED},
     "grpo": {"episodes": 6, "algorithm": {"name": "grpo", "group_size": 2, "minibatches": 2}},
 }
 SGD = {"name": "sgd", "learning_rate": 0.05, "warmup": 0.0, "schedule": "constant", "max_grad_norm": 0.5}

@@ -1,4 +1,4 @@
-"""The run that `test_resume.py` kills: two stages with carried memory, evaluations, a critic and several epochs."""
+"""The run that `test_resume.py` kills: two stages with carried memory, evaluations, a critic, several epochs, users who react."""
 
 import os
 import resource
@@ -20,6 +20,8 @@ def trainer_in(folder, seed=0, **changes):
         "algorithm": {"name": "impo", "minibatches": 2, "epochs": 2},
         "evaluation": {"every": 2, "conversations": 4},
         "checkpoint_every": 2,
+        "source": toy.MIXED,
+        "reward": toy.earned,
         "optimizer": {"learning_rate": 0.02, "learning_rates": {"encoder": 0.01}},
     }
     return toy.trainer_in(folder, STAGES, model=tiny_model(seed=seed), **settings | changes)

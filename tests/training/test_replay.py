@@ -6,18 +6,25 @@ import pytest
 import torch
 
 from rxrl.algorithms import AlgorithmConfig
+from rxrl.data.tokenizer import Tokenizer
+from rxrl.envs import ConversationVectorEnv
+from rxrl.envs.scenarios import SCENARIOS, load, texts_of
 from rxrl.models.trajectory import memory_trajectory
+from rxrl.policies import ModelPolicy, StmBackend
+from rxrl.rewards import load_reward
 from rxrl.training.replay import policy_log_probs, reference_pass
+from rxrl.training.rollout import collect
 from rxrl.training.update import minibatches
 from tests.training.steps import loss_and_gradients
-from tests.training.toy import conversations, play, targets_for, tiny_model, toy_critic
+from tests.training.toy import conversations, play, scenarios, targets_for, tiny_model, toy_critic
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.5])
 @pytest.mark.parametrize(("double", "tolerance"), [(False, 1e-4), (True, 1e-10)])
-def test_cached_and_replayed_log_probabilities_agree(temperature, double, tolerance):
+@pytest.mark.parametrize("take", [conversations, scenarios])
+def test_cached_and_replayed_log_probabilities_agree(temperature, double, tolerance, take):
     model = tiny_model(double=double)
-    rollout = play(model, conversations(6, (8, 8, 5)), temperature=temperature)
+    rollout = play(model, take(6, (8, 8, 5)), temperature=temperature)
     assert rollout.real.shape[0] == 8
     replayed = policy_log_probs(model, rollout, AlgorithmConfig(temperature=temperature))
     assert (replayed - rollout.sampled_log_probs).abs().max() <= tolerance
@@ -29,10 +36,11 @@ def test_cached_and_replayed_log_probabilities_agree(temperature, double, tolera
 
 @pytest.mark.parametrize("bptt", [None, 1, 2])
 @pytest.mark.parametrize("name", ["ppo", "impo"])
-def test_the_ratio_is_exactly_1_before_the_first_step(name, bptt):
+@pytest.mark.parametrize("take", [conversations, scenarios])
+def test_the_ratio_is_exactly_1_before_the_first_step(name, bptt, take):
     """For every minibatch of the first epoch: what the loss sees is bit for bit an independent computation with unchanged weights."""
     model = tiny_model()
-    rollout = play(model, conversations(7, (4, 2)), temperature=0.8)
+    rollout = play(model, take(7, (4, 2)), temperature=0.8)
     for count in (1, 3):
         config = AlgorithmConfig(name=name, temperature=0.8, minibatches=count, bptt_turns=bptt)
         for rows in minibatches(rollout.batch, count, 0):
@@ -124,3 +132,20 @@ def test_policy_and_reference_are_compared_at_one_temperature(temperature):
     config = AlgorithmConfig(kl=0.1, temperature=temperature)
     result, _, _ = loss_and_gradients(model, rollout, targets_for(model, rollout, config, toy_critic(model)), config, model)
     assert result.metrics["kl"].abs() < 1e-10
+
+
+def test_built_in_scenarios_are_replayed_as_they_were_played():
+    """All of them in one batch, with queries of their own lengths."""
+    chosen = [load(name).take(steps=3)[0] for name, kind in SCENARIOS.built_in.items() if not kind.asks_outside]
+    codec = Tokenizer.train([text for each in chosen for text in texts_of(each)], 400)
+    model = tiny_model(double=True, vocab_size=codec.vocab_size, max_length=96)
+    env = ConversationVectorEnv(
+        chosen, memory=StmBackend(model), reward=load_reward("outcome"), codec=codec, num_envs=len(chosen), max_answer_tokens=4
+    )
+    rollout = collect(env, ModelPolicy(model, 5), chosen, seed=0, iteration=0)
+    assert rollout.real.all()
+    config = AlgorithmConfig()
+    replayed = policy_log_probs(model, rollout, config)
+    assert (replayed - rollout.sampled_log_probs).abs().max() <= 1e-10
+    targets = replace(targets_for(model, rollout, config, toy_critic(model)), old_log_probs=replayed)
+    assert loss_and_gradients(model, rollout, targets, config, model)[0].metrics["ratio_deviation"] == 0

@@ -22,6 +22,7 @@ from rxrl.training import trainer as trainer_module
 from rxrl.training.callbacks import Callback
 from rxrl.training.learner import Learner
 from tests.training.resume_worker import run, trainer_in, weights_of
+from tests.training.toy import MIXED, ToySource, earned, recall
 
 pytestmark = pytest.mark.slow
 
@@ -219,15 +220,18 @@ def test_settings_that_only_watch_may_differ_when_a_run_goes_on(tmp_path):
         trainer_in(tmp_path, max_iterations=3, optimizer={"learning_rate": 0.5, "learning_rates": {"encoder": 0.01}}).resume()
 
 
-def test_the_best_weights_are_kept_and_a_later_stage_counts_before_a_better_number(whole):
+@pytest.mark.parametrize(("source", "reward", "name"), [(ToySource(), recall, "retention"), (MIXED, earned, "held_out_reward")])
+def test_the_best_weights_are_kept_and_a_later_stage_counts_before_a_better_number(source, reward, name, tmp_path):
+    whole = trainer_in(tmp_path, source=source, reward=reward)
+    whole.train()
     lines = [json.loads(line) for line in (whole.folder / "metrics.jsonl").read_text().splitlines()]
-    found = [(line["steps"], line["retention"], -line["iteration"]) for line in lines if "retention" in line]
+    found = [(line["steps"], line[name], -line["iteration"]) for line in lines if name in line]
     assert len(found) > 3
     best = max(found)
     [kept] = numbered(whole.folder / "checkpoints", BEST)
     assert kept.name == f"best-{-best[2]:06d}"
     state = json.loads((kept / STATE_FILE).read_text())
     assert (state["kind"], state["stage"]) == ("mrl-best", "steps-2")
-    assert state["retention"] == pytest.approx(best[1], rel=1e-5)
+    assert state[name] == pytest.approx(best[1], rel=1e-5)
     with pytest.raises(CheckpointError, match="start from it"):
         load_state(kept)

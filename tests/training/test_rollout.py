@@ -10,7 +10,7 @@ from rxrl.models.trajectory import memory_trajectory
 from rxrl.policies import ModelPolicy, StmBackend
 from rxrl.training.rollout import collect, critic_ids
 from rxrl.types import ANSWER, BOS, EOS, PAD, QUERY, Action, Score, TokenBatch, interaction_ids
-from tests.training.toy import CODEC, conversation, conversations, lively, make_env, play, tiny_model, unscored_tells
+from tests.training.toy import CODEC, conversation, conversations, lively, make_env, play, scenarios, tiny_model, unscored_tells
 
 MODEL = tiny_model()
 
@@ -105,8 +105,9 @@ def by_conversation(rollout, chosen):
     return found
 
 
-def test_draws_do_not_depend_on_order_or_size_of_the_batch():
-    chosen = conversations(6, (3, 1, 2))
+@pytest.mark.parametrize("take", [conversations, scenarios])
+def test_draws_do_not_depend_on_order_or_size_of_the_batch(take):
+    chosen = take(6, (3, 1, 2))
     whole = by_conversation(play(MODEL, chosen), chosen)
     assert by_conversation(play(MODEL, chosen[::-1]), chosen[::-1]) == whole
     assert by_conversation(play(MODEL, chosen, rows=9), chosen) == whole

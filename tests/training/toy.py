@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.curricula import Curriculum
+from rxrl.data.mixing import MixedSource
 from rxrl.envs import ConversationVectorEnv
 from rxrl.models import Critic, ReactiveTransformer
 from rxrl.policies import ModelPolicy, StmBackend
+from rxrl.seeding import Draws
 from rxrl.training.callbacks import Callback
 from rxrl.training.config import MRLConfig
 from rxrl.training.critics import bootstrap_values, critic_values, turns_ahead
@@ -63,6 +65,53 @@ class ToySource:
         return conversations(count, steps, start)
 
 
+@dataclass(frozen=True)
+class Echo:
+    """A scenario in the words of the toy world: the user takes up the first word of each answer, and hides the pet that is worth most."""
+
+    id: str
+    steps: int
+    pet: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def begin(self, seed: int) -> EchoDialogue:
+        return EchoDialogue(self, seed)
+
+
+@dataclass(frozen=True)
+class EchoDialogue:
+    scenario: Echo
+    seed: int
+    first = Interaction("ok ?", "ok")
+
+    def say(self, heard: Sequence[Turn]) -> Interaction:
+        words = heard[-1].answer.split() if heard else []
+        drawn = Draws(self.seed, self.scenario.id, len(heard)).choice(PEOPLE)
+        return Interaction(" ".join([*words[:1], "and", drawn, "?"]))
+
+    def judge(self, turn: Turn) -> Score:
+        words = turn.answer.split()
+        # Also of what was said before: the right pet is worth less the second time.
+        before = sum(self.scenario.pet in each.answer.split() for each in turn.history)
+        return Score(10.0 * (self.scenario.pet in words) / (len(words) + before or 1))
+
+
+class EchoSource:
+    """An endless supply of them."""
+
+    def take(self, *, steps: int, strategy: str, start: int, count: int) -> list[Echo]:
+        return [Echo(f"e{index}-{steps}", steps, PETS[index % len(PETS)]) for index in range(start, start + count)]
+
+
+MIXED: MixedSource[Any] = MixedSource([(ToySource(), 1), (EchoSource(), 2)])
+"""Two reacting users to one conversation."""
+
+
+def scenarios(count: int, steps: Sequence[int]) -> list[Any]:
+    """Both kinds in turn, with these numbers of turns."""
+    return [MIXED.take(steps=steps[index % len(steps)], start=index, count=1)[0] for index in range(count)]
+
+
 def recall(turns: Sequence[Turn]) -> list[Score]:
     """10 for the asked word alone, less for what stands beside it; telling turns are scored on their form."""
     scores = []
@@ -71,6 +120,11 @@ def recall(turns: Sequence[Turn]) -> list[Score]:
         held = 10.0 * (right in words) / max(1, len(words))
         scores.append(Score(held, {"held": held, "short": 10.0 / (1 + len(words))}))
     return scores
+
+
+def earned(turns: Sequence[Turn]) -> list[Score]:
+    """The outcome of scenarios, `recall` of conversations."""
+    return [turn.outcome or recall([turn])[0] for turn in turns]
 
 
 def unscored_tells(turns: Sequence[Turn]) -> list[Score]:
@@ -160,6 +214,7 @@ def trainer_in(
     model: ReactiveTransformer | None = None,
     env: Callable[..., ConversationVectorEnv] = ConversationVectorEnv,
     reward: Any = recall,
+    source: Any = None,
     start: Any = None,
     callbacks: Sequence[Callback] = (),
     **settings: Any,
@@ -170,8 +225,8 @@ def trainer_in(
         model or tiny_model(),
         CODEC,
         curriculum=stages if isinstance(stages, Curriculum) else Curriculum.custom([dict(stage) for stage in stages]),
-        source=ToySource(),
-        held_out=ToySource(),
+        source=source or ToySource(),
+        held_out=source or ToySource(),
         config=MRLConfig(**given),
         folder=folder,
         reward=reward,
