@@ -23,11 +23,12 @@ from rxrl.errors import ConfigError
 from rxrl.evaluation import CONTROLS, WHOLE_CONTROLS, Evaluation
 from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
-from rxrl.factory import TokenEmbeddings, load_scenarios, named_reward
+from rxrl.factory import TokenEmbeddings
 from rxrl.players import model_play
 from rxrl.rewards import load_reward, read_spec
 from rxrl.runs.folder import RunFolder
 from rxrl.scoring import reward_name, without_score
+from rxrl.supply import load_scenarios, named_reward
 from rxrl.types import ANSWER_TOKENS, Scenario, Strategy
 
 KNOWN_SAMPLE = 500

@@ -25,12 +25,13 @@ from rxrl.config import load_config
 from rxrl.data.rows import LengthLimit
 from rxrl.data.splits import generated, holds_texts, open_texts
 from rxrl.errors import ConfigError, unknown_name
-from rxrl.factory import load_checkpoint, open_named
+from rxrl.factory import load_checkpoint
 from rxrl.pipeline.checks import check_lengths
 from rxrl.pipeline.parts import CHECKPOINT, fresh_model, make_task
 from rxrl.runs.identity import save_settings
 from rxrl.stages.config import STAGES
 from rxrl.stages.runner import StageRunner
+from rxrl.supply import open_named
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 DEFAULT_PRESET = "pico"

@@ -29,10 +29,11 @@ from rxrl.cli.shared import (
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
-from rxrl.factory import TokenEmbeddings, checkpoint_folder, load_checkpoint, named_reward, open_named
+from rxrl.factory import TokenEmbeddings, checkpoint_folder, load_checkpoint
 from rxrl.pipeline.checks import check_training
 from rxrl.pipeline.parts import CHECKPOINT, run_training
 from rxrl.runs.processes import Processes
+from rxrl.supply import named_reward, open_named
 from rxrl.training.config import MRLConfig
 from rxrl.training.episodes import stage_rewards
 from rxrl.training.trainer import MRLTrainer

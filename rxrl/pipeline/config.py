@@ -13,8 +13,8 @@ from rxrl.config import BaseConfig, load_config
 from rxrl.data.splits import SCENARIO, DataConfig
 from rxrl.envs import scenarios
 from rxrl.errors import ConfigError, unknown_name
-from rxrl.factory import named_reward
 from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig
+from rxrl.supply import named_reward
 from rxrl.training.config import MRLConfig
 
 _FOLDER = Path(__file__).parent / "budgets"

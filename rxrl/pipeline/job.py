@@ -23,7 +23,6 @@ from rxrl.evaluation import (
     summarise_comparisons,
     write_report,
 )
-from rxrl.factory import named_reward, open_configured
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.checks import check_supply, check_turns
 from rxrl.pipeline.config import PipelineConfig
@@ -36,6 +35,7 @@ from rxrl.runs.identity import save_settings
 from rxrl.runs.tracking import MetricsLog, read_metrics
 from rxrl.stages.config import STAGES, SmatPhase, StageConfig
 from rxrl.stages.runner import StageRunner
+from rxrl.supply import named_reward, open_configured
 from rxrl.training.callbacks import Callback
 from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.trainer import MRLTrainer

@@ -18,8 +18,8 @@ from rxrl.data.splits import DataConfig
 from rxrl.data.world import GeneratedSource
 from rxrl.envs.scenarios import SupervisedSource, load
 from rxrl.errors import ConfigError, DataError
-from rxrl.factory import load_mix, named_reward, open_configured, open_named
 from rxrl.pipeline import PipelineConfig
+from rxrl.supply import load_mix, named_reward, open_configured, open_named
 
 MIXED = {"retention": 1.0, "outcome": 1.0}
 WEIGHTS = st.lists(st.one_of(st.integers(1, 9), st.sampled_from([0.1, 0.25, 0.7, 2.5])), min_size=1, max_size=6)
