@@ -28,6 +28,8 @@ EVALUATION_ROWS = 100
 """Most conversations that an evaluation plays at once."""
 GAME_PLAYERS = {"best": "transcript", "blind": "none"}
 """Players that scenarios bring along, and what holds the conversation for them."""
+HUB = "hf:"
+"""Begins the name of a Hugging Face model that is no folder."""
 KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable with the key of chat endpoints."""
 
@@ -97,6 +99,28 @@ def model_play(
     return Play(envs, ModelPolicy(model, envs.limits.answer + 1))
 
 
+def language_model_play(
+    name: str, conversations: Sequence[Scenario], *, known: Sequence[Scenario] = (), device: torch.device | str = "cpu", **options: Any
+) -> Play:
+    """A causal language model of Hugging Face that is to be evaluated, and its environment, as `model_play` makes them.
+
+    Args:
+        name: The folder of the model, or "hf:NAME".
+        conversations: Held-out conversations.
+        known: Other conversations, which show the values that there are of each attribute.
+        device: Where the model computes.
+        options: As in `make_play`.
+    """
+    values = scenario_values([*known, *conversations])
+    rows = min(EVALUATION_ROWS, len(conversations))
+    return make_play(name, conversations, num_envs=rows, device=device, values=values, **options)
+
+
+def is_language_model(name: str) -> bool:
+    """Whether a name is that of a causal language model of Hugging Face, whose folders name the type of their model."""
+    return name.startswith(HUB) or _is_hugging_face(Path(name))
+
+
 class Play(NamedTuple):
     """An environment and the policy that plays it."""
 
@@ -157,8 +181,8 @@ def _text_player(name: str, device: torch.device | str, own: dict[str, Any]) -> 
         endpoint = ChatEndpoint(name, own.pop("model", None), os.environ.get(KEY_VARIABLE))
         return lambda envs: EndpointPolicy(endpoint, envs.codec, max_tokens=envs.limits.answer, **own)
     _check_player_options(name, own, ("temperature", "system"))
-    if name.startswith("hf:") or _is_hugging_face(Path(name)):
-        source = name.removeprefix("hf:")
+    if is_language_model(name):
+        source = name.removeprefix(HUB)
         return lambda envs: HuggingFacePolicy.load(source, envs.codec, device=device, max_new_tokens=envs.limits.answer, **own)
     POLICIES.find(name)  # refuses an unknown name before anything is made
     _check_player_options(name, own, ())

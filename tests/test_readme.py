@@ -42,8 +42,9 @@ TINY_QUICKSTART = (
     "--set stages.pretrain.iterations=2 --set stages.sft.iterations=2 --set stages.memory_attention.iterations=2 --set interactive=null"
 )
 CHEAP_DATA = ("generate", "stats")
-TESTED_APART = {*(GUIDES / f"{name}.md" for name in ("environment", "model", "rewards", "scenarios")), *(DOCS / "tutorials").glob("*.md")}
-"""Pages whose snippets tests/test_docs.py, tests/test_tutorials.py and the test_docs.py of envs/ and models/ run."""
+_APART = ("environment", "model", "rewards", "scenarios", "trl")
+TESTED_APART = {*(GUIDES / f"{name}.md" for name in _APART), *(DOCS / "tutorials").glob("*.md")}
+"""Pages whose snippets tests/test_docs.py, tests/test_tutorials.py, tests/integrations and the test_docs.py of envs/ and models/ run."""
 HERE = [page for page in PAGES if page.parent.name != "algorithms"]
 BLOCKS = blocks(*HERE)
 COMMANDS = commands(*HERE)

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from rxrl.cli.console import plain_console
-from rxrl.cli.device import Device, load_on
+from rxrl.cli.device import Device, find_device, load_on
 from rxrl.cli.output import writable_folder
 from rxrl.data.corpora import Say
 from rxrl.data.mixing import mix_of, mixed_lists
@@ -24,7 +24,7 @@ from rxrl.evaluation import CONTROLS, WHOLE_CONTROLS, Evaluation
 from rxrl.evaluation import evaluate as evaluate_policy
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.factory import TokenEmbeddings
-from rxrl.players import model_play
+from rxrl.players import is_language_model, language_model_play, model_play
 from rxrl.rewards import load_reward, read_spec
 from rxrl.runs.folder import RunFolder
 from rxrl.scoring import reward_name, without_score
@@ -42,7 +42,9 @@ _CONTROL_NAMES = {"empty_memory": "empty memory", "swapped_memory": "swapped mem
 
 
 def evaluate(  # noqa: PLR0913, PLR0917
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to evaluate.", show_default=False)],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint to evaluate, or a Hugging Face model: its folder, or hf:NAME.", show_default=False)
+    ],
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,16 +76,20 @@ def evaluate(  # noqa: PLR0913, PLR0917
     """Measure what a model remembers, by distance, next to its controls."""
     console = plain_console()
     # What is wrong with the reward is said before the checkpoint is read.
-    embed = TokenEmbeddings()
+    foreign, embed = is_language_model(str(checkpoint)), TokenEmbeddings()
     mix = mix_of(data or WORLD)
-    function = load_reward(read_spec(reward) if reward else named_reward(mix), embed=embed)
+    handed_in: dict[str, Any] = {} if foreign else {"embed": embed}
+    function = load_reward(read_spec(reward) if reward else named_reward(mix), **handed_in)
     kinds = {name.startswith(SCENARIO) for name in mix} if controls else ()
     wanted = [*(CONTROLS if False in kinds else ()), *(WHOLE_CONTROLS if True in kinds else ())]
     with nullcontext() if out is None else RunFolder(out).claimed():
-        model, tokenizer = load_on(device, checkpoint)
-        embed.model = model
+        own = None if foreign else load_on(device, checkpoint)
         chosen, known = held_out_mix(mix, level, steps, strategy, conversations, seed, console.print)
-        game = model_play(model, tokenizer, chosen, reward=function, known=known, max_answer_tokens=max_answer_tokens, strategy=strategy)
+        options: dict[str, Any] = {"reward": function, "known": known, "max_answer_tokens": max_answer_tokens, "strategy": strategy}
+        if own is None:
+            game = language_model_play(str(checkpoint), chosen, device=find_device(device), **options)
+        else:
+            embed.model, game = own[0], model_play(*own, chosen, **options)
         console.print(f"Playing {len(chosen)} conversations.")
         with nullcontext() if out is None else keeping_transcripts(out / "transcripts.unscored.jsonl"):
             found = evaluate_policy(*game, chosen, seed=seed, greedy=greedy, controls=wanted)

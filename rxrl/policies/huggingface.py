@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,47 +86,25 @@ class HuggingFacePolicy(TextPolicy):
         """
         if not dialogues:
             return []
-        rows = [self._prompt(dialogue) for dialogue in dialogues]
-        pad = next(token for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0) if token is not None)
-        width = max(map(len, rows))
-        # On the left, so that every answer begins right behind its prompt.
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
-        processors: list[Callable[[Tensor, Tensor], Tensor]] = [_finite]
+        processors: list[Callable[[Tensor, Tensor], Tensor]] = [check_scores]
         if generators is not None:
             processors.append(GumbelNoise(generators, self.temperature))
-        ends = self._ends()
-        with _plain_generation(self.model):
-            found = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                do_sample=False,
-                max_new_tokens=self.max_new_tokens,
-                pad_token_id=pad,
-                eos_token_id=ends,
-                logits_processor=processors,
-            )
-        return [text.strip() for text in self.tokenizer.batch_decode(found[:, width:], skip_special_tokens=True)]
-
-    def _ends(self) -> list[int]:
-        """Tokens that end an answer: the tokenizer's, and those of the model, which may end a turn with another one than a text."""
-        own = getattr(self.model.generation_config, "eos_token_id", None)
-        ends = own if isinstance(own, list) else [own]
-        return sorted({token for token in (*ends, self.tokenizer.eos_token_id) if token is not None})
-
-    def _chat(self, dialogue: Dialogue, last: int) -> str:
-        """The chat as the tokenizer's template writes it."""
-        try:
-            text: str = self.tokenizer.apply_chat_template(dialogue.messages(self.system, last), tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise ConfigError(f"The chat template refuses these messages ({error}): does it take a system prompt?") from None
-        return text
+        found = generate(
+            self.model,
+            self.tokenizer,
+            [self._prompt(dialogue) for dialogue in dialogues],
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
+            logits_processor=processors,
+        )
+        return [text.strip() for text in self.tokenizer.batch_decode(found, skip_special_tokens=True)]
 
     def _prompt(self, dialogue: Dialogue) -> list[int]:
         """Ids of the chat, with as much of the history as leaves room for an answer."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
         for last in range(len(dialogue.history), -1, -1):
-            ids: list[int] = self.tokenizer(self._chat(dialogue, last), add_special_tokens=False)["input_ids"]
+            chat = chat_text(self.tokenizer, dialogue.messages(self.system, last))
+            ids: list[int] = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
             if limit is None or len(ids) + self.max_new_tokens <= limit:
                 return ids
         raise ConfigError(
@@ -135,7 +113,55 @@ class HuggingFacePolicy(TextPolicy):
         )
 
 
-def _finite(input_ids: Tensor, scores: Tensor) -> Tensor:
+def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
+    """A chat as the template of a tokenizer writes it, up to where the answer begins.
+
+    Args:
+        tokenizer: Has a chat template.
+        messages: `role` and `content` of each message, oldest first.
+        options: Variables of the template.
+
+    Raises:
+        ConfigError: The template refuses the messages.
+    """
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+    except TemplateError as error:
+        raise ConfigError(f"The chat template refuses these messages ({error}): does it take a system prompt?") from None
+    return text
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: the tokenizer's, and those of the model, which may end a turn with another one than a text."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    ends = own if isinstance(own, list) else [own]
+    return sorted({token for token in (*ends, tokenizer.eos_token_id) if token is not None})
+
+
+def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], **options: Any) -> Tensor:
+    """Continues rows of token ids in one batch, without the settings of generation that the model comes with.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        rows: Ids of each prompt, at least one.
+        options: As in `model.generate`.
+
+    Returns:
+        int64 `[batch, time]`: what comes after each prompt; padded behind the first token that ends an answer.
+    """
+    ends = end_tokens(model, tokenizer)
+    pad = next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
+    width = max(map(len, rows))
+    # On the left, so that every answer begins right behind its prompt.
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    with _plain_generation(model):
+        found: Tensor = model.generate(input_ids=ids, attention_mask=mask, pad_token_id=pad, eos_token_id=ends, **options)
+    return found[:, width:]
+
+
+def check_scores(input_ids: Tensor, scores: Tensor) -> Tensor:
     """The scores `[batch, vocab]` as they are, refused where they are not finite."""
     # Of a row that holds NaN the maximum is NaN, and the sum of maxima of finite rows is finite.
     check_finite(scores.max(-1).values.sum())

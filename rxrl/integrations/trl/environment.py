@@ -1,0 +1,71 @@
+"""An environment for TRL's trainers whose user is answered with a tool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rxrl.envs import ConversationEnv
+from rxrl.integrations.dialogues import QUERY_TOKENS, Dialogues, Rewards, conversation_of, mean_reward
+from rxrl.types import ANSWER_TOKENS
+
+
+def conversation_environment(
+    conversations: Any, *, reward: Any = None, max_answer_tokens: int = ANSWER_TOKENS, seed: int = 0
+) -> Callable[[], ConversationEnvironment]:
+    """An `environment_factory` for TRL's `GRPOTrainer`, whose prompts are those of `prompts_of`.
+
+    Args:
+        conversations: As in `rxrl.factory.make_env`.
+        reward: As in `rxrl.factory.make_env`.
+        max_answer_tokens: Longest answer, in tokens of a tokenizer that is trained on the conversations; what comes after is cut.
+        seed: Keys what the scenarios draw; the same as that of the prompts.
+
+    Raises:
+        RxrlError: An argument is wrong.
+    """
+    dialogues = Dialogues(conversations, reward=reward, seed=seed, max_answer_tokens=max_answer_tokens, max_query_tokens=QUERY_TOKENS)
+    return lambda: ConversationEnvironment(dialogues)
+
+
+class ConversationEnvironment:
+    """One conversation whose user is answered with a tool; `conversation_environment` makes it.
+
+    Args:
+        dialogues: What is played.
+    """
+
+    def __init__(self, dialogues: Dialogues) -> None:
+        self._dialogues = dialogues
+        self._env: ConversationEnv = dialogues.made(kind=ConversationEnv)
+        self._rewards: Rewards = []
+        self._turn = 0
+
+    def reset(self, prompt: Any = None, **columns: Any) -> None:
+        """Begins the conversation of a prompt."""
+        conversation = conversation_of(prompt)
+        options = {"conversation": conversation, "stm_seed": self._dialogues.seed_of(conversation)}
+        _, info = self._env.reset(seed=self._dialogues.seed, options=options)
+        self._rewards = [0.0] * info["steps"]
+        self._turn = 0
+
+    def answer(self, text: str) -> str:
+        """Answers the user.
+
+        Args:
+            text: The answer.
+
+        Returns:
+            What the user says next.
+        """
+        query, reward, terminated, truncated, info = self._env.step(text)
+        self._rewards[self._turn] = float(reward) if info["scored"] else None
+        self._turn += 1
+        if terminated or truncated:
+            del self._rewards[self._turn :]
+            return "The conversation is over."
+        return str(query)
+
+    def get_reward(self) -> float | None:
+        """Mean over the turns of the conversation, from 0 to 10; those that were not answered count 0. None where none has a score."""
+        return mean_reward(self._rewards)
