@@ -2,6 +2,7 @@
 """Makes the tables of docs/results.md from finished runs, and the runs of the ablation and of "does it learn".
 
     python scripts/results.py runs runs/seed0 runs/seed1 runs/seed2
+    python scripts/results.py scenarios runs/preferences0 runs/preferences1
     python scripts/results.py ablation --out runs/ablation --seeds 0 1 2
     python scripts/results.py learn --out runs/learn --seeds 0 1 2
 
@@ -168,7 +169,36 @@ def runs_table(folders: Sequence[Path]) -> list[str]:
     return [*rows, "", *more]
 
 
-def read_report(folder: Path) -> dict[str, Any]:
+def scenarios_table(folders: Sequence[Path]) -> list[str]:
+    """Markdown rows of the scenarios that finished runs played."""
+    columns = (
+        "run",
+        "scenario",
+        "before",
+        "after MRL",
+        "gain",
+        "without memory",
+        "best",
+        "share",
+        "last turn",
+        "swapped",
+        "empty",
+        "minutes",
+    )
+    rows = [f"| {' | '.join(columns)} |", f"{'|---' * len(columns)}|"]
+    for folder in folders:
+        report = read_report(folder, ("scenarios", "wall_seconds"))
+        for name, found in report["scenarios"].items():
+            low, high = found["after_interval"]
+            shown = [f"{found['before']:.2f}", f"{found['after']:.2f} [{low:.2f}, {high:.2f}]"]
+            shown += ["{difference:+.2f} [{low:+.2f}, {high:+.2f}]".format(**found["gain"])]
+            shown += [f"{found[key]:.2f}" for key in ("blind", "best", "share")]
+            shown += [f"{value:.2f}" for value in (found["by_turn"][-1], found["swapped_memory"], found["empty_memory"])]
+            rows.append(f"| {folder.name} | {name}, level {found['level']} | {' | '.join(shown)} | {report['wall_seconds'] / 60:.1f} |")
+    return rows
+
+
+def read_report(folder: Path, wanted: Sequence[str] = ("after_mrl", "controls", "comparisons", "wall_seconds")) -> dict[str, Any]:
     """What a finished quickstart has measured.
 
     Raises:
@@ -177,7 +207,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     path = folder / "report.json"
     try:
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(report, dict) or not {"after_mrl", "controls", "comparisons", "wall_seconds"} <= report.keys():
+        if not isinstance(report, dict) or not report.keys() >= set(wanted):
             raise ValueError("what a quickstart measures is not all in it")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no report of a finished `rxrl quickstart` ({error}): give the folder of one.") from error
@@ -208,6 +238,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("runs", help="tables of finished `rxrl quickstart` runs")
     runs.add_argument("folders", nargs="+", type=Path)
+    played = commands.add_parser("scenarios", help="table of the scenarios of finished `rxrl quickstart` runs")
+    played.add_argument("folders", nargs="+", type=Path)
     ablation = commands.add_parser("ablation", help="one factor at a time, paired seeds, from a 4-turn checkpoint to 16 turns")
     ablation.add_argument("--out", type=Path, default=Path("runs/ablation"))
     ablation.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -220,6 +252,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "runs":
         lines = runs_table(arguments.folders)
+    elif arguments.command == "scenarios":
+        lines = scenarios_table(arguments.folders)
     elif arguments.command == "learn":
         if not arguments.table:
             run_learning(arguments.out, arguments.seeds, say=print)

@@ -39,7 +39,8 @@ SMALLER = {
 """What makes a command cheap, appended to it as it stands in the text."""
 TINY_QUICKSTART = (
     "quickstart --budget tiny --set mrl.algorithm.name=impo --set mrl.max_iterations=1 --set data.test_conversations=4 "
-    "--set stages.pretrain.iterations=2 --set stages.sft.iterations=2 --set stages.memory_attention.iterations=2 --set interactive=null"
+    "--set stages.pretrain.iterations=2 --set stages.sft.iterations=2 --set stages.memory_attention.iterations=2 "
+    "--set interactive.mrl.max_iterations=1 --set interactive.data.test_conversations=4 --set interactive.stages.sft.iterations=2"
 )
 CHEAP_DATA = ("generate", "stats")
 _APART = ("environment", "model", "rewards", "scenarios", "trl")
@@ -211,7 +212,8 @@ def test_every_metric_is_explained(quickstart: str, folder: Path) -> None:
         assert explained & {key, key.removeprefix("val_"), re.sub(r"^(reward\w*)/.*", r"\1/NAME", key)}, key
     report = json.loads((folder / "runs/quickstart/report.json").read_text())
     parts = {f"{part}.{key}" for part in ("comparisons", "controls") for key in report[part]} - {"controls.chance"}
-    assert parts | {"after_supervised", "after_mrl", "after_smat_continued", "stages", "cost"} <= explained
+    assert parts | {"after_supervised", "after_mrl", "after_smat_continued", "scenarios", "stages", "cost"} <= explained
+    assert report["scenarios"]["preferences"].keys() <= explained
 
 
 @pytest.mark.slow

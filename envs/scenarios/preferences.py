@@ -26,15 +26,18 @@ WRONG = ("{value} is wrong.", "No, not {value}.", "I do not want {value}.")
 _RIGHT = re.compile("|".join(phrase.replace("{value}", "[a-z]+") for phrase in RIGHT))
 UNCLEAR = "That is no {kind}."
 NONE_YET = "none yet."
+MOSTLY = 0.75
+"""Share of recall questions about something that was said."""
 
 
 class State(NamedTuple):
-    """Where a game stands: the turn, what was answered last to which kind, and what was found."""
+    """Where a game stands: the turn, what was answered last to which kind, which kinds were found, and which values were wrong."""
 
     turn: int = 0
     last: str | None = None
     kind: str = ""
-    found: tuple[str, ...] = ()
+    found: frozenset[str] = frozenset()
+    wrong: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,10 @@ class Preferences(Game[State]):
         """Takes note of the value that was named."""
         kind = self.order[state.turn]
         value = named_once(answer, self._values(kind))
-        found = (*state.found, kind) if value == dict(self.wanted)[kind] and kind not in state.found else state.found
-        return State(state.turn + 1, value, kind, found)
+        right = value == dict(self.wanted)[kind]
+        found = state.found | {kind} if right else state.found
+        wrong = state.wrong if right or value is None else state.wrong | {value}
+        return State(state.turn + 1, value, kind, found, wrong)
 
     def ask(self, state: State, draws: Draws) -> Interaction | None:
         """Says how the last answer fared, and asks for the next kind."""
@@ -98,10 +103,14 @@ class Preferences(Game[State]):
         return f"{draws.choice(self._values(self.order[state.turn]))}."
 
     def recall(self, state: State, draws: Draws) -> Interaction | None:
-        """Which value of a kind was right, as far as that was said."""
-        kind, value = draws.choice(self.wanted)
-        answer = f"{value}." if kind in state.found else NONE_YET
-        return Interaction(f"{self._verdict(state, draws)}Which {kind} is right?", answer, kind="recall")
+        """Which value of a kind was right, or which were wrong, as far as that was said."""
+        about_right = draws.chance(0.5)
+        known = self._known(state, about_right)
+        told = [kind for kind, values in known.items() if values]
+        # Mostly of what was said: "none yet" alone would teach nothing to remember.
+        kind = draws.choice(told) if told and draws.chance(MOSTLY) else draws.choice(list(known))
+        asked = f"Which {kind} is {'right' if about_right else 'wrong'}?"
+        return Interaction(f"{self._verdict(state, draws)}{asked}", f"{listed(known[kind])}." if known[kind] else NONE_YET, kind="recall")
 
     @classmethod
     def best(cls, level: int, query: str, said: Said, draws: Draws) -> str:
@@ -122,6 +131,12 @@ class Preferences(Game[State]):
         if named is not None and was_right(query):
             return f"{named}."
         return f"{draws.choice([value for value in values if value != named])}."
+
+    def _known(self, state: State, right: bool) -> dict[str, list[str]]:
+        """By kind the values that were said to be right, or wrong."""
+        if right:
+            return {kind: [value] * (kind in state.found) for kind, value in self.wanted}
+        return {kind: [value for value in self._values(kind) if value in state.wrong] for kind, _ in self.wanted}
 
     def _verdict(self, state: State, draws: Draws) -> str:
         if not state.kind:

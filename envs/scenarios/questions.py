@@ -106,12 +106,19 @@ class Questions(Game[State]):
         return f"{draws.choice(PROPERTIES[:count])}?" if draws.chance(0.6) else f"{draws.choice(NAMES[: 2**count])}."
 
     def recall(self, state: State, draws: Draws) -> Interaction | None:
-        """What was said of a property, or which animal it must be, as far as that was said."""
+        """What was said of a property, which animal it can be by that, or which it must be."""
         verdict, count = self._verdict(state, draws), COUNT[self.level]
         known = dict(state.known)
-        if len(known) == count:
+        if len(known) == count and draws.chance(0.5):
             return Interaction(f"{verdict}Which animal must it be?", f"{NAMES[state.thing]}.", kind="recall")
-        word = draws.choice(PROPERTIES[:count])
+        if known and draws.chance(0.5):
+            able = [thing for thing in range(2**count) if all(has_property(thing, word) == has for word, has in known.items())]
+            other = [thing for thing in range(2**count) if thing not in able]
+            possible = draws.chance(0.5)
+            thing = draws.choice(able if possible else other)
+            return Interaction(f"{verdict}Can it be the {NAMES[thing]}?", "yes." if possible else "no.", kind="recall")
+        # Mostly of what was said: "not asked yet" alone would teach nothing to remember.
+        word = draws.choice(list(known) if known and draws.chance(0.75) else PROPERTIES[:count])
         answer = "not asked yet." if word not in known else "yes." if known[word] else "no."
         return Interaction(f"{verdict}Is it {word}?", answer, kind="recall")
 
