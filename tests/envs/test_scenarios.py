@@ -17,15 +17,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ConversationEnv, ConversationVectorEnv
-from rxrl.envs.scenarios import LEVELS, SCENARIOS, SPLITS, Game, bounds, load, play_text
+from rxrl.envs.scenarios import LEVELS, SCENARIOS, SPLITS, Game, bounds, load, play_text, texts_of, words_of
 from rxrl.errors import ConfigError, RxrlError, ScenarioError
 from rxrl.evaluation import play_conditions
 from rxrl.factory import make_vector_env
+from rxrl.lexicon import ALIASES, ENTITIES
+from rxrl.models import PRESETS
 from rxrl.players import make_play
 from rxrl.rewards import load_reward
 from rxrl.seeding import Draws
-from rxrl.types import Conversation, Dialogue, Interaction, Score, Turn
+from rxrl.types import Conversation, Dialogue, Interaction, Score, Turn, longest_query
 from tests.envs.worlds import CODEC, action
 
 NAMES = sorted(SCENARIOS.built_in)
@@ -179,6 +182,38 @@ def test_any_number_of_turns_up_to_64() -> None:
     for name in NAMES:
         kind = SCENARIOS.find(name)
         assert len(play_text(games(name, steps=64)[0], kind.best)) == 64
+
+
+@pytest.mark.parametrize("level", [2, 3])
+def test_corrections_above_level_1_are_about_the_whole_world(level: int) -> None:
+    chosen = games("corrections", 60, level=level)
+    assert {kind for game in chosen for fact in game.facts for kind, names in ENTITIES.items() if fact.entity in names} == set(ENTITIES)
+    for game in chosen:
+        attributes = [fact.key.split(".")[1] for fact in game.facts]
+        assert len({fact.key for fact in game.facts}) == len(game.facts)
+        assert max(map(attributes.count, attributes)) <= 2
+    shared = [game for game in chosen if len({fact.key.split(".")[1] for fact in game.facts}) < len(game.facts)]
+    assert len(shared) > 10
+    # All that a model reads of a scenario fits the smallest one.
+    texts = [text for game in chosen for text in texts_of(game)]
+    tokenizer = Tokenizer.train(texts, 512)
+    assert max(len(tokenizer.encode(text)) for text in texts) <= longest_query(PRESETS["pico"].max_length)
+
+
+def test_other_words_for_a_value_are_right_at_level_3_alone() -> None:
+    for level in (2, 3):
+        turns = [turn for game in games("corrections", 200, level=level, steps=4) for turn in play_text(game, _other_words)]
+        named = [turn for turn in turns if turn.answer.strip(".") in {word for words in ALIASES.values() for word in words}]
+        assert len(named) > 20
+        assert {turn.outcome.value for turn in named if turn.outcome} == ({10.0} if level == 3 else {0.0})
+
+
+def _other_words(level: int, query: str, said: Sequence[tuple[str, str]], draws: Draws) -> str:
+    """What the best player knows, in other words where there are some; nothing else."""
+    best = SCENARIOS.find("corrections").best(level, query, said, draws)
+    guessed = any(SCENARIOS.find("corrections").best(level, query, said, Draws("another", number)) != best for number in range(8))
+    other = [word for value, words in ALIASES.items() if value in words_of(best) for word in words]
+    return f"{other[0]}." if other and not guessed else "mumble"
 
 
 @dataclass(frozen=True)
