@@ -22,6 +22,7 @@ from rxrl.envs.scenarios import load
 from rxrl.errors import ConfigError, EpisodeError
 from rxrl.integrations.dialogues import openings
 from rxrl.integrations.trl import conversation_environment, conversation_rollout, dialogue_mean, dialogue_sum, dialogue_turn, prompts_of
+from rxrl.integrations.trl.chat import Chat
 from rxrl.policies import Dialogue, HuggingFacePolicy
 from tests.envs.worlds import CODEC
 from tests.pages import DOCS, blocks, commands
@@ -80,6 +81,7 @@ def evaluated(model: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_ten_lines_learn_the_scenario_and_evaluation_plays_the_same_policy(reader: Path) -> None:
     assert len(TEN_LINES.lines) <= 10
     before = evaluated("tiny-model")
@@ -89,6 +91,15 @@ def test_the_ten_lines_learn_the_scenario_and_evaluation_plays_the_same_policy(r
     assert (after["best"], after["steps"]) == (BEST, 2)
     assert after["score"] >= 0.9 * BEST
     assert after["empty_memory"] <= CHANCE + 1.0
+
+
+def test_rows_and_scenarios_are_evaluated_together(reader: Path) -> None:
+    line = "evaluate tiny-model --data scenario:treasure.py:Treasure --data world --steps 1 --conversations 4 --out runs/mix"
+    result = CliRunner().invoke(cli.app, line.split())
+    assert result.exit_code == 0, (result.output, result.exception)
+    found = json.loads(Path("runs/mix/evaluation.json").read_text())
+    assert found["scenarios"]["treasure"]["dialogues"] == 2
+    assert found["controls"]["oracle"]["retention"] > found["retention"] == 0.0
 
 
 def test_a_rollout_is_what_the_policy_would_read_and_only_sampled_tokens_count(reader: Path, tmp_path: Path) -> None:
@@ -133,6 +144,22 @@ def test_prompts_may_be_repeated_or_not(reader: Path, tmp_path: Path, copies: in
     assert len(found["completion_ids"]) == 8
     ways = [re.search(r"north|east|south|west", made.processing_class.decode(ids))[0] for ids in found["prompt_ids"]]  # type: ignore[index]
     assert ways == [game.way for game in given for _ in range(4)]
+
+
+def test_held_out_conversations_are_evaluated_while_training(reader: Path, tmp_path: Path) -> None:
+    train, held_out = games(2), games(3, split="test")
+    seen: list[Any] = []
+
+    def note(answers: list[list[str]], **columns: Any) -> list[float]:
+        seen.extend(answers)
+        return [7.0] * len(answers)
+
+    rollout = conversation_rollout([*train, *held_out], max_answer_tokens=3)
+    made = trainer(train, tmp_path, rollout=rollout, rewards=note)
+    found = made.evaluate(prompts_of(held_out))
+    assert len(seen) == 3 * 4
+    assert {len(answers) for answers in seen} == {2}
+    assert float(found["eval_reward"]) == 7.0
 
 
 def test_the_seed_alone_decides_what_a_user_says(reader: Path) -> None:
@@ -224,22 +251,42 @@ def test_answers_may_come_from_elsewhere(reader: Path, tmp_path: Path) -> None:
     assert [value for value in found["logprobs"][0] if value] == [-0.5, -0.25] * 2
 
 
+ENDS = {"qwen2_5": "<|im_end|>", "qwen3": "<|im_end|>", "llama3": "<|eot_id|>", "gemma3": "<end_of_turn>", "phi3": "<|end|>"}
+"""What ends an answer in the chat templates of well-known models."""
+
+
+def byte_tokenizer(template: str, special: list[str], **options: Any) -> Any:
+    """A tokenizer of bytes with the chat template of a model that TRL knows."""
+    found = tokenizers.Tokenizer(tokenizers.models.BPE())
+    found.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    found.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    found.train_from_iterator([], trainer)
+    text = (Path(trl.__file__).parent / "chat_templates" / f"{template}.jinja").read_text()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=found, chat_template=text, **options)
+
+
+@pytest.mark.parametrize("template", ENDS)
+@pytest.mark.parametrize("ended", [True, False])
+def test_templates_of_well_known_models_go_on_behind_an_answer(reader: Path, tmp_path: Path, template: str, ended: bool) -> None:
+    end = ENDS[template]
+    made = trainer(games(1), tmp_path)
+    tokenizer = made.processing_class = byte_tokenizer(template, ["<bos>", end], bos_token="<bos>", eos_token=end)
+    chat = Chat(made)
+    dialogue = Dialogue("Who am I?", (("I am Mia.", "Good."),)).messages()
+    answer = tokenizer("Mia." + end * ended, add_special_tokens=False)["input_ids"]
+    told = [*dialogue, {"role": "assistant", "content": "Mia."}]
+    ids = [*chat.ids(dialogue), *answer, *chat.next(told, "Are you sure?", answer[-1])]
+    assert ids == chat.ids([*told, {"role": "user", "content": "Are you sure?"}])
+
+
 @pytest.fixture(scope="module")
 def tool_model(reader: Path) -> str:
     """A tiny model whose chat template knows tools."""
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"]
-    bytes_ = tokenizers.Tokenizer(tokenizers.models.BPE())
-    bytes_.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_.decoder = tokenizers.decoders.ByteLevel()
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    bytes_.train_from_iterator(
-        [], tokenizers.trainers.BpeTrainer(special_tokens=special[:3], initial_alphabet=alphabet, show_progress=False)
-    )
-    bytes_.add_tokens(special[3:])
-    template = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bytes_, pad_token="<|endoftext|>", eos_token="<|im_end|>", chat_template=template
-    )
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = byte_tokenizer("qwen3", special, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+    tokenizer.add_tokens(["<tool_call>", "</tool_call>"])
     tokenizer.save_pretrained("tool-model")
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, bos_token_id=None
