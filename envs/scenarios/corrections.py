@@ -71,6 +71,10 @@ class Fact:
         """Key of the fact, for example `anna.pet`."""
         return f"{self.entity.removeprefix('the ').lower()}.{self.about.attribute}"
 
+    def question(self, phrasing: int = 0) -> str:
+        """A question for it."""
+        return self.about.asks[phrasing % len(self.about.asks)].format(e=self.entity)
+
     def told(self, phrasing: int = 0) -> str:
         """The sentence that tells it."""
         return _upper_first(filled(self.about.tells[phrasing % len(self.about.tells)], self.entity, self.value))
@@ -99,15 +103,7 @@ class Corrections(Game[State]):
         check_arguments(level, split, steps)
         draws = Draws(seed, cls.name, level, split, index)
         count, _ = FACTS[level]
-        chosen: list[tuple[str, int]] = []
-        for slot in draws.shuffled(_slots(level, draws)):
-            attributes = [TOPICS[topic][1].attribute for _, topic in chosen]
-            shared = attributes.count(TOPICS[slot[1]][1].attribute)
-            if not shared or (level > 1 and shared < 2 and draws.chance(SHARED)):
-                chosen.append(slot)
-            if len(chosen) == count:
-                break
-        facts = tuple(Fact(entity, topic, value_in(split, entity, topic, draws)) for entity, topic in chosen)
+        facts = drawn_facts(count, level, split, draws)
         order = tuple(draws.below(count) for _ in range(steps))
         return cls(f"{cls.name}-{split}-level{level}-{steps}-seed{seed}-{index}", steps, level, split, facts, order)
 
@@ -141,7 +137,7 @@ class Corrections(Game[State]):
         fact = self.facts[place]
         told, facts = self._verdict(state, draws)
         known = place in state.told - ({state.asked} if facts else set())
-        question = fact.about.asks[self._phrasing(draws) % len(fact.about.asks)].format(e=fact.entity)
+        question = fact.question(self._phrasing(draws))
         if self.level > 1:
             question = _upper_first(draws.choice(LONG_ASK).format(q=_lower_first(question), Q=question))
         asks, others = (fact.key,) if known else None, ALIASES.get(fact.value, ()) if self.level == 3 else ()
@@ -168,7 +164,7 @@ class Corrections(Game[State]):
         place = draws.choice(sorted(state.told))
         fact = self.facts[place]
         told, facts = self._verdict(state, draws)
-        return Interaction(f"{told}{fact.about.asks[0].format(e=fact.entity)}", fact.told(), facts, (fact.key,), kind="recall")
+        return Interaction(f"{told}{fact.question()}", fact.told(), facts, (fact.key,), kind="recall")
 
     @classmethod
     def best(cls, level: int, query: str, said: Said, draws: Draws) -> str:
@@ -201,6 +197,19 @@ class Corrections(Game[State]):
 
     def _phrasing(self, draws: Draws) -> int:
         return 0 if self.level == 1 else draws.below(3)
+
+
+def drawn_facts(count: int, level: int, split: str, draws: Draws) -> tuple[Fact, ...]:
+    """Facts of a level; the attribute of some, above level 1, is that of another, too."""
+    chosen: list[tuple[str, int]] = []
+    for slot in draws.shuffled(_slots(level, draws)):
+        attributes = [TOPICS[topic][1].attribute for _, topic in chosen]
+        shared = attributes.count(TOPICS[slot[1]][1].attribute)
+        if not shared or (level > 1 and shared < 2 and draws.chance(SHARED)):
+            chosen.append(slot)
+        if len(chosen) == count:
+            break
+    return tuple(Fact(entity, topic, value_in(split, entity, topic, draws)) for entity, topic in chosen)
 
 
 def filled(phrase: str, entity: str, value: str) -> str:

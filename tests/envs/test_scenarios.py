@@ -23,7 +23,7 @@ from rxrl.envs.scenarios import LEVELS, SCENARIOS, SPLITS, Game, bounds, load, p
 from rxrl.errors import ConfigError, RxrlError, ScenarioError
 from rxrl.evaluation import play_conditions
 from rxrl.factory import make_vector_env
-from rxrl.lexicon import ALIASES, ENTITIES
+from rxrl.lexicon import ALIASES, ENTITIES, VALUES
 from rxrl.models import PRESETS
 from rxrl.players import make_play
 from rxrl.rewards import load_reward
@@ -198,6 +198,28 @@ def test_corrections_above_level_1_are_about_the_whole_world(level: int) -> None
     texts = [text for game in chosen for text in texts_of(game)]
     tokenizer = Tokenizer.train(texts, 512)
     assert max(len(tokenizer.encode(text)) for text in texts) <= longest_query(PRESETS["pico"].max_length)
+
+
+def test_instructions_above_level_1_ask_for_facts_and_another_value_is_worth_half() -> None:
+    kind = SCENARIOS.find("instructions")
+    for game in games("instructions", 40, level=2):
+        right = play_text(game, kind.best)
+        assert {turn.outcome.value for turn in right if turn.outcome} == {10.0}
+        told = {fact.value for fact in game.facts}
+        assert all(turn.query.endswith("?") and told & set(words_of(turn.answer)) for turn in right)
+        wrong = play_text(game, lambda level, query, said, draws: _with_another_value(kind.best(level, query, said, draws)))
+        assert {turn.outcome.value for turn in wrong if turn.outcome} == {5.0}
+        silent = play_text(game, lambda level, query, said, draws: "mumble")
+        assert {turn.outcome.value for turn in silent if turn.outcome} == {0.0}
+
+
+def _with_another_value(answer: str) -> str:
+    """An answer that keeps its form, and names another value of the same attribute."""
+    for values in VALUES.values():
+        for place, value in enumerate(values):
+            if value in words_of(answer):
+                return answer.replace(value, values[place - 1])
+    raise AssertionError(answer)
 
 
 def test_other_words_for_a_value_are_right_at_level_3_alone() -> None:
