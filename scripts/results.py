@@ -192,8 +192,9 @@ def scenarios_table(folders: Sequence[Path]) -> list[str]:
             low, high = found["after_interval"]
             shown = [f"{found['before']:.2f}", f"{found['after']:.2f} [{low:.2f}, {high:.2f}]"]
             shown += ["{difference:+.2f} [{low:+.2f}, {high:+.2f}]".format(**found["gain"])]
-            shown += [f"{found[key]:.2f}" for key in ("blind", "best", "share")]
-            shown += [f"{value:.2f}" for value in (found["by_turn"][-1], found["swapped_memory"], found["empty_memory"])]
+            numbers = [found[key] for key in ("blind", "best", "share")]
+            numbers += [found["by_turn"][-1], found["swapped_memory"], found["empty_memory"]]
+            shown += ["" if value is None else f"{value:.2f}" for value in numbers]
             rows.append(f"| {folder.name} | {name}, level {found['level']} | {' | '.join(shown)} | {report['wall_seconds'] / 60:.1f} |")
     return rows
 

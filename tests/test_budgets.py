@@ -1,0 +1,54 @@
+"""Named settings of the main job: those of scenarios, and a second job laid over one of them."""
+
+import pytest
+
+from rxrl.config import load_config
+from rxrl.envs.scenarios import SCENARIOS
+from rxrl.errors import ConfigError
+from rxrl.pipeline import BUDGETS, PipelineConfig, load_budget
+
+
+@pytest.mark.parametrize("name", sorted(name for name in SCENARIOS.built_in if not SCENARIOS.find(name).asks_outside))
+def test_every_scenario_has_a_budget_with_its_own_discount(name):
+    config, game = load_budget(f"scenario:{name}"), SCENARIOS.find(name)
+    assert config.data.train == f"scenario:{name}"
+    assert config.mrl.reward == "outcome"
+    assert config.mrl.algorithm.advantage_form == ("gae" if game.gamma else "reward-value")
+    if game.gamma:
+        assert (config.mrl.algorithm.gamma, config.mrl.algorithm.gae_lambda) == (game.gamma, game.gae_lambda)
+    assert load_budget(f"scenario:{name}", ["mrl.algorithm.gamma=0.5", "data.level=2"]).mrl.algorithm.gamma == 0.5
+
+
+@pytest.mark.parametrize("name", sorted(BUDGETS))
+def test_settings_of_a_budget_are_saved_in_full(name):
+    config = load_budget(name)
+    assert PipelineConfig.model_validate(config.saved()) == config
+
+
+def test_the_default_ends_in_a_scenario():
+    second = load_budget("default").interactive
+    assert second == load_budget("scenario:preferences")
+
+
+def test_a_second_job_is_laid_over_a_budget(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("interactive:\n  budget: scenario:guess\n  mrl: {episodes: 8, algorithm: {gamma: 0.7}}\n")
+    config, whole = load_config(path, PipelineConfig).interactive, load_budget("scenario:guess")
+    assert config is not None
+    assert (config.mrl.episodes, config.mrl.algorithm.gamma) == (8, 0.7)
+    assert config.mrl.algorithm.entropy == whole.mrl.algorithm.entropy
+    assert config.stages == whole.stages
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("defualt", "did you mean 'default'"), ("scenario:gess", "did you mean 'guess'"), ("scenario", "scenario:NAME")],
+)
+def test_budgets_that_do_not_exist_are_refused(name, message, tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        load_budget(name)
+    assert message in str(refused.value).lower() or message in str(refused.value)
+    path = tmp_path / "job.yaml"
+    path.write_text(f"interactive: {{budget: {name!r}}}\n")
+    with pytest.raises(ConfigError, match="interactive"):
+        load_config(path, PipelineConfig)
