@@ -39,7 +39,9 @@ def play(  # noqa: PLR0913, PLR0917
             "model, or http://... Default: you."
         ),
     ] = None,
-    role: Annotated[Literal["assistant", "user"], typer.Option("--as", help="Who you are, where a part is yours.")] = "assistant",
+    role: Annotated[
+        Literal["assistant", "user"], typer.Option("--as", help="Your part: answer as the assistant, or ask as the user.")
+    ] = "assistant",
     memory: Annotated[
         str | None,
         typer.Option(
