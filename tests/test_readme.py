@@ -127,7 +127,7 @@ def test_commands_take_these_options(line: str) -> None:
         assert given["curriculum"] in CURRICULA or given["curriculum"].endswith(".yaml")
 
 
-def test_dry_runs_and_data_commands_run_as_written(chain: dict[str, str], folder: Path) -> None:
+def test_dry_runs_and_data_commands_run_as_written(quickstart: str, chain: dict[str, str], folder: Path) -> None:
     done = 0
     for line in RXRL:
         words = line.split()

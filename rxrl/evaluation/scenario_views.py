@@ -14,7 +14,7 @@ LINES: Final = (
     ("after MRL", "mrl", "by_turn"),
     ("before MRL", "supervised", "before_by_turn"),
     ("best player", "oracle", "best_by_turn"),
-    ("best without memory", "plain", "blind_by_turn"),
+    ("blind player", "plain", "blind_by_turn"),
 )
 MARKS: Final = (
     ("after MRL", "mrl", "after"),
@@ -22,7 +22,7 @@ MARKS: Final = (
     ("swapped memory", "swapped", "swapped_memory"),
     ("empty memory", "empty", "empty_memory"),
     ("best player", "oracle", "best"),
-    ("best without memory", "plain", "blind"),
+    ("blind player", "plain", "blind"),
 )
 
 
@@ -65,7 +65,8 @@ def _sentences(found: Part) -> Iterator[dict[str, str]]:
     if _known(found, "share"):
         low, high = found.get("after_interval") or (found["after"], found["after"])
         tone = "good" if low > found["blind"] else "bad" if high < found["blind"] else "open"
-        place = f"stands at {number(found['share'])} of the way between them" if found["share"] > 0 else "does not do better than no memory"
+        way = f"goes {number(found['share'])} of the way from the first to the second"
+        place = way if found["share"] > 0 else "does not do better than no memory"
         text = (
             f"The best that can be earned without memory is {number(found['blind'])}, and the best player earns {number(found['best'])}. "
             f"The model {place}."
