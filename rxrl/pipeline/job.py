@@ -85,7 +85,7 @@ class Pipeline:
             return self._run(resume)
 
     def _run(self, resume: bool) -> Path:
-        self.resumes = resume
+        self.resumes, self.started = resume, time.perf_counter()
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         sources = open_configured(self.config.data, self.config.seed, self.say)
