@@ -384,7 +384,8 @@ def test_asyncio_programs_get_the_same_and_stay_free(model, tokenizer, monkeypat
 
 
 def test_chat_at_a_terminal_writes_memory_while_somebody_types(checkpoint, monkeypatch):
-    monkeypatch.setattr("rxrl.cli.chat._at_terminal", lambda: True)
+    for module in ("chat", "person"):
+        monkeypatch.setattr(f"rxrl.cli.{module}.at_terminal", lambda: True)
     result = talk(checkpoint, TEXTS[:2])
     assert result.exit_code == 0, result.output
     said = re.findall(r"you>|model>|\[first token\]|\[memory updated\]", result.stdout)

@@ -330,12 +330,13 @@ def test_all_conversations_are_used_and_none_twice(tmp_path):
     assert taken == [0, 5, 10]
 
 
-@pytest.mark.parametrize(("advantage", "expected"), [("reward-value", 7.0), ("gae", (7 + 0.99 * 7 + 7) / 2)])
-def test_the_critic_starts_from_the_mean_of_what_it_will_learn(advantage, expected, tmp_path):
+@pytest.mark.parametrize("advantage", ["reward-value", "gae"])
+def test_the_critic_starts_from_the_mean_of_what_it_will_learn(advantage, tmp_path):
+    """Every reward is 7: so is the mean of the rewards ahead, however many turns are."""
     trainer = trainer_in(tmp_path, env=BonusEnv, algorithm={"advantage": advantage})
     algorithm = trainer.begin(trainer.scheduler.stage)
     trainer.learner.estimate(trainer.collect(trainer.scheduler.stage, algorithm), algorithm)
-    assert trainer.learner.critic.shift.item() == pytest.approx(expected)
+    assert trainer.learner.critic.shift.item() == pytest.approx(7.0)
 
 
 def test_a_query_that_fills_the_length_limit_is_cut_and_answered(tmp_path):
