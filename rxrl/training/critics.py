@@ -53,8 +53,9 @@ def turns_ahead(turn: Tensor, steps: Tensor, config: AlgorithmConfig) -> Tensor:
     """
     if config.advantage_form != "gae":
         return torch.ones(turn.shape, device=turn.device)
-    count = (steps - turn + 1).clamp(min=1).float()
-    return count if config.gamma == 1 else (1 - config.gamma**count) / (1 - config.gamma)
+    # In double precision: the difference of two numbers close to 1 is divided by one close to 0.
+    count = (steps - turn + 1).clamp(min=1).double()
+    return (count if config.gamma == 1 else (1 - config.gamma**count) / (1 - config.gamma)).float()
 
 
 def critic_values(critic: AnyCritic, rollout: Rollout, model: ReactiveTransformer) -> Tensor:
