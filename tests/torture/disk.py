@@ -16,8 +16,8 @@ from tests.torture.nursery import Fault, Nursery, Outcome
 def fill(nursery: Nursery, whole: Whole, base: Path, folder: Path, most: int | None) -> Tally:
     """Lets the disk be full at the n-th file that is opened to be written, for every n, or for `most` of them."""
     tally = Tally(whole.job.name)
-    step = 1 if most is None else max(1, whole.opened // most)
-    for number in range(1, whole.opened + 1, step):
+    step = 1 if most is None else max(1, whole.opened // max(1, most))
+    for number in range(1, whole.opened + 1, step) if most != 0 else ():
         whole.job.prepare(base, folder)
         fault = Fault(full_at=number, full_for_good=number % 2 == 0)
         _tried(nursery.run(folder, *whole.job.command(base), fault=fault), whole, folder, tally, f"file {number}")
@@ -61,7 +61,7 @@ def squeeze(nursery: Nursery, whole: Whole, base: Path, folder: Path, tries: int
     least, most = size_of(folder), whole.size
     for number in range(1, tries + 1):
         size = least + (most - least) * number // (tries + 1)
-        with small_disk(folder.with_name("small"), max(size, 4096)) as disk:
+        with small_disk(folder.with_name(f"{folder.name}-small"), max(size, 4096)) as disk:
             inner = disk / "work"
             try:
                 whole.job.prepare(base, inner)

@@ -13,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -161,8 +162,8 @@ def child(question: dict[str, Any]) -> int:
     """The command, in the process that was forked for it; returns the exit code."""
     folder, fault = question["folder"], Fault(**question["fault"])
     os.chdir(folder)
-    # Both are opened before anything is counted, and lie outside the folder.
-    log, counts = (os.open(f"{folder}.{os.getpid()}.{kind}", os.O_CREAT | os.O_TRUNC | os.O_RDWR) for kind in ("log", "counts"))
+    # Both are opened before anything is counted, and lie outside the folder, whose disk may be small.
+    log, counts = (os.open(note(os.getpid(), kind), os.O_CREAT | os.O_TRUNC | os.O_RDWR) for kind in ("log", "counts"))
     for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
         os.dup2(descriptor, target)
     sys.addaudithook(Watch(folder, fault, counts))
@@ -181,7 +182,12 @@ def child(question: dict[str, Any]) -> int:
     return 0
 
 
-def ended(pid: int, folder: str) -> dict[str, Any]:
+def note(pid: int, kind: str) -> Path:
+    """File of what a child printed, or of its counts."""
+    return Path(tempfile.gettempdir(), f"rxrl-nursery-{pid}.{kind}")
+
+
+def ended(pid: int) -> dict[str, Any]:
     """Waits for a child."""
     until, status, usage = time.monotonic() + LIMIT, None, None
     while time.monotonic() < until:
@@ -193,7 +199,7 @@ def ended(pid: int, folder: str) -> dict[str, Any]:
         os.kill(pid, signal.SIGKILL)
         _, status, usage = os.wait4(pid, 0)
         status = None
-    log, counts = (Path(f"{folder}.{pid}.{kind}") for kind in ("log", "counts"))
+    log, counts = (note(pid, kind) for kind in ("log", "counts"))
     output, numbers = log.read_text(errors="replace"), counts.read_text().split() or [0, 0]
     log.unlink()
     counts.unlink()
@@ -212,19 +218,17 @@ def main() -> int:
     for name, command in COMMANDS.items():
         load_command(command, name)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    folders: dict[int, str] = {}
     for line in sys.stdin:
         question = json.loads(line)
         if "start" in question:
             answer: Any = os.fork()
             if not answer:
                 return child(question)
-            folders[answer] = question["folder"]
         elif "stopped" in question:
             found = os.waitid(os.P_PID, question["stopped"], os.WSTOPPED | os.WEXITED | os.WNOWAIT)
             answer = found is not None and found.si_code == os.CLD_STOPPED
         else:
-            answer = ended(question["wait"], folders.pop(question["wait"]))
+            answer = ended(question["wait"])
         print(json.dumps(answer), flush=True)
     return 0
 

@@ -102,7 +102,25 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
     """Writes configuration and weights; each file is whole or absent."""
     with replacing(folder / WEIGHTS_FILE) as file:
         save_file({key: value.contiguous() for key, value in tensors.items()}, file, metadata=dict(metadata))
+        _sort_metadata(file)
     write_text(folder / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _sort_metadata(file: Path) -> None:
+    """Puts the metadata of a safetensors file in the order of their names.
+
+    safetensors writes them in an order that differs from process to process, so that two exports of one model would differ.
+    """
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:
+            raise AssertionError(f"a header in another order takes {len(text)} bytes, not {length}")
+        stream.seek(8)
+        stream.write(text.ljust(length))
 
 
 def _part(
