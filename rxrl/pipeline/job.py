@@ -103,7 +103,9 @@ class Pipeline:
         after_supervised = self.measure(model, tokenizer, sources, "supervised", ())
         self.say(headline("after supervised training", after_supervised))
         trainer = self.reinforce(model, tokenizer, sources)
-        trainer.save_result(self.folder / CHECKPOINT)
+        if not (self.folder / CHECKPOINT).exists():
+            # Saved again after a fault further on, it would name a later place in the metrics.
+            trainer.save_result(self.folder / CHECKPOINT)
         controls = (*(CONTROLS if self.config.data.told else ()), *(WHOLE_CONTROLS if self.config.data.reacts else ()))
         after_mrl = self.measure(model, tokenizer, sources, "mrl", controls)
         self.say(headline("after MRL", after_mrl))
