@@ -47,10 +47,12 @@ def quickstart(
             raise ConfigError(f"{out} holds a finished run with other settings{_listed(changed)}: choose another folder, or remove it.")
         if resume and changed:
             raise ConfigError(f"{out} holds an unfinished run with other settings{_listed(changed)}: give its own, or another folder.")
+        job = Pipeline(settings, folder, say=terminal.say, callbacks=(terminal,), label=label)
+        # Before anything is moved: a mistake in the settings costs nothing.
+        job.prepare()
         if not resume and changed is not None:
             terminal.say(f"An unfinished run was moved to {folder.set_aside()}; --resume would have gone on with it.")
-        report = Pipeline(settings, folder, say=terminal.say, callbacks=(terminal,), label=label).run(resume)
-        terminal.say(f"Report: {report}")
+        terminal.say(f"Report: {job.run(resume)}")
 
 
 def _changed_settings(out: Path, settings: PipelineConfig) -> list[str] | None:

@@ -73,6 +73,7 @@ class Pipeline:
         self.reward = load_reward(named_reward(config.data.mix))
         self.started = time.perf_counter()
         self.resumes = False
+        self._prepared: tuple[Sources, Pipeline | None] | None = None
 
     def run(self, resume: bool = False) -> Path:
         """From nothing, or from what the folder holds of this run, to the report; returns its path.
@@ -88,9 +89,7 @@ class Pipeline:
         self.resumes, self.started = resume, time.perf_counter()
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-        sources = open_configured(self.config.data, self.config.seed, self.say)
-        self._check(sources)
-        second = self._second()
+        sources, second = self.prepare()
         save_settings(self.config, self.folder / "config.yaml")
         save_settings(self.curriculum, self.folder / "curriculum.yaml")
         if resume:
@@ -115,14 +114,29 @@ class Pipeline:
             second.run(resume)
         return self.report(after_supervised, after_mrl, smat, trainer)
 
+    def prepare(self) -> tuple[Sources, Pipeline | None]:
+        """Opens the data, and refuses what a later part of this job or of the second could not be trained with; writes nothing.
+
+        Returns:
+            The data, and the second job; the same each time.
+
+        Raises:
+            RxrlError: Something is missing or wrong.
+        """
+        if self._prepared is None:
+            sources = open_configured(self.config.data, self.config.seed, self.say)
+            self._check(sources)
+            self._prepared = sources, self._second()
+        return self._prepared
+
     def _second(self) -> Pipeline | None:
-        """The job on a scenario that goes with this one; looked at before anything is trained."""
+        """The job on a scenario that goes with this one."""
         if self.config.interactive is None:
             return None
         shared = {"seed": self.config.seed, "threads": self.config.threads}
         config = self.config.interactive.model_copy(update=shared)
         job = Pipeline(config, self.folder / INTERACTIVE, say=self.say, callbacks=self.callbacks, label=", ".join(config.data.mix))
-        job._check(open_configured(config.data, config.seed))
+        job.prepare()
         return job
 
     def _check(self, sources: Sources) -> None:

@@ -197,6 +197,14 @@ def test_quickstart_goes_on_only_with_the_same_settings(tmp_path: Path, invoke: 
     assert not list(tmp_path.glob("run.unfinished*"))
 
 
+def test_a_mistake_in_the_settings_moves_no_unfinished_run(tmp_path: Path, invoke: Any) -> None:
+    cut_pipeline(tmp_path / "run", 1, None)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    for mistake in (("--data", tmp_path / "missing.jsonl"), ("--set", "interactive={budget: 'scenario:missing.py:Thing'}")):
+        assert "missing" in invoke("quickstart", "--budget", "tiny", "--out", tmp_path / "run", *mistake, code=2).stderr
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+
+
 def test_a_terminated_command_leaves_a_checkpoint_and_its_own_exit_code(run_mrl: Any, whole_mrl: Path, tmp_path: Path) -> None:
     """As `kill` or a cluster's scheduler ends it; the signal comes in the middle of an iteration."""
     collected = []
