@@ -4,8 +4,8 @@ import pytest
 
 from rxrl.config import load_config
 from rxrl.envs.scenarios import SCENARIOS
-from rxrl.errors import ConfigError
-from rxrl.pipeline import BUDGETS, PipelineConfig, load_budget
+from rxrl.errors import ConfigError, RxrlError
+from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig, load_budget
 
 
 @pytest.mark.parametrize("name", sorted(name for name in SCENARIOS.built_in if not SCENARIOS.find(name).asks_outside))
@@ -52,3 +52,11 @@ def test_budgets_that_do_not_exist_are_refused(name, message, tmp_path):
     path.write_text(f"interactive: {{budget: {name!r}}}\n")
     with pytest.raises(ConfigError, match="interactive"):
         load_config(path, PipelineConfig)
+
+
+@pytest.mark.parametrize("setting", ["mrl.reward=nope", "interactive.mrl.reward=nope", "mrl.env=nope", "interactive.mrl.env=nope"])
+def test_a_name_that_does_not_exist_is_refused_before_anything_is_trained(setting, tmp_path):
+    job = Pipeline(load_budget("tiny", [setting]), tmp_path / "run")
+    with pytest.raises(RxrlError, match=r"Unknown (reward|environment) 'nope'"):
+        job.run()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -13,6 +13,7 @@ import torch
 from rxrl.curricula import Curriculum, load_curriculum
 from rxrl.data.splits import Sources
 from rxrl.data.tokenizer import Tokenizer
+from rxrl.envs import ENVIRONMENTS
 from rxrl.evaluation import (
     CONTROLS,
     WHOLE_CONTROLS,
@@ -23,6 +24,7 @@ from rxrl.evaluation import (
     summarise_comparisons,
     write_report,
 )
+from rxrl.factory import TokenEmbeddings
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.checks import check_supply, check_turns
 from rxrl.pipeline.config import PipelineConfig
@@ -37,6 +39,7 @@ from rxrl.stages.config import STAGES, SmatPhase, StageConfig
 from rxrl.stages.runner import StageRunner
 from rxrl.supply import named_reward, open_configured
 from rxrl.training.callbacks import Callback
+from rxrl.training.episodes import stage_rewards
 from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.trainer import MRLTrainer
 
@@ -141,6 +144,8 @@ class Pipeline:
 
     def _check(self, sources: Sources) -> None:
         """Refuses what a later part could not be trained with before the first begins."""
+        ENVIRONMENTS.find(self.config.mrl.env)
+        stage_rewards(self.curriculum, self.config.mrl, TokenEmbeddings())
         check_rules(self.curriculum, sources.played[1], self.config.mrl.evaluation.conversations)
         check_stages(self.curriculum, self.config.mrl, 1)
         check_supply(self.curriculum, sources)
