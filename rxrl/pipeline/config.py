@@ -20,8 +20,7 @@ from rxrl.training.config import MRLConfig
 _FOLDER = Path(__file__).parent / "budgets"
 BUDGETS = {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
 """Files of settings by name."""
-SCENARIO_BUDGETS = {path.stem: path for path in sorted((_FOLDER / "scenarios").glob("*.yaml"))}
-"""Files of settings of scenarios by name; `any` is that of all others."""
+_OF_SCENARIOS = _FOLDER / "scenarios" / "any.yaml"
 
 
 class StagesConfig(BaseConfig):
@@ -93,11 +92,11 @@ def load_budget(name: str, overrides: Sequence[str] = ()) -> PipelineConfig:
     if kind == name:
         raise ConfigError(unknown_name("budget", name, [*BUDGETS, f"{SCENARIO}NAME"]))
     game = scenarios.load(kind).game
-    path, own = SCENARIO_BUDGETS.get(kind, SCENARIO_BUDGETS["any"]), [f"data.train={json.dumps(name)}"]
+    own = [f"data.train={json.dumps(name)}"]
     if game.gamma:
         # An answer that finds something out is paid for later: rewards of later turns count.
         own += ["mrl.algorithm.advantage=gae", f"mrl.algorithm.gamma={game.gamma}", f"mrl.algorithm.gae_lambda={game.gae_lambda}"]
-    return load_config(path, PipelineConfig, [*own, *overrides])
+    return load_config(_OF_SCENARIOS, PipelineConfig, [*own, *overrides])
 
 
 def _laid_over(settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
