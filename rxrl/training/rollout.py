@@ -243,9 +243,7 @@ def collect(
     share = (share or Share(0, len(conversations), len(conversations))).times(group_size)
     samples = [each for each in conversations for _ in range(group_size)]
     keys, mine = _draw_keys(samples)[share.start : share.stop], samples[share.start : share.stop]
-    carried = torch.full((env.num_envs,), -1)
-    if left is not None:
-        carried[: len(mine)] = torch.tensor([_carried_from(left, reset_ratio, seed, iteration, each.id) for each in mine])
+    carried = _carried(env.num_envs, mine, left, reset_ratio, seed, iteration)
     observation, info, stm0 = _begin(env, mine, seed, iteration, left, carried)
     steps, recorder = torch.from_numpy(info["steps"][: len(mine)]).to(device), _Recorder(len(mine), whole)
     truncated = _play(
@@ -319,6 +317,14 @@ def _draw_keys(conversations: Sequence[Scenario]) -> list[tuple[str, int]]:
         keys.append((conversation.id, seen[conversation.id]))
         seen[conversation.id] += 1
     return keys
+
+
+def _carried(rows: int, scenarios: Sequence[Scenario], left: Tensor | None, reset_ratio: float, seed: int, iteration: int) -> Tensor:
+    """Row of `left` that each row of an environment starts from, -1 for fresh memory, int64 `[rows]`."""
+    carried = torch.full((rows,), -1)
+    if left is not None:
+        carried[: len(scenarios)] = torch.tensor([_carried_from(left, reset_ratio, seed, iteration, each.id) for each in scenarios])
+    return carried
 
 
 def _carried_from(left: Tensor, reset_ratio: float, *key: int | str) -> int:
