@@ -60,3 +60,10 @@ def test_a_name_that_does_not_exist_is_refused_before_anything_is_trained(settin
     with pytest.raises(RxrlError, match=r"Unknown (reward|environment) 'nope'"):
         job.run()
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_two_jobs_do_not_play_the_same_scenario():
+    with pytest.raises(ConfigError, match="the first job plays scenario:preferences as well: set interactive to null"):
+        load_budget("default", ["data.train=scenario:preferences"])
+    assert load_budget("default", ["data.train=scenario:preferences", "interactive=null"]).data.reacts
+    assert load_budget("default", ["data.train=scenario:guess"]).interactive is not None

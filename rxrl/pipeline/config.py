@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rxrl.config import BaseConfig, load_config
-from rxrl.data.splits import SCENARIO, DataConfig
+from rxrl.config import BaseConfig, WrongValueError, load_config
+from rxrl.data.splits import SCENARIO, WORLD, DataConfig
 from rxrl.envs import scenarios
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig
@@ -74,6 +74,16 @@ class PipelineConfig(BaseConfig):
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return _laid_over(settings, {key: each for key, each in value.items() if key != "budget"})
+
+    @model_validator(mode="after")
+    def _scenarios_are_told_apart(self) -> Self:
+        """The report names results by scenario."""
+        second = {} if self.interactive is None else self.interactive.data.mix
+        if both := sorted((self.data.mix.keys() & second.keys()) - {WORLD}):
+            raise WrongValueError(
+                f"the first job plays {both[0]} as well: set interactive to null, or name another scenario", "interactive"
+            )
+        return self
 
 
 def load_budget(name: str, overrides: Sequence[str] = ()) -> PipelineConfig:
