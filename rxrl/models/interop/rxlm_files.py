@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from rxrl.errors import CheckpointError
 from rxrl.models.files import CONFIG_FILE, WEIGHTS_FILE, listed, refusal
 from rxrl.models.interop.hub import local_folder
-from rxrl.reading import OBJECT, read_json
+from rxrl.reading import OBJECT, json_value, read_json
 from rxrl.reading.tensors import read_tensors
-from rxrl.writing import replacing, write_text
+from rxrl.writing import write_bytes, write_text
 
 PARTS = ("encoder", "decoder", "memory_attention", "mlm_head")
 WHOLE = PARTS[:3]
@@ -100,27 +100,23 @@ def read_folder(source: str | Path) -> RxlmFolder:
 
 def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes configuration and weights; each file is whole or absent."""
-    with replacing(folder / WEIGHTS_FILE) as file:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, file, metadata=dict(metadata))
-        _sort_metadata(file)
+    weights = save({key: value.contiguous() for key, value in tensors.items()}, dict(metadata))
+    write_bytes(folder / WEIGHTS_FILE, _with_sorted_metadata(weights))
     write_text(folder / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _sort_metadata(file: Path) -> None:
-    """Puts the metadata of a safetensors file in the order of their names.
+def _with_sorted_metadata(weights: bytes) -> bytes:
+    """The bytes of a safetensors file, with its metadata in the order of their names.
 
     safetensors writes them in an order that differs from process to process, so that two exports of one model would differ.
     """
-    with file.open("r+b") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
-        if "__metadata__" in header:
-            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) > length:
-            raise AssertionError(f"a header in another order takes {len(text)} bytes, not {length}")
-        stream.seek(8)
-        stream.write(text.ljust(length))
+    length = int.from_bytes(weights[:8], "little")
+    header = json_value(weights[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+    if len(text) > length:
+        raise AssertionError(f"a header in another order takes {len(text)} bytes, not {length}")
+    return b"".join((weights[:8], text, memoryview(weights)[8 + length :]))
 
 
 def _part(
