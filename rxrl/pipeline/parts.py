@@ -16,7 +16,8 @@ from rxrl.pipeline.config import PipelineConfig
 from rxrl.runs.identity import save_settings
 from rxrl.runs.tracking import read_metrics
 from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, StageConfig
-from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatTask, StageTask
+from rxrl.stages.language_modelling import JointTask
+from rxrl.stages.tasks import MemoryAttentionTask, ReadingTask, SmatTask, StageTask
 from rxrl.training.trainer import MRLTrainer
 
 CHECKPOINT = "checkpoint"

@@ -7,8 +7,9 @@ import torch
 from rxrl.runs.callbacks import RunCallback
 from rxrl.runs.optim import OptimizerConfig
 from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase
+from rxrl.stages.language_modelling import JointTask
 from rxrl.stages.runner import StageRunner
-from rxrl.stages.tasks import JointTask, MemoryAttentionTask, ReadingTask, SmatTask
+from rxrl.stages.tasks import MemoryAttentionTask, ReadingTask, SmatTask
 from scripts.learning import CODEC
 from tests.training.toy import ToySource, tiny_model
 

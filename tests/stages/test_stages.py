@@ -16,8 +16,8 @@ from rxrl.models import ReactiveTransformer
 from rxrl.runs.checkpoints import BEST, numbered
 from rxrl.runs.optim import OptimizerConfig
 from rxrl.stages.config import JointConfig, SmatConfig
+from rxrl.stages.language_modelling import JointTask
 from rxrl.stages.tasks import (
-    JointTask,
     SmatTask,
     answered_right,
     asks_something,
