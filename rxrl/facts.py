@@ -424,8 +424,8 @@ class FactTracker:
                 continue
             if key not in (interaction.asks or ()):
                 about = about or {*words(interaction.query), *words(answer)}
-                entity = entity_words(key)
-                if not entity or not entity <= about:
+                # A key without an entity is about the conversation as a whole: the value alone exposes it.
+                if not entity_words(key) <= about:
                     continue
             told.exposed_at = index
 

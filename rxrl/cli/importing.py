@@ -19,6 +19,7 @@ from rxrl.data.importers import (
     import_chat,
     import_fairytaleqa,
     import_published,
+    import_sgd,
     import_text,
     import_with,
 )
@@ -205,6 +206,23 @@ def chat(
     Rows hold `messages` with role and content, or `conversations` with from and value.
     """
     result = import_chat(source, limit=_limit(max_length, tokenizer), keep_valid=keep_valid)
+    _finish(result, result.conversations, out)
+
+
+@imports.command("sgd")
+def sgd(
+    source: Annotated[Path, typer.Argument(help="Folder of the data set, or of one of its splits.")],
+    out: Out,
+    split: Annotated[Split | None, typer.Option(help="Split to import; by default train, or the split that the folder is.")] = None,
+    max_length: MaxLength = None,
+    tokenizer: TokenizerFolder = None,
+    keep_valid: KeepValid = False,
+) -> None:
+    """Import Schema-Guided Dialogue, one conversation per dialogue.
+
+    Slots that the user informs of are facts; an answer that restates one asks for it.
+    """
+    result = import_sgd(source, split=None if split is None else split.value, limit=_limit(max_length, tokenizer), keep_valid=keep_valid)
     _finish(result, result.conversations, out)
 
 

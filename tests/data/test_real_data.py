@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from rxrl.data.importers import import_babi, import_fairytaleqa, import_text
+from rxrl.data.importers import import_babi, import_fairytaleqa, import_sgd, import_text
 from rxrl.data.rows import read_conversations, write_conversations
-from rxrl.data.stats import data_stats
+from rxrl.data.stats import asked_under_references, data_stats
+from rxrl.facts import attribute_values
+from rxrl.rewards.retention import held
+from rxrl.types import Turn
 from tests import skips
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -70,6 +73,28 @@ def test_fairytaleqa_asks_at_many_distances():
     result = import_fairytaleqa(DATA / "fairytaleqa", split="validation")
     distances = data_stats(result.conversations).distances
     assert set(range(1, 13)) <= set(distances)
+
+
+@needs_data
+def test_schema_guided_dialogues_ask_for_what_was_told_and_the_reference_answers_it():
+    """The figures are those of the table in docs/guides/data.md."""
+    found = {split: import_sgd(DATA / "sgd", split=split) for split in ("train", "validation")}
+    train, validation = (found[split].counts for split in found)
+    figures = ("dialogues", "turns", "facts", "asks", "asked facts")
+    assert [train[name] for name in figures] == [1536, 10624, 5721, 1622, 2176]
+    assert [validation[name] for name in figures] == [384, 2269, 1561, 380, 641]
+    assert not {each.id for each in found["train"].conversations} & {each.id for each in found["validation"].conversations}
+    for result in found.values():
+        stats = data_stats(result.conversations)
+        assert None not in stats.distances
+        assert stats.asks == result.counts["asks"]
+        known = attribute_values(result.conversations)
+        for conversation in result.conversations:
+            for turn, asked in zip(conversation.follow_ups, asked_under_references(conversation, known), strict=True):
+                if asked.asking:
+                    assert set(asked.expected) == set(turn.asks or ())
+                    given = (conversation.id, 1, 1, "multi-step", turn.query, turn.answer, turn.answer, (), (), (), (), True)
+                    assert held(Turn(*given, asked.expected, asked.aliases, asked.rivals)) == 1.0, (conversation.id, turn)
 
 
 @needs_data

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from rxrl.cli.report import later_evaluation
 from rxrl.config import BaseConfig, load_config
 from rxrl.curricula import load_curriculum
-from rxrl.data.importers import import_babi, import_chat, import_fairytaleqa
+from rxrl.data.importers import import_babi, import_chat, import_fairytaleqa, import_sgd
 from rxrl.data.importers.text import import_text
 from rxrl.data.rows import read_conversations, write_conversations
 from rxrl.data.tokenizer import Tokenizer
@@ -52,6 +52,23 @@ FAIRYTALE = {
     QUESTIONS: b"question_id,cor_section,attribute1,question,ex-or-im1,answer1\n"
     + b"".join(b"%d,%d,setting,Where did cat %d sleep?,explicit,on mat %d\n" % (n, n, n, n) for n in range(1, 7)),
 }
+
+SGD = "train/dialogues_001.json"
+SAID = (
+    b'"speaker": "%s", "utterance": "%s", "frames": [{"service": "Cats_1", "actions": '
+    b'[{"act": "%s", "slot": "cat", "values": ["cat %d"], "canonical_values": ["cat %d"]}]}]'
+)
+DIALOGUES = b"[%s]" % b",\n".join(
+    b'{"dialogue_id": "1_%d", "services": ["Cats_1"], "turns": [{%s}, {%s}, {%s}, {%s}]}'
+    % (
+        number,
+        SAID % (b"USER", b"I want cat %d." % number, b"INFORM", number, number),
+        SAID % (b"SYSTEM", b"When?", b"REQUEST", number, number),
+        SAID % (b"USER", b"Now.", b"AFFIRM", number, number),
+        SAID % (b"SYSTEM", b"So you want cat %d." % number, b"CONFIRM", number, number),
+    )
+    for number in range(6)
+)
 
 
 @dataclass(frozen=True)
@@ -175,6 +192,7 @@ def kinds(base: Path) -> list[Kind]:
         one("bAbI, qa1_train.txt", BABI.encode(), None, lambda path: import_babi(path).conversations, conversations),
         Kind("FairytaleQA, sections", TALE, FAIRYTALE, "csv", lambda path: import_fairytaleqa(path).conversations, conversations),
         Kind("FairytaleQA, questions", QUESTIONS, FAIRYTALE, "csv", lambda path: import_fairytaleqa(path).conversations, conversations),
+        Kind("Schema-Guided Dialogue", SGD, {SGD: DIALOGUES}, "json", lambda path: import_sgd(path).conversations, conversations),
         one("curriculum, c.yaml", CURRICULUM.encode(), "yaml", load_curriculum, as_written, share=2),
         setting("training, c.yaml", (base / "run/config.yaml").read_text(), MRLConfig, share=2),
         setting("memory-aware stage, c.yaml", (base / "stage/config.yaml").read_text(), SmatConfig),

@@ -6,6 +6,7 @@ from rxrl.data.importers.common import ImportResult
 from rxrl.data.importers.fairytale import import_fairytaleqa
 from rxrl.data.importers.published import import_published
 from rxrl.data.importers.registry import IMPORTERS, import_with
+from rxrl.data.importers.sgd import import_sgd
 from rxrl.data.importers.text import import_text
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "import_chat",
     "import_fairytaleqa",
     "import_published",
+    "import_sgd",
     "import_text",
     "import_with",
 ]

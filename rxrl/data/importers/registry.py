@@ -11,6 +11,7 @@ from rxrl.data.importers.chat import import_chat
 from rxrl.data.importers.common import ImportResult
 from rxrl.data.importers.fairytale import import_fairytaleqa
 from rxrl.data.importers.published import import_published
+from rxrl.data.importers.sgd import import_sgd
 from rxrl.data.importers.text import import_text
 from rxrl.data.rows import to_conversation
 from rxrl.errors import ConfigError, DataError
@@ -25,6 +26,7 @@ IMPORTERS = Registry(
         "chat": import_chat,
         "fairytaleqa": import_fairytaleqa,
         "published": import_published,
+        "sgd": import_sgd,
         "text": import_text,
     },
 )
