@@ -144,6 +144,7 @@ class Episode:
             expected=asked.expected,
             aliases=asked.aliases,
             rivals=asked.rivals,
+            told_rivals=asked.told_rivals,
             unknown=asked.unknown,
             distance=asked.distance,
             asks_known=asked.asks_known,

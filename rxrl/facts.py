@@ -363,6 +363,7 @@ class Asked:
         expected: The right value of each asked key.
         aliases: Other right answers by key, `"*"` for the answer as a whole.
         rivals: Other known values of the same attribute, by asked key.
+        told_rivals: Values of the same attribute that were told of others, by asked key; keys without any are left out.
         unknown: What is asked was never told.
         distance: Turns since the last exposure (largest of several); None where not defined.
         saved: Indices of the earlier interactions that hold what is asked for (0 = first interaction), ascending.
@@ -374,6 +375,7 @@ class Asked:
     expected: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rivals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    told_rivals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unknown: bool = False
     distance: int | None = None
     asks_known: bool = True
@@ -399,6 +401,7 @@ class FactTracker:
     def __init__(self, values: Mapping[str, tuple[str, ...]]) -> None:
         self._values = values
         self._told: dict[str, _Told] = {}
+        self._heard: dict[str, list[tuple[str, str]]] = {}
         self._written: list[tuple[str, str]] = []
 
     def write(self, interaction: Interaction, answer: str) -> None:
@@ -416,6 +419,8 @@ class FactTracker:
             if lost and before is not None and kept:
                 continue
             self._told[key] = _Told(value, tuple(interaction.aliases.get(key, ())), index, None if lost else index)
+            if not lost:
+                self._heard.setdefault(attribute_of(key), []).append((key, value))
 
     def _note_exposed(self, interaction: Interaction, answer: str, index: int) -> None:
         about = None
@@ -454,6 +459,7 @@ class FactTracker:
         rivals = {
             key: rivals_of(each.value, self._values.get(attribute_of(key), ()), (*aliases[key], *whole)) for key, each in told.items()
         }
+        others = {key: self._told_of_others(key, (each.value, *aliases[key], *whole)) for key, each in told.items()}
         exposures = [each.exposed_at for each in told.values()]
         return Asked(
             asking=True,
@@ -461,8 +467,15 @@ class FactTracker:
             expected={key: each.value for key, each in told.items()},
             aliases={**{key: names for key, names in aliases.items() if names}, **({"*": whole} if whole else {})},
             rivals=rivals,
+            told_rivals={key: values for key, values in others.items() if values},
             distance=None if None in exposures else max(turn - at for at in exposures if at is not None),
         )
+
+    def _told_of_others(self, key: str, right: Iterable[str]) -> tuple[str, ...]:
+        """Values of the attribute of `key` that were told of others, current or not, and are not `right`."""
+        own = {value_words(each) for each in right}
+        heard = distinct(value for other, value in self._heard.get(attribute_of(key), ()) if other != key)
+        return tuple(value for value in heard if value_words(value) not in own)
 
     def _ask_by_content(self, interaction: Interaction, turn: int) -> Asked:
         last = last_exposures(interaction, self._written)

@@ -10,7 +10,7 @@ from rxrl.data.mixing import MixedSource, Named, mix_of
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import EpisodeSource, RowsSource
 from rxrl.data.splits import SCENARIO, WORLD, DataConfig, Sources, generated, interaction_texts, mixed_sources, open_data, open_sources
-from rxrl.data.world import GeneratedSource
+from rxrl.data.world import GeneratedSource, level_or_default
 from rxrl.envs import scenarios
 from rxrl.envs.scenarios import Game
 from rxrl.errors import ConfigError
@@ -35,7 +35,7 @@ def load_mix(
 
     Args:
         mix: Weights of files, of "world" (the generated world) and of scenarios ("scenario:NAME").
-        level: Of scenarios and the generated world, 1, 2 or 3; None: 1.
+        level: Of scenarios, from 1, and of the generated world, from 0, up to 3; None: the lowest.
         steps: Turns; None: 12.
         split: `train`, `validation` or `test`, of what is generated; of a file as well, where it has such a split.
         seed: Seed of the supply.
@@ -47,9 +47,9 @@ def load_mix(
 
     def opened(name: str) -> EpisodeSource:
         if name.startswith(SCENARIO):
-            return scenarios.load(name.removeprefix(SCENARIO), level=level or 1, split=split, seed=seed)
+            return scenarios.load(name.removeprefix(SCENARIO), level=1 if level is None else level, split=split, seed=seed)
         if name == WORLD:
-            return GeneratedSource(level=level or 1, seed=seed, split=split)
+            return GeneratedSource(level=level_or_default(level), seed=seed, split=split)
         return RowsSource(read_conversations(name, purpose=split), seed)
 
     source = MixedSource([(opened(name), weight) for name, weight in mix.items()])
@@ -72,7 +72,7 @@ def load_scenarios(
     Raises:
         ConfigError: Nothing has that name, or an argument makes no sense.
     """
-    source = scenarios.load(name.removeprefix(SCENARIO), level=level or 1, split=split, seed=seed)
+    source = scenarios.load(name.removeprefix(SCENARIO), level=1 if level is None else level, split=split, seed=seed)
     return source.take(steps=steps or SCENARIO_STEPS, count=count)
 
 
@@ -149,7 +149,8 @@ def scenario_sources(name: str, *, level: int | None = None, seed: int = 0, step
         ConfigError: Nothing has that name, or an argument makes no sense.
     """
     kind = name.removeprefix(SCENARIO)
-    train, validation = (scenarios.load(kind, level=level or 1, split=split, seed=seed) for split in ("train", "validation"))
+    given = 1 if level is None else level
+    train, validation = (scenarios.load(kind, level=given, split=split, seed=seed) for split in ("train", "validation"))
     lessons = {"train": scenarios.SupervisedSource(train), "validation": scenarios.SupervisedSource(validation)}
 
     def stories(split: str) -> Callable[[int, int], Sequence[str]]:

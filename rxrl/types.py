@@ -200,6 +200,7 @@ class Turn:
         expected: For each asked key the value that is right now; empty where `asks` is unknown or nothing is asked.
         aliases: Other right answers by key; `"*"` for the answer as a whole.
         rivals: For each asked key all other known values of the same attribute: naming one is a false positive.
+        told_rivals: For each asked key those that were told of others so far; keys without any are left out.
         unknown: What is asked was never told: right iff the answer says so and names no value.
         distance: Turns since the last exposure of the asked fact (largest of several); None where not defined.
         asks_known: False where the row has no `asks`: rewards fall back on content words.
@@ -223,6 +224,7 @@ class Turn:
     expected: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rivals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    told_rivals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unknown: bool = False
     distance: int | None = None
     asks_known: bool = True

@@ -247,6 +247,28 @@ def test_an_overwritten_fact_counts_from_its_new_value() -> None:
     assert (asked.distance, asked.saved) == (2, (1,))
 
 
+def test_told_rivals_are_what_others_were_told_to_have() -> None:
+    log = tracker(
+        tells("tom.pet", "dog"),
+        tells("mia.colour", "red"),
+        asks("mia.pet"),
+        tells("tom.pet", "bird"),
+        tells("ann.pet", "cat"),
+        asks("mia.pet"),
+        asks("mia.colour"),
+        asks("mia.pet", "tom.pet"),
+    )
+    log.write("I see.")
+    found = {}
+    for turn in range(1, 9):
+        found[turn] = log.ask().told_rivals
+        log.write("I see.")
+    assert found[3] == {"mia.pet": ("dog",)}
+    assert found[6] == {"mia.pet": ("dog", "bird")}, "earlier values of others can be confused too, and an equal one cannot"
+    assert found[7] == {}
+    assert found[8] == {"mia.pet": ("dog", "bird"), "tom.pet": ("cat",)}
+
+
 def test_of_several_facts_the_farthest_counts() -> None:
     episode = tracker(tells("tom.colour", "red"), asks("mia.pet", "tom.colour"))
     episode.write("I see.")

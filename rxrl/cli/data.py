@@ -18,7 +18,7 @@ from rxrl.data.importers.text import texts_of, write_texts
 from rxrl.data.rows import LengthLimit, RefusedRow, conversations_of, write_conversations
 from rxrl.data.stats import DataStats, data_stats
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.data.world import GeneratedSource
+from rxrl.data.world import DEFAULT_LEVEL, GeneratedSource
 from rxrl.runs.folder import RunFolder
 from rxrl.types import Strategy
 
@@ -31,8 +31,13 @@ def generate(
     out: Out,
     count: Annotated[int, typer.Option(min=1, help="Number of conversations, or of stories.")] = 1000,
     level: Annotated[
-        int, typer.Option(min=1, max=3, help="Difficulty: 1 is about people, 2 about everything, 3 adds stories and aliases.")
-    ] = 1,
+        int,
+        typer.Option(
+            min=0,
+            max=3,
+            help="Difficulty: 0 tells each attribute of one person, 1 of several, 2 is about everything, 3 adds stories and aliases.",
+        ),
+    ] = DEFAULT_LEVEL,
     steps: Annotated[int, typer.Option(min=1, help="Turns of each conversation.")] = 16,
     strategy: Annotated[Strategy, typer.Option(help="Structure of the conversations.")] = "multi-step",
     split: Annotated[Split, typer.Option(help="Splits share no conversation; test has combinations that train has not.")] = Split.train,
@@ -105,6 +110,8 @@ def _show_stats(stats: DataStats, unit: str, name: str) -> None:
     table.add_row("steps", _histogram(stats.steps))
     table.add_row("facts told per conversation", f"{facts:.1f}")
     table.add_row("asking turns", f"{stats.asks} ({stats.asks / stats.turns:.0%}), {stats.unknown} of them for what was never told")
+    if stats.asks:
+        table.add_row("asked with a rival told", f"{stats.rivalled / stats.asks:.0%}")
     table.add_row("distances (reference answers)", _histogram({at: n for at, n in stats.distances.items() if at is not None}))
     if (far := stats.share_beyond(9)) is not None:
         table.add_row("distance 9 and more", f"{far:.0%}")

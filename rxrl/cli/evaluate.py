@@ -18,7 +18,7 @@ from rxrl.data.mixing import mix_of, mixed_lists
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import RowsSource
 from rxrl.data.splits import DEFAULT_STEPS, SCENARIO, WORLD, generated
-from rxrl.data.world import GeneratedSource
+from rxrl.data.world import GeneratedSource, level_or_default
 from rxrl.errors import ConfigError
 from rxrl.evaluation import CONTROLS, WHOLE_CONTROLS, Evaluation
 from rxrl.evaluation import evaluate as evaluate_policy
@@ -52,7 +52,9 @@ def evaluate(  # noqa: PLR0913, PLR0917
             "or by weights as in world=2."
         ),
     ] = None,
-    level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the generated world or scenario. Default: 1.")] = None,
+    level: Annotated[
+        int | None, typer.Option(min=0, max=3, help="Difficulty of the generated world (from 0) or scenario (from 1). Default: the lowest.")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=64, help="Turns of each conversation. Default: 16, or all turns of --data.")
     ] = None,
@@ -118,7 +120,7 @@ def held_out_conversations(
     if strategy == "single-step" and steps is not None and steps > 1:
         raise ConfigError(f"single-step conversations have one turn, but {steps} are asked for: leave out one of the two options.")
     if name == WORLD:
-        test, train = (GeneratedSource(level=level or 1, seed=seed, split=split) for split in ("test", "train"))
+        test, train = (GeneratedSource(level=level_or_default(level), seed=seed, split=split) for split in ("test", "train"))
         turns = 1 if strategy == "single-step" else steps or DEFAULT_STEPS
         known = train.take(steps=1, strategy="multi-step", start=0, count=KNOWN_SAMPLE)
         return test.take(steps=turns, strategy=strategy, start=0, count=count), known

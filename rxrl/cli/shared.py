@@ -30,7 +30,8 @@ TrainData = Annotated[
 ]
 HeldOut = Annotated[str | None, typer.Option(help="Conversations to validate on, with a file as --data. Default: its first twentieth.")]
 LevelOption = Annotated[
-    int | None, typer.Option("--level", min=1, max=3, help="Difficulty of the generated world or scenario. Default: 1.")
+    int | None,
+    typer.Option("--level", min=0, max=3, help="Difficulty of the generated world (from 0) or scenario (from 1). Default: the lowest."),
 ]
 Seed = Annotated[int | None, typer.Option(help="Random seed. Default: that of the settings, or 0.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --out.")]

@@ -16,7 +16,7 @@ from rxrl.data.importers.text import texts_of
 from rxrl.data.mixing import MixedSource, Shares, mix_of, mixed_lists
 from rxrl.data.rows import LengthLimit, conversations_of
 from rxrl.data.sources import ConversationSource, EpisodeSource, RowsSource, said
-from rxrl.data.world import GeneratedSource
+from rxrl.data.world import GeneratedSource, level_or_default
 from rxrl.errors import ConfigError, DataError
 from rxrl.types import Conversation, Scenario
 
@@ -32,7 +32,9 @@ IN_LETTERS = LengthLimit(300, len, "letters")
 class DataConfig(BaseConfig):
     """Where conversations come from: the generated world, scenarios, files, or a mix of them."""
 
-    level: int | None = Field(None, ge=1, le=3, description="Difficulty of the generated world and of scenarios; null: 1.")
+    level: int | None = Field(
+        None, ge=0, le=3, description="Difficulty of the generated world, from 0, and of scenarios, from 1; null: the lowest."
+    )
     train: str | dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         None,
         description="What to train on: a file of conversations, `scenario:NAME` or `world`; or a mix, a weight for each of them; "
@@ -111,7 +113,8 @@ def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources
     """
     (name,) = data.mix
     if name == WORLD:
-        worlds = {split: GeneratedSource(level=data.level or 1, seed=seed, split=split) for split in ("train", "validation", "test")}
+        level = level_or_default(data.level)
+        worlds = {split: GeneratedSource(level=level, seed=seed, split=split) for split in ("train", "validation", "test")}
         test = worlds["test"].take(steps=data.steps or DEFAULT_STEPS, strategy="multi-step", start=0, count=data.test_conversations)
 
         def world_stories(split: str) -> Callable[[int, int], Sequence[str]]:
@@ -220,7 +223,7 @@ def open_data(
     if data is None:
         if held_out is not None:
             raise ConfigError("--held-out goes with --data: the generated world has held-out conversations of its own.")
-        return open_sources(DataConfig(level=level or 1, test_conversations=1), seed)
+        return open_sources(DataConfig(level=level_or_default(level), test_conversations=1), seed)
     if level is not None:
         raise ConfigError("--level is for the generated world: give either --level or --data.")
     split, other = _training_splits(data, held_out, say)

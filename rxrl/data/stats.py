@@ -22,6 +22,7 @@ class DataStats:
         kinds: Interactions by label, the first ones included.
         asks: Turns that ask for something; those of `unknown` ask for what was never told.
         unknown: Turns that ask for what was never told.
+        rivalled: Asking turns for which the same attribute was told of others, with another value.
         facts: Facts that are told, overwrites included.
         distances: Asking turns by distance; None where it is not defined.
         lengths: Lengths of all interactions (query and answer), sorted.
@@ -34,6 +35,7 @@ class DataStats:
     kinds: Counter[str] = field(default_factory=Counter)
     asks: int = 0
     unknown: int = 0
+    rivalled: int = 0
     facts: int = 0
     distances: Counter[int | None] = field(default_factory=Counter)
     lengths: list[int] = field(default_factory=list)
@@ -95,6 +97,7 @@ def _count(stats: DataStats, asked: Asked) -> None:
         return
     stats.asks += 1
     stats.unknown += asked.unknown
+    stats.rivalled += bool(asked.told_rivals)
     stats.distances[asked.distance] += 1
     for key, value in asked.expected.items():
         stats.values[attribute_of(key)][value_words(value)] += 1

@@ -1,8 +1,9 @@
 """The generated world: an endless, seeded supply of small conversations that cannot be answered without memory.
 
-Three levels. 1: people, each attribute once in a conversation, a few short phrasings. 2: more of everything - people, animals and
-things that share attributes, questions for several facts and for facts that were never told, changes of topic. 3: the same with stories
-told on request and with aliases.
+Four levels. 0: people, each attribute once in a conversation, a few short phrasings. 1: the same people and phrasings, but two to four of
+them share each attribute, so that whose a value is decides most questions. 2: more of everything - people, animals and things that share
+attributes, questions for several facts and for facts that were never told, changes of topic. 3: the same with stories told on request and
+with aliases.
 About a twelfth of all (entity, attribute, value) triples is reserved for the test split, and every test conversation holds one.
 """
 
@@ -13,6 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rxrl import lexicon
 from rxrl.data.planning import Habits, Move, Plan, plan_conversation
@@ -22,13 +24,28 @@ from rxrl.lexicon import Topic
 from rxrl.seeding import derive_seed
 from rxrl.types import STRATEGIES, Conversation, Interaction
 
-__all__ = ["LEVELS", "SPLITS", "ConversationSource", "GeneratedSource", "RowsSource", "generate_conversation", "reserved_value"]
+__all__ = [
+    "DEFAULT_LEVEL",
+    "LEVELS",
+    "SPLITS",
+    "ConversationSource",
+    "GeneratedSource",
+    "RowsSource",
+    "generate_conversation",
+    "level_or_default",
+    "reserved_value",
+]
 
 SPLITS = ("train", "validation", "test")
+DEFAULT_LEVEL = 0
 VALIDATION_SHARE = 10
 """One in this many sets of facts belongs to the validation split, with every conversation about them."""
 
 SMALLEST_CAST = 4
+HOLDERS = (2, 3, 3, 4)
+"""How many people share an attribute where attributes are shared: one of these, drawn evenly, but no more than the cast has."""
+SCATTER = 2.0
+"""How far the facts of one shared attribute stand apart, in attributes: those that stand close are told in one interaction."""
 SPARE_SLOTS = 3
 """Slots that stay untold, so that there is something to ask for that was never told."""
 
@@ -37,8 +54,9 @@ SPARE_SLOTS = 3
 class Level:
     """What a level draws from and how it speaks.
 
-    Where `distinct` is true, the facts of a conversation have different attributes, as long as there are enough of them: what kind of
-    value is asked for then tells which fact is meant. Elsewhere facts share attributes, and it has to be known whose a value is.
+    Where `sharing` is "none", the facts of a conversation have different attributes, as long as there are enough of them: what kind of
+    value is asked for then tells which fact is meant. Where it is "all", the same attribute is told of several people, so that it has to be
+    known whose a value is. Where it is "some", who has what is left to chance.
     """
 
     topics: dict[str, tuple[Topic, ...]]
@@ -46,11 +64,12 @@ class Level:
     habits: Habits = field(default_factory=Habits)
     long: bool = False
     aliases: bool = False
-    distinct: bool = False
+    sharing: Literal["none", "some", "all"] = "some"
 
 
 LEVELS: dict[int, Level] = {
-    1: Level({"person": lexicon.ALL_TOPICS["person"]}, ("person",), distinct=True),
+    0: Level({"person": lexicon.ALL_TOPICS["person"]}, ("person",), sharing="none"),
+    1: Level({"person": lexicon.ALL_TOPICS["person"]}, ("person",), sharing="all"),
     2: Level(lexicon.ALL_TOPICS, ("person", "person", "animal", "thing"), Habits(several=0.15, unknown=0.12, topic=0.2), long=True),
     3: Level(
         lexicon.ALL_TOPICS,
@@ -76,6 +95,11 @@ class Slot:
         return f"{self.entity.removeprefix('the ').lower()}.{self.topic.attribute}"
 
 
+def level_or_default(level: int | None) -> int:
+    """A level that may be left out; 0 counts as given."""
+    return DEFAULT_LEVEL if level is None else level
+
+
 def reserved_value(kind: str, entity: str, attribute: str) -> str:
     """The value that this entity's attribute takes in the test split only; each value is reserved for as many entities as any other."""
     values = lexicon.VALUES[attribute]
@@ -87,7 +111,7 @@ def generate_conversation(*, level: int, steps: int, strategy: str, split: str, 
     """Returns the conversation that these arguments name; the same arguments always give the same one.
 
     Args:
-        level: 1, 2 or 3.
+        level: 0, 1, 2 or 3.
         steps: Number of turns, at least 1.
         strategy: One of `rxrl.types.STRATEGIES`; `single-step` has one turn.
         split: `train`, `validation` or `test`; no conversation is in two of them.
@@ -252,8 +276,10 @@ def _draw_pool(rng: random.Random, level: Level, size: int, taken: set[str]) -> 
     pool: list[Slot] = []
     members = 0
     everyone = [(entity, kind) for kind in dict.fromkeys(level.kinds) for entity in lexicon.ENTITIES[kind]]
-    if level.distinct:
+    if level.sharing == "none":
         return _draw_distinct(rng, level, size, taken)
+    if level.sharing == "all":
+        return _draw_shared(rng, level, size, taken)
     while members < SMALLEST_CAST or len(pool) < size + SPARE_SLOTS:
         if len(taken) == len(everyone):
             raise ConfigError(f"A conversation that tells {size} facts is too long for this level of the world: ask for fewer steps.")
@@ -284,6 +310,22 @@ def _draw_distinct(rng: random.Random, level: Level, size: int, taken: set[str])
     taken.update(cast)
     taken.update(slot.topic.attribute for slot in pool[:size])
     return pool
+
+
+def _draw_shared(rng: random.Random, level: Level, size: int, taken: set[str]) -> list[Slot]:
+    """At least `size` slots of up to four people, each attribute told of several of them; `taken` holds the people of earlier casts."""
+    kind = level.kinds[0]
+    topics = rng.sample(level.topics[kind], len(level.topics[kind]))
+    free = [entity for entity in lexicon.ENTITIES[kind] if entity not in taken]
+    members = max(rng.choice(HOLDERS), -(-size // len(topics)))
+    if members > min(len(free), SMALLEST_CAST):
+        raise ConfigError(f"A conversation that tells {size} facts is too long for this level of the world: ask for fewer steps.")
+    cast = rng.sample(free, members)
+    groups = [rng.sample(cast, min(members, max(rng.choice(HOLDERS), -(-size // len(topics))))) for _ in topics]
+    slots = [(number, Slot(entity, kind, topic)) for number, topic in enumerate(topics) for entity in groups[number]]
+    taken.update(cast)
+    places = [number + SCATTER * rng.random() for number, _ in slots]
+    return [slots[index][1] for index in sorted(range(len(slots)), key=places.__getitem__)]
 
 
 def _pick(pool: list[Slot], move: Move, known: set[str]) -> list[Slot]:

@@ -16,6 +16,8 @@ from rxrl.errors import ConfigError, unknown_name
 from rxrl.evaluation.chance import chance
 from rxrl.evaluation.play import TurnCost
 from rxrl.evaluation.records import TurnRecord, asking_keys
+from rxrl.facts import named
+from rxrl.types import Turn
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -81,6 +83,27 @@ def interval(records: Iterable[TurnRecord], *, seed: int = 0, resamples: int = R
     }
 
 
+def binding_interval(records: Iterable[TurnRecord], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any] | None:
+    """Share of the answers that name no other entity's value, over the turns where one was told, with interval; None without any.
+
+    An answer that names nothing at all confuses nobody, so this is to be read beside retention.
+    """
+    told = [(record, others) for record in _asking(records) if (others := _values_of_others(record.turn))]
+    if not told:
+        return None
+    right = [float(not named(record.turn.answer, others)) for record, others in told]
+    conversations = _conversations([record for record, _ in told])
+    mean, low, high = bootstrap(right, conversations, seed=seed, resamples=resamples)
+    return {"mean": mean, "low": low, "high": high, "turns": len(told), "conversations": len(set(conversations))}
+
+
+def _values_of_others(turn: Turn) -> tuple[str, ...]:
+    """What was told of others for the asked attributes, without what the right answer names."""
+    values = tuple(dict.fromkeys(value for values in turn.told_rivals.values() for value in values))
+    right = named(turn.reference, values)
+    return tuple(value for value in values if value not in right)
+
+
 def retention_by_distance(records: Iterable[TurnRecord], *, seed: int = 0, resamples: int = RESAMPLES) -> list[dict[str, Any]]:
     """F1 and exact accuracy at each distance that occurs, nearest first, as `interval` gives them."""
     groups: dict[int, list[TurnRecord]] = defaultdict(list)
@@ -141,10 +164,11 @@ def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = 
 
     Returns:
         JSON values. `retention`, `retention_at_16`, `retention_near`, `retention_far`: mean F1 (None where there are no such turns), each
-        with `<name>_interval` (low, high), `<name>_exact`, `<name>_turns` and `<name>_conversations`. `retention_by_distance`: mean F1 by
-        distance (as a string); `by_distance`: the same with intervals. `by_turn`, `by_kind`. `reward`: mean, min, max over turns that
-        ask or that a scenario judged, and the lowest and highest mean of an episode; `reward_other`: the same over the other turns.
-        `terms`: mean of each reward term over the former. `chance`. Counts.
+        with `<name>_interval` (low, high), `<name>_exact`, `<name>_turns` and `<name>_conversations`. `binding_accuracy`: share of answers
+        that name no other entity's value where one was told (None where nothing has a rival), with the same. `retention_by_distance`:
+        mean F1 by distance (as a string); `by_distance`: the same with intervals. `by_turn`, `by_kind`. `reward`: mean, min, max over
+        turns that ask or that a scenario judged, and the lowest and highest mean of an episode; `reward_other`: the same over the other
+        turns. `terms`: mean of each reward term over the former. `chance`. Counts.
     """
     summary: dict[str, Any] = {
         "conversations": len({record.turn.conversation_id for record in records}),
@@ -158,6 +182,13 @@ def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = 
         summary[f"{name}_exact"] = part and part["exact"]
         summary[f"{name}_turns"] = part["turns"] if part else 0
         summary[f"{name}_conversations"] = part["conversations"] if part else 0
+    binding = binding_interval(records, seed=seed, resamples=resamples)
+    summary |= {
+        "binding_accuracy": binding and binding["mean"],
+        "binding_accuracy_interval": binding and [binding["low"], binding["high"]],
+        "binding_accuracy_turns": binding["turns"] if binding else 0,
+        "binding_accuracy_conversations": binding["conversations"] if binding else 0,
+    }
     rows = retention_by_distance(records, seed=seed, resamples=resamples)
     asking, counted = _asking(records), rewarded(records)
     known = {record.key for record in counted}

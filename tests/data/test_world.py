@@ -50,7 +50,7 @@ def test_any_number_of_steps(level, strategy, steps):
 
 
 def test_every_number_of_steps_up_to_64_exists():
-    assert [take(1, steps, count=1)[0].steps for steps in range(1, 65)] == list(range(1, 65))
+    assert [take(level, steps, count=1)[0].steps for level in (0, 1) for steps in range(1, 65)] == 2 * list(range(1, 65))
 
 
 def test_single_step_has_one_asking_turn():
@@ -130,19 +130,22 @@ def test_no_constant_answer_is_right_above_an_eighth(level):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_chance_as_reports_measure_it_stays_below_an_eighth(seed):
-    assert data_stats(take(1, 16, split="test", count=800, seed=seed)).chance < 1 / 8
+@pytest.mark.parametrize("level", [0, 1])
+def test_chance_as_reports_measure_it_stays_below_an_eighth(level, seed):
+    assert data_stats(take(level, 16, split="test", count=800, seed=seed)).chance < 1 / 8
 
 
-def test_sixteen_turns_of_one_topic_have_every_distance():
-    distances = data_stats(take(1, 16, count=400)).distances
+@pytest.mark.parametrize("level", [0, 1])
+def test_sixteen_turns_of_one_topic_have_every_distance(level):
+    distances = data_stats(take(level, 16, count=400)).distances
     asks = sum(distances.values())
     assert all(distances[distance] / asks > 0.005 for distance in range(1, 17)), distances
 
 
-def test_values_are_drawn_evenly():
+@pytest.mark.parametrize("level", [0, 1])
+def test_values_are_drawn_evenly(level):
     counts = defaultdict(Counter)
-    for conversation in take(1, 8, count=1200):
+    for conversation in take(level, 8, count=1200):
         for key, value in told(conversation):
             counts[attribute_of(key)][value] += 1
     for attribute, found in counts.items():
@@ -161,6 +164,54 @@ def test_splits_share_no_conversation_and_test_holds_the_reserved(level):
     for split, conversations in by_split.items():
         held = [any(is_reserved(key, value) for key, value in told(conversation)) for conversation in conversations]
         assert all(held) if split == "test" else not any(held)
+
+
+def rivals_told(conversation):
+    """For each asking turn the number of other people of whom another value of the asked attribute was told before, and in which turns."""
+    now, turns = {}, {}
+    for turn, interaction in enumerate(conversation.interactions):
+        for key in interaction.asks:
+            rivals = [other for other in now if attribute_of(other) == attribute_of(key) and now[other] != now[key]]
+            yield len(rivals), any(turns[other] == turns[key] for other in rivals)
+        for key, value in interaction.facts:
+            turns.setdefault(key, turn)
+            now[key] = value
+
+
+@pytest.mark.parametrize("strategy", SHAPES)
+@pytest.mark.parametrize("steps", [1, 4, 8, 16, 32, 64])
+def test_most_questions_of_level_one_have_a_rival(steps, strategy):
+    conversations = take(1, steps, strategy if steps > 1 else "multi-step", "test", count=60)
+    found = [each for conversation in conversations for each in rivals_told(conversation)]
+    counts = Counter(count for count, _ in found)
+    assert 1 - counts[0] / len(found) > 0.7
+    assert max(counts) <= (3 if strategy == "multi-step" else 7), "a long-range conversation has two casts"
+    assert {1, 2} <= set(counts), "some attributes are shared by two, others by more"
+    together = sum(within for _, within in found) / len(found)
+    assert together > 0.25, "some rivals are told in the same interaction"
+    if steps > 1:
+        apart = sum(count > within for count, within in found) / len(found)
+        assert apart > 0.25, "others are told turns apart"
+
+
+def test_a_conversation_of_level_one_is_about_two_to_four_people():
+    for steps in (1, 16):
+        casts = Counter(len({key.partition(".")[0] for key, _ in told(conversation)}) for conversation in take(1, steps, count=300))
+        assert set(casts) == {2, 3, 4} if steps > 1 else set(casts) <= {2, 3}
+        assert min(casts.values()) > 30
+
+
+def test_no_question_of_level_zero_has_a_rival_up_to_sixteen_turns():
+    assert not any(count for conversation in take(0, 16, count=100) for count, _ in rivals_told(conversation))
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_statistics_count_questions_that_have_a_rival(level):
+    conversations = take(level, 16, split="test", count=50)
+    stats = data_stats(conversations)
+    counted = [count for conversation in conversations for count, _ in rivals_told(conversation)]
+    # Earlier values of others count as rivals too.
+    assert sum(map(bool, counted)) <= stats.rivalled <= 1.1 * sum(map(bool, counted))
 
 
 def test_splits_part_even_where_draws_coincide():
@@ -206,8 +257,9 @@ def test_long_range_changes_the_topic_and_ends_with_the_first_interaction():
             assert all(set(turn.asks) <= first_keys for turn in conversation.follow_ups[steps - tail :])
 
 
-def test_level_one_is_short_and_plain():
-    conversations = take(1, 16, count=150)
+@pytest.mark.parametrize("level", [0, 1])
+def test_the_two_lowest_levels_are_short_and_plain(level):
+    conversations = take(level, 16, count=150)
     lengths = [len(turn.query.split()) for conversation in conversations for turn in conversation.follow_ups]
     kinds = {turn.kind for conversation in conversations for turn in conversation.interactions}
     assert max(lengths) <= 12
@@ -253,7 +305,7 @@ def test_no_template_is_left_unfilled():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"level": 9}, "level must be one of 1, 2, 3"),
+        ({"level": 9}, "level must be one of 0, 1, 2, 3"),
         ({"split": "tset"}, "Did you mean 'test'"),
         ({"strategy": "long"}, "known: long-range"),
         ({"steps": 0}, "at least 1"),

@@ -105,6 +105,32 @@ def test_headlines_take_the_turns_that_they_name():
     assert (summary["conversations"], summary["turns"], summary["asking_turns"]) == (3, 7, 6)
 
 
+def test_binding_accuracy_counts_answers_that_name_what_was_told_of_another():
+    rivals = {"mia.pet": ("dog", "fox")}
+    said = {"it is cat .": 1.0, "it is dog .": 0.0, "it is cat or fox .": 2 / 3, "it is owl .": 0.0, "i do not know .": 0.0}
+    records = [record("a", turn, held, answer=text, told_rivals=rivals) for turn, (text, held) in enumerate(said.items(), start=1)]
+    summary = summarise([*records, record("b", 1), record("b", 2, None, told_rivals=rivals)])
+    assert summary["binding_accuracy"] == pytest.approx(3 / 5)
+    assert (summary["binding_accuracy_turns"], summary["binding_accuracy_conversations"]) == (5, 1)
+    low, high = summary["binding_accuracy_interval"]
+    assert low <= summary["binding_accuracy"] <= high
+
+
+def test_a_value_that_the_right_answer_names_too_confuses_nobody():
+    both = {"mia.pet": ("dog",), "tom.pet": ("cat",)}
+    asked = record("a", 1, answer="it is cat and dog .", reference="it is cat and dog .", told_rivals=both)
+    assert summarise([asked])["binding_accuracy"] is None
+    third = record("a", 1, answer="it is cat and fox .", reference="it is cat and dog .", told_rivals={**both, "mia.pet": ("dog", "fox")})
+    assert summarise([third])["binding_accuracy"] == 0.0
+
+
+def test_binding_accuracy_is_none_where_nothing_has_a_rival():
+    summary = summarise([record("a", 1), record("b", 1, 0.0)])
+    assert summary["binding_accuracy"] is None
+    assert summary["binding_accuracy_interval"] is None
+    assert summary["binding_accuracy_turns"] == 0
+
+
 def test_rewards_leave_unscored_turns_out():
     found = reward_range([record("a", 1, reward=2.0), record("a", 2, reward=4.0), record("b", 1, reward=9.0), record("c", 1, reward=None)])
     assert found == {"mean": 5.0, "min": 2.0, "max": 9.0, "episode_min": 3.0, "episode_max": 9.0, "turns": 3}
