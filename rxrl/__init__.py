@@ -13,6 +13,7 @@ import gymnasium
 
 if TYPE_CHECKING:
     from rxrl.curricula import Curriculum, load_curriculum
+    from rxrl.evaluation.results import load_run
     from rxrl.models import ReactiveSession, ReactiveTransformer
 
 __version__ = "0.1.0"
@@ -25,9 +26,10 @@ _PUBLIC = {
     "ReactiveSession": "rxrl.models",
     "ReactiveTransformer": "rxrl.models",
     "load_curriculum": "rxrl.curricula",
+    "load_run": "rxrl.evaluation.results",
 }
 
-__all__ = ["ENV_ID", "TOKENS_ENV_ID", "Curriculum", "ReactiveSession", "ReactiveTransformer", "__version__", "load_curriculum"]
+__all__ = ["ENV_ID", "TOKENS_ENV_ID", "Curriculum", "ReactiveSession", "ReactiveTransformer", "__version__", "load_curriculum", "load_run"]
 
 
 def __getattr__(name: str) -> Any:

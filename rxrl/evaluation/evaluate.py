@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rxrl.envs import ConversationVectorEnv
+from rxrl.errors import DataError
+from rxrl.evaluation.headlines import as_html, as_latex, described
 from rxrl.evaluation.metrics import RESAMPLES, cost_by_turn, summarise, summarise_controls
 from rxrl.evaluation.play import TRUE, WHOLE_CONTROLS, Playthrough, play_parts
-from rxrl.evaluation.records import write_records
+from rxrl.evaluation.records import read_records, write_records
 from rxrl.evaluation.scenarios import summarise_scenarios
+from rxrl.reading import OBJECT, Refusal, read_json
 from rxrl.types import Conversation, Policy, Scenario
 from rxrl.writing import write_json
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True, slots=True)
+EVALUATION_FILE = "evaluation.json"
+_TRANSCRIPTS = "transcripts"
+_REFUSAL = Refusal(DataError, "make it again with an evaluation")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Evaluation:
     """Records and summaries of one evaluation.
 
@@ -58,14 +68,54 @@ class Evaluation:
             scenarios=summarise_scenarios(scenarios, played, seed=seed, resamples=resamples),
         )
 
+    @classmethod
+    def load(cls, folder: str | Path) -> Evaluation:
+        """Reads what `save` wrote.
+
+        Raises:
+            DataError: A file is missing, or is not what an evaluation writes.
+        """
+        folder = Path(folder)
+        content = read_json(folder / EVALUATION_FILE, OBJECT, _REFUSAL)
+        controls, cost, scenarios = (content.pop(name, empty) for name, empty in (("controls", {}), ("cost", []), ("scenarios", {})))
+        files = {path.name.split(".")[1]: path for path in sorted(folder.glob(f"{_TRANSCRIPTS}.*.jsonl"))}
+        played = {name: Playthrough(read_records(path)) for name, path in files.items() if name != "unscored"}
+        return cls(Playthrough(read_records(folder / f"{_TRANSCRIPTS}.jsonl")), played, content, controls, cost, scenarios)
+
     def save(self, folder: str | Path) -> Path:
         """Writes `evaluation.json`, `transcripts.jsonl` and `transcripts.<control>.jsonl`; returns the path of the first."""
         folder = Path(folder)
-        write_records(folder / "transcripts.jsonl", self.records)
+        write_records(folder / f"{_TRANSCRIPTS}.jsonl", self.records)
         for control, records in self.control_records.items():
-            write_records(folder / f"transcripts.{control}.jsonl", records)
+            write_records(folder / f"{_TRANSCRIPTS}.{control}.jsonl", records)
         found = {**self.summary, "controls": self.controls, "cost": self.cost, "scenarios": self.scenarios}
-        return write_json(folder / "evaluation.json", found)
+        return write_json(folder / EVALUATION_FILE, found)
+
+    def __repr__(self) -> str:
+        return described(self.summary, self.controls, self.scenarios)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.summary, self.controls, self.scenarios)
+
+    def to_latex(self, *, caption: str = "", label: str = "") -> str:
+        """The headline numbers as a LaTeX table (package `booktabs`).
+
+        Args:
+            caption: Caption; without one, only the `tabular` environment is written.
+            label: Label of the table.
+        """
+        return as_latex(self.summary, self.controls, self.scenarios, caption=caption, label=label)
+
+    def to_pandas(self, *, controls: bool = False) -> pd.DataFrame:
+        """A data frame with one row a turn; `rxrl.evaluation.frames.COLUMNS` describes its columns.
+
+        Args:
+            controls: Whether the turns of the controls follow, told apart by the column `condition`.
+        """
+        from rxrl.evaluation.frames import to_pandas  # noqa: PLC0415 - pandas takes its time, and training needs none
+
+        others = self.control_records.values() if controls else ()
+        return to_pandas(record for records in (self.records, *others) for record in records)
 
 
 def evaluate(

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from rxrl.evaluation.charts import number
 from rxrl.evaluation.curves import learning_curves
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.evaluation.scenario_views import scenario_views
+from rxrl.evaluation.tables import csv_text
 from rxrl.evaluation.transcripts import choose_episodes
 from rxrl.evaluation.views import (
     by_distance_view,
@@ -145,11 +144,7 @@ def render(run: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]], transcr
 
 def _csv(run: Mapping[str, Any]) -> str:
     """Retention by distance of every condition as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("condition", *("f1" if name == "mean" else name for name in _COLUMNS)))
     controls = {name: part for name, part in (run.get("controls") or {}).items() if isinstance(part, Mapping)}
-    for condition, part in {**{name: run.get(name) or {} for name in _CONDITIONS}, **controls}.items():
-        for row in part.get("by_distance") or ():
-            writer.writerow((condition, *(row.get(name) for name in _COLUMNS)))
-    return text.getvalue()
+    parts = {**{name: run.get(name) or {} for name in _CONDITIONS}, **controls}
+    rows = ((name, *(row.get(column) for column in _COLUMNS)) for name, part in parts.items() for row in part.get("by_distance") or ())
+    return csv_text(("condition", *("f1" if name == "mean" else name for name in _COLUMNS)), rows)
