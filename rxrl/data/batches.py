@@ -21,16 +21,19 @@ class EpisodeBatch:
         turns: `[BOS] [Q] query [A] answer [EOS]` of each turn, ids and mask `[turns, batch, time]`.
         answer: bool `[turns, batch, time]`, true for tokens of the answer in `turns`, `[EOS]` included.
         real: bool `[turns, batch]`, false past the end of shorter conversations.
+        asking: bool `[turns, batch]`, where a turn's query asks for something; where that is not known, everywhere it is real.
     """
 
     writes: TokenBatch
     turns: TokenBatch
     answer: Tensor
     real: Tensor
+    asking: Tensor
 
     def to(self, device: torch.device | str) -> EpisodeBatch:
         """The same batch on `device`."""
-        return EpisodeBatch(self.writes.to(device), self.turns.to(device), self.answer.to(device), self.real.to(device))
+        marks = (each.to(device) for each in (self.answer, self.real, self.asking))
+        return EpisodeBatch(self.writes.to(device), self.turns.to(device), *marks)
 
     @property
     def tokens(self) -> int:
@@ -66,11 +69,16 @@ def checked_ids(conversation: Conversation, turn: int, codec: TextCodec, max_len
     query = codec.encode(interaction.query)
     ids = interaction_ids(query, codec.encode(interaction.answer))
     if len(ids) > max_length:
-        raise DataError(
-            f"Conversation {conversation.id!r}, turn {turn}: the interaction has {len(ids)} tokens, but {max_length} is the "
-            "model's limit: cut it into several turns, or use a larger preset."
-        )
+        raise long_interaction(conversation.id, turn, len(ids), max_length)
     return ids, len(query) + 3
+
+
+def long_interaction(name: str, turn: int, length: int, limit: int) -> DataError:
+    """The error for an interaction that is longer than the model takes."""
+    return DataError(
+        f"Conversation {name!r}, turn {turn}: the interaction has {length} tokens, but {limit} is the "
+        "model's limit: cut it into several turns, or use a larger preset."
+    )
 
 
 def episode_batch(conversations: Sequence[Conversation], codec: TextCodec, max_length: int) -> EpisodeBatch:
@@ -94,4 +102,5 @@ def episode_batch(conversations: Sequence[Conversation], codec: TextCodec, max_l
                 prompts[turn - 1, row] = prompt
     decoded = turns_first(written[1:])
     real = torch.tensor([[turn < conversation.steps for conversation in conversations] for turn in range(turns)])
-    return EpisodeBatch(turns_first(written[:-1]), decoded, answer_positions(prompts, decoded.mask), real)
+    asking = torch.tensor([[turn < c.steps and c.follow_ups[turn].asks != () for c in conversations] for turn in range(turns)])
+    return EpisodeBatch(turns_first(written[:-1]), decoded, answer_positions(prompts, decoded.mask), real, asking)

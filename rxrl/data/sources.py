@@ -85,7 +85,7 @@ class RowsSource:
         for position in range(start, start + count):
             epoch, offset = divmod(position, len(eligible))
             chosen.append(eligible[self._order(steps, strategy, epoch)[offset]])
-        return [_cut(conversation, steps, strategy) for conversation in chosen]
+        return [cut(conversation, steps, strategy) for conversation in chosen]
 
     def _eligible(self, steps: int, strategy: str) -> list[Conversation]:
         if (steps, strategy) not in self._long_enough:
@@ -104,7 +104,7 @@ class RowsSource:
         return remembered[1]
 
 
-def _cut(conversation: Conversation, steps: int, strategy: str) -> Conversation:
+def cut(conversation: Conversation, steps: int, strategy: str) -> Conversation:
     """The first `steps` turns; one that is long-range keeps its return to the first interaction, unless what is left out matters to it."""
     if conversation.steps == steps:
         return conversation
