@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from rxrl.data.sources import ConversationSource
 from rxrl.errors import DataError
 from rxrl.types import Conversation, TextCodec, TokenBatch, interaction_ids
 
@@ -39,6 +41,41 @@ class EpisodeBatch:
     def tokens(self) -> int:
         """Real tokens of all turns and of the first write: what was told and said once."""
         return int(self.turns.mask.sum() + self.writes.mask[0].sum())
+
+
+@runtime_checkable
+class TokenisedSource(Protocol):
+    """A supply of conversations that are token ids already: `rxrl.data.stores.StoredConversations`."""
+
+    def available(self, steps: int, strategy: str) -> int:
+        """Number of conversations that are long enough for `steps` turns."""
+        ...
+
+    def episodes(self, *, steps: int, strategy: str, start: int, count: int, max_length: int) -> EpisodeBatch:
+        """What `episode_batch` makes of the conversations that `take` gives for the same arguments."""
+        ...
+
+
+def episodes_of(
+    source: ConversationSource, codec: TextCodec, max_length: int, *, steps: int, strategy: str, start: int, count: int
+) -> EpisodeBatch:
+    """Teacher-forced episodes from a source: read where they are token ids already, else made by the tokenizer.
+
+    Args:
+        source: Conversations.
+        codec: Tokenizer.
+        max_length: Longest interaction in tokens, special tokens included.
+        steps: Turns of each conversation.
+        strategy: Which conversations, see `ConversationSource`.
+        start: First position.
+        count: How many.
+
+    Raises:
+        DataError: An interaction is longer than `max_length`; the message names conversation and turn.
+    """
+    if isinstance(source, TokenisedSource):
+        return source.episodes(steps=steps, strategy=strategy, start=start, count=count, max_length=max_length)
+    return episode_batch(source.take(steps=steps, strategy=strategy, start=start, count=count), codec, max_length)
 
 
 def turns_first(rows: Sequence[Sequence[Sequence[int]]]) -> TokenBatch:

@@ -18,13 +18,15 @@ from typing import Any, Literal
 
 from rxrl.data.tables import is_saved, load_splits
 from rxrl.errors import DataError, reason
-from rxrl.reading import compression_of, json_value, parquet_rows, read_json_rows, read_text
+from rxrl.reading import arrow_rows, compression_of, csv_stream, json_value, parquet_rows, read_json_rows, read_text
 from rxrl.writing import path_text
 
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
-ROW_ENDINGS = (*JSON_ENDINGS, ".parquet")
+ROW_ENDINGS = (*JSON_ENDINGS, ".parquet", ".arrow", ".csv")
 ENDINGS = (*ROW_ENDINGS, ".txt")
-READ = "JSON (.jsonl, .ndjson, .json), Parquet (.parquet) and text (.txt); JSON and text also as .gz or .zst"
+READ = (
+    "JSON (.jsonl, .ndjson, .json), Parquet (.parquet), Arrow (.arrow), CSV (.csv) and text (.txt); JSON, CSV and text also as .gz or .zst"
+)
 DOCUMENT_BORDER = "<|endoftext|>"
 
 Purpose = Literal["train", "validation", "test", "any"]
@@ -45,6 +47,7 @@ _SHARD = re.compile(r"[-_.]\d+(-of-\d+)?$")
 # Files that tools leave beside the data.
 _NO_DATA = frozenset({"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_READERS: Mapping[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {".parquet": parquet_rows, ".arrow": arrow_rows, ".csv": csv_stream}
 _logger = logging.getLogger(__name__)
 
 
@@ -74,17 +77,42 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of a split, or a data set as a whole.
+
+    Attributes:
+        name: As a message names it.
+        rows: Opens it and yields its rows.
+        file: The file; None where the rows come from `datasets`.
+        version: What tells the rows of a data set from those of another version of it.
+    """
+
+    name: str
+    rows: Callable[[], Iterator[Row]]
+    file: Path | None = None
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """One split of a corpus, or all of one that has no splits.
 
     Attributes:
         name: As a command takes it: `data.jsonl`, `data:train`.
-        files: Its files; empty where `rows` come from `datasets`.
+        shards: What it consists of, in order.
     """
 
     name: str
-    files: tuple[Path, ...]
-    rows: Callable[[], Iterator[Row]]
+    shards: tuple[Shard, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its files; none where the rows come from `datasets`."""
+        return tuple(shard.file for shard in self.shards if shard.file is not None)
+
+    def rows(self) -> Iterator[Row]:
+        """The rows of all shards, one after the other."""
+        return (row for shard in self.shards for row in shard.rows())
 
     def holds_texts(self) -> bool:
         """Whether it holds plain texts: text files, or rows with `text` and no `interactions`."""
@@ -162,13 +190,14 @@ class Corpus:
         return next((name for name in (asked, _CANONICAL.get(asked.lower(), asked)) if name in self.splits), None)
 
 
-def open_corpus(source: str | Path, *, subset: str | None = None, split: str | None = None) -> Corpus:
+def open_corpus(source: str | Path, *, subset: str | None = None, split: str | None = None, stream: bool = False) -> Corpus:
     """Finds the data set that a name stands for, without reading its rows.
 
     Args:
         source: A file, a folder, or a name on the Hub; a split or `SUBSET:SPLIT` may follow behind a colon.
         subset: Configuration of a data set, for example `steps-4`.
         split: The split that is asked for, where `source` names none.
+        stream: Read a data set of the Hub while it is used, instead of downloading it first.
 
     Raises:
         DataError: There is no such file, folder or data set, or it holds nothing that can be read.
@@ -186,9 +215,9 @@ def open_corpus(source: str | Path, *, subset: str | None = None, split: str | N
     if path.is_file():
         if split is not None:
             raise DataError(f"{name} is a file, so it has no split {split!r}: leave it out.")
-        return Corpus(name, {"all": Split(name, (path,), partial(_rows_of_file, path, stem(path)))})
+        return Corpus(name, {"all": Split(name, (Shard(name, partial(_rows_of_file, path, stem(path)), path),))})
     _check_on_hub(path, name)
-    return _data_set(name, subset, split)
+    return _data_set(name, subset, split, stream)
 
 
 def ending(path: Path) -> str:
@@ -230,11 +259,8 @@ def split_of(file: Path) -> str:
 
 
 def _files_split(name: str, folder: Path, files: list[Path]) -> Split:
-    def rows() -> Iterator[Row]:
-        for file in files:
-            yield from _rows_of_file(file, (file.relative_to(folder).parent / stem(file)).as_posix())
-
-    return Split(name, tuple(files), rows)
+    called = [(file.relative_to(folder).parent / stem(file)).as_posix() for file in files]
+    return Split(name, tuple(Shard(str(file), partial(_rows_of_file, file, own), file) for file, own in zip(files, called, strict=True)))
 
 
 def _is_data(file: Path, folder: Path) -> bool:
@@ -249,7 +275,7 @@ def _rows_of_file(file: Path, called: str) -> Iterator[Row]:
         documents: str = read_text(file)
         rows: Iterator[tuple[int, Any]] = enumerate(({"text": text} for text in documents.split(DOCUMENT_BORDER)), start=1)
     else:
-        rows = parquet_rows(file) if kind == ".parquet" else read_json_rows(file)
+        rows = _READERS[kind](file) if kind in _READERS else read_json_rows(file)
     for number, content in rows:
         yield Row(str(file), number, content, f"{called}-{number}")
 
@@ -267,10 +293,10 @@ def _check_on_hub(path: Path, name: str) -> None:
         raise DataError(f"There is no file {name}: check the path.{guess}")
 
 
-def _data_set(name: str, subset: str | None, split: str | None) -> Corpus:
+def _data_set(name: str, subset: str | None, split: str | None, stream: bool = False) -> Corpus:
     label = f"{name}:{subset}" if subset else name
     try:
-        loaded = load_splits(name, subset)
+        loaded = load_splits(name, subset, stream)
     except Exception as error:  # the library raises many kinds, down to its HTTP client's
         words = reason(error)
         raise DataError(f"{name!r} is neither a file nor a data set that can be loaded ({words[:300].rstrip('.')}).") from error
@@ -279,7 +305,8 @@ def _data_set(name: str, subset: str | None, split: str | None) -> Corpus:
     splits = {}
     for each in order:
         called = f"{label}:{each}" if many or subset else label
-        splits[each] = Split(called, (), partial(_rows_of_data_set, loaded[each], called, f"{name}:{each}"))
+        rows = partial(_rows_of_data_set, loaded[each], called, f"{name}:{each}")
+        splits[each] = Split(called, (Shard(called, rows, version=str(getattr(loaded[each], "_fingerprint", ""))),))
     return Corpus(label, splits, split)
 
 

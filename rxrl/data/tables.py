@@ -18,10 +18,16 @@ def is_saved(folder: Path) -> bool:
     return any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
 
 
-def load_splits(name: str, subset: str | None) -> dict[str, Any]:
-    """The splits of a folder that `datasets` saved or can load, or of a data set on the Hub; raises what the library raises."""
+def load_splits(name: str, subset: str | None, stream: bool = False) -> dict[str, Any]:
+    """The splits of a folder that `datasets` saved or can load, or of a data set on the Hub; raises what the library raises.
+
+    Args:
+        name: Folder or name.
+        subset: Configuration of the data set.
+        stream: Read rows while they are used, instead of downloading all first.
+    """
     datasets = import_module("datasets")  # takes seconds, so only where it is needed
-    loaded = datasets.load_from_disk(name) if is_saved(Path(name)) else datasets.load_dataset(name, subset)
+    loaded = datasets.load_from_disk(name) if is_saved(Path(name)) else datasets.load_dataset(name, subset, streaming=stream)
     return dict(loaded) if isinstance(loaded, Mapping) else {str(loaded.split or "all"): loaded}
 
 

@@ -10,16 +10,18 @@ Readers of tensors are imported from `rxrl.reading.tensors`, since torch takes i
 from rxrl.reading.arrays import mapped
 from rxrl.reading.documents import OBJECT, json_value, parse_json, read_json, read_json_rows, whole_objects
 from rxrl.reading.guard import Refusal, guarded
-from rxrl.reading.plain import compression_of, hash_of, open_lines, read_text
+from rxrl.reading.plain import compression_of, hash_of, open_lines, read_text, text_blocks, text_lines
 from rxrl.reading.settings import YamlDocument, parse_yaml, read_yaml
-from rxrl.reading.tables import csv_rows, parquet_rows
+from rxrl.reading.tables import arrow_rows, csv_rows, csv_stream, parquet_rows
 
 __all__ = [
     "OBJECT",
     "Refusal",
     "YamlDocument",
+    "arrow_rows",
     "compression_of",
     "csv_rows",
+    "csv_stream",
     "guarded",
     "hash_of",
     "json_value",
@@ -32,5 +34,7 @@ __all__ = [
     "read_json_rows",
     "read_text",
     "read_yaml",
+    "text_blocks",
+    "text_lines",
     "whole_objects",
 ]

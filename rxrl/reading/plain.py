@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 from collections.abc import Iterator
@@ -67,6 +68,47 @@ def open_lines(path: str | Path, refusal: Refusal | None = None) -> Iterator[tup
                 line = line.removeprefix(_MARK)
             if line.strip():
                 yield number, line
+
+
+def text_lines(path: str | Path, refusal: Refusal | None = None) -> Iterator[str]:
+    """Yields the lines of a UTF-8 file of any size, with their ends as they are, without a byte-order mark.
+
+    Raises:
+        RxrlError: The file is missing, cannot be unpacked, is not UTF-8, or a line is too long; the message names the line.
+    """
+    refusal, number = refusal or Refusal(), 0
+    with guarded(path, "UTF-8 text", refusal), _opened(Path(path)) as file:
+        while line := file.readline(LINE_BYTES + 1):
+            number += 1
+            if len(line) > LINE_BYTES:
+                raise ValueError(f"line {number} is longer than {LINE_BYTES >> 20} MiB")
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"line {number}, byte {error.start}: {error.reason}") from None
+
+
+def text_blocks(path: str | Path, refusal: Refusal | None = None, size: int = 1 << 20) -> Iterator[str]:
+    """Yields a UTF-8 file of any size in blocks of about `size` bytes, without a byte-order mark, every line end a line feed.
+
+    Raises:
+        RxrlError: The file is missing, cannot be unpacked, or is not UTF-8; the message names the byte.
+    """
+    refusal, total, decoder, returned = refusal or Refusal(), 0, codecs.getincrementaldecoder("utf-8-sig")(), ""
+    with guarded(path, "UTF-8 text", refusal), _opened(Path(path)) as file:
+        while True:
+            block = file.read(size)
+            try:
+                text = returned + decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"byte {total + error.start} or one close to it: {error.reason}") from None
+            total += len(block)
+            # A carriage return at the end may be half of a line end.
+            returned = "\r" if block and text.endswith("\r") else ""
+            if text := text.removesuffix(returned).replace("\r\n", "\n").replace("\r", "\n"):
+                yield text
+            if not block:
+                return
 
 
 def hash_of(path: str | Path) -> str:

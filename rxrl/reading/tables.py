@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rxrl.reading.guard import Refusal, guarded
-from rxrl.reading.plain import read_text
+from rxrl.reading.plain import LINE_BYTES, read_text, text_lines
 
 ROWS = 5_000_000
 """Most rows of a table."""
@@ -40,6 +40,44 @@ def parquet_rows(path: Path, refusal: Refusal | None = None) -> Iterator[tuple[i
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
+
+
+def arrow_rows(path: Path, refusal: Refusal | None = None) -> Iterator[tuple[int, Any]]:
+    """Yields (row from 1, row) of an Arrow file or stream, as `datasets` keeps them; a batch of the file in memory at a time.
+
+    Raises:
+        RxrlError: It is missing, not Arrow, or comes to more than can be meant.
+    """
+    refusal, number = refusal or Refusal(), 0
+    arrow, ipc = import_module("pyarrow"), import_module("pyarrow.ipc")
+    with guarded(path, "Arrow", refusal), arrow.memory_map(str(path)) as file:
+        try:
+            found = ipc.open_file(file)
+            batches = (found.get_batch(index) for index in range(found.num_record_batches))
+        except arrow.ArrowInvalid:
+            file.seek(0)
+            batches = iter(ipc.open_stream(file))
+        for batch in batches:
+            if number + batch.num_rows > ROWS or batch.nbytes > UNPACKED:
+                raise ValueError(f"it has more than {ROWS} rows or {UNPACKED >> 30} GiB: write several files")
+            for start in range(0, batch.num_rows, _BATCH):
+                for row in batch.slice(start, _BATCH).to_pylist():
+                    number += 1
+                    yield number, row
+
+
+def csv_stream(path: Path, refusal: Refusal | None = None) -> Iterator[tuple[int, dict[str, str] | None]]:
+    """Yields (row, fields by column) of a CSV file of any size, as `csv_rows`; one that ends in .gz or .zst is unpacked.
+
+    Raises:
+        RxrlError: It is missing, not UTF-8 or no CSV.
+    """
+    refusal, number = refusal or Refusal(), 1
+    csv.field_size_limit(LINE_BYTES)
+    reader = csv.DictReader(text_lines(path, refusal), restkey="?", restval="")
+    with guarded(path, f"CSV after row {number}", refusal):
+        for number, row in enumerate(reader, start=2):
+            yield number, None if "?" in row else row
 
 
 def _check_declared(metadata: Any) -> None:

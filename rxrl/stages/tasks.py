@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
 from rxrl.algorithms import LossResult
-from rxrl.data.batches import EpisodeBatch, episode_batch
+from rxrl.data.batches import EpisodeBatch, TokenisedSource, episode_batch, episodes_of
 from rxrl.data.sources import ConversationSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
@@ -17,7 +16,7 @@ from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.seeding import generator
 from rxrl.stages.config import MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase, StageConfig
 from rxrl.stages.losses import memory_attention_loss, reading_loss, smat_loss
-from rxrl.types import PARAMETER_GROUPS, Conversation
+from rxrl.types import PARAMETER_GROUPS
 
 ALL_GROUPS = frozenset(PARAMETER_GROUPS)
 
@@ -57,18 +56,18 @@ class EpisodeTask:
     max_length: int
     row_counts: dict[tuple[int, str], int] = field(default_factory=dict, kw_only=True)
 
-    def batch(
-        self, source: ConversationSource, steps: int, strategy: str, start: int, count: int
-    ) -> tuple[EpisodeBatch, list[Conversation]]:
+    def batch(self, source: ConversationSource, steps: int, strategy: str, start: int, count: int) -> EpisodeBatch:
         """Teacher-forced conversations."""
-        conversations = source.take(steps=steps, strategy=strategy, start=start, count=count)
-        return episode_batch(conversations, self.tokenizer, self.max_length), conversations
+        return episodes_of(source, self.tokenizer, self.max_length, steps=steps, strategy=strategy, start=start, count=count)
 
-    def held_out_batch(self, steps: int, strategy: str = "multi-step") -> tuple[EpisodeBatch, list[Conversation]]:
-        """The conversations of a validation, each id once: a source of few begins anew where they end."""
-        found = self.held_out.take(steps=steps, strategy=strategy, start=0, count=self.config.validation_rows)
+    def held_out_batch(self, steps: int, strategy: str = "multi-step") -> EpisodeBatch:
+        """The conversations of a validation, each once: a source of few begins anew where they end."""
+        count = self.config.validation_rows
+        if isinstance(self.held_out, TokenisedSource):
+            return self.batch(self.held_out, steps, strategy, 0, min(count, self.held_out.available(steps, strategy)))
+        found = self.held_out.take(steps=steps, strategy=strategy, start=0, count=count)
         conversations = list({each.id: each for each in found}.values())
-        return episode_batch(conversations, self.tokenizer, self.max_length), conversations
+        return episode_batch(conversations, self.tokenizer, self.max_length)
 
     def stm0(self, model: ReactiveTransformer, count: int, *key: int | str) -> torch.Tensor:
         """Fresh memory of a batch."""
@@ -78,7 +77,7 @@ class EpisodeTask:
         """Conversations of a batch: as many as hold about `batch_tokens`, judged by the first held-out ones."""
         key = (steps, strategy)
         if key not in self.row_counts:
-            sample, _ = self.batch(self.held_out, steps, strategy, 0, 8)
+            sample = self.batch(self.held_out, steps, strategy, 0, 8)
             self.row_counts[key] = max(1, round(self.config.batch_tokens * 8 / max(1, sample.tokens)))
         return self.row_counts[key]
 
@@ -102,18 +101,18 @@ class ReadingTask(EpisodeTask):
     def loss(self, model: ReactiveTransformer, step: int) -> tuple[LossResult, int]:
         """Cross-entropy on the answers' tokens."""
         rows = self.rows(ReadingConfig.steps)
-        batch, _ = self.batch(self.source, ReadingConfig.steps, "multi-step", step * rows, rows)
+        batch = self.batch(self.source, ReadingConfig.steps, "multi-step", step * rows, rows)
         result, _ = reading_loss(model, batch.to(model.device), balance_weight=self.config.balance)
         return result, batch.tokens
 
     @torch.no_grad()
     def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
         """Held-out loss and the share of asking turns answered right, every token."""
-        batch, conversations = self.held_out_batch(ReadingConfig.steps)
+        batch = self.held_out_batch(ReadingConfig.steps)
         batch = batch.to(model.device)
         result, likeliest = reading_loss(model, batch)
         metrics: dict[str, Any] = {name: float(result.metrics[name]) for name in ("loss", "accuracy")}
-        return metrics | asking_accuracy(batch, conversations, likeliest)
+        return metrics | asking_accuracy(batch, likeliest)
 
     def phase_done(self, validation: dict[str, Any]) -> bool:
         """Ends once the accuracy is reached."""
@@ -133,7 +132,7 @@ class MemoryAttentionTask(EpisodeTask):
         """Negative cosine between updated memory and its target."""
         c = self._config
         rows = self.rows(c.steps)
-        batch, _ = self.batch(self.source, c.steps, "multi-step", step * rows, rows)
+        batch = self.batch(self.source, c.steps, "multi-step", step * rows, rows)
         batch = batch.to(model.device)
         stm0 = self.stm0(model, rows, step)
         draws = generator(c.seed, "memory attention", step)
@@ -143,7 +142,7 @@ class MemoryAttentionTask(EpisodeTask):
     def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
         """Held-out loss."""
         c = self._config
-        batch, _ = self.held_out_batch(c.steps)
+        batch = self.held_out_batch(c.steps)
         batch = batch.to(model.device)
         draws = generator(c.seed, "memory attention validation")
         stm0 = self.stm0(model, batch.real.shape[1], "validation")
@@ -175,7 +174,7 @@ class SmatTask(EpisodeTask):
         self._enter(step)
         c, phase = self._config, self._current
         rows = self.rows(phase.steps, c.strategy)
-        batch, _ = self.batch(self.source, phase.steps, self._strategy, self.position, rows)
+        batch = self.batch(self.source, phase.steps, self._strategy, self.position, rows)
         self.position += rows
         batch = batch.to(model.device)
         result = smat_loss(model, self.stm0(model, rows, step), batch, bptt_turns=c.bptt_turns, balance_weight=c.balance)
@@ -184,14 +183,15 @@ class SmatTask(EpisodeTask):
     @torch.no_grad()
     def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
         """Held-out loss with the true memory, an empty one and, where there is one, another conversation's; share answered right."""
-        batch, conversations = self.held_out_batch(self._current.steps, self._strategy)
+        batch = self.held_out_batch(self._current.steps, self._strategy)
         batch = batch.to(model.device)
-        stm0 = self.stm0(model, len(conversations), "validation")
-        memories = ("true", "empty", "other") if len(conversations) > 1 else ("true", "empty")
+        count = batch.real.shape[1]
+        stm0 = self.stm0(model, count, "validation")
+        memories = ("true", "empty", "other") if count > 1 else ("true", "empty")
         losses = {name: smat_loss(model, stm0, batch, memory=name).metrics for name in memories}
         metrics: dict[str, Any] = {f"loss_{name}_memory": float(each["loss"]) for name, each in losses.items()}
         metrics |= {"loss": float(losses["true"]["loss"]), "accuracy": float(losses["true"]["accuracy"]), "steps": self._current.steps}
-        metrics |= asking_accuracy(batch, conversations, likeliest_answers(model, stm0, batch))
+        metrics |= asking_accuracy(batch, likeliest_answers(model, stm0, batch))
         return metrics | memory_health(model, stm0, batch)
 
     def phase_done(self, validation: dict[str, Any]) -> bool:
@@ -253,17 +253,10 @@ def answered_right(batch: EpisodeBatch, likeliest: torch.Tensor) -> torch.Tensor
     return right.all(-1)
 
 
-def asking_accuracy(batch: EpisodeBatch, conversations: Sequence[Conversation], likeliest: torch.Tensor) -> dict[str, float]:
+def asking_accuracy(batch: EpisodeBatch, likeliest: torch.Tensor) -> dict[str, float]:
     """Share of the turns that ask something whose answers are right, as a metric; nothing where nothing is asked."""
     right = answered_right(batch, likeliest)
-    asking = asks_something(conversations, right.shape[0]).to(right.device)
-    return {"asking_accuracy": float(right[asking].float().mean())} if asking.any() else {}
-
-
-def asks_something(conversations: Sequence[Conversation], turns: int) -> torch.Tensor:
-    """Where, bool `[turns, batch]`, a turn's query asks for something; where that is not known, all."""
-    marks = [[turn < c.steps and c.follow_ups[turn].asks != () for c in conversations] for turn in range(turns)]
-    return torch.tensor(marks)
+    return {"asking_accuracy": float(right[batch.asking].float().mean())} if batch.asking.any() else {}
 
 
 def memory_health(model: ReactiveTransformer, stm0: torch.Tensor, batch: EpisodeBatch) -> dict[str, float]:

@@ -141,7 +141,7 @@ def test_what_is_local_is_not_looked_for_on_the_hub(folder: Path, name: str, mon
 def test_names_of_the_hub_come_with_subset_and_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load(name: str, subset: str | None) -> dict[str, Any]:
+    def load(name: str, subset: str | None, stream: bool) -> dict[str, Any]:
         asked.append((name, subset))
         return {"train": [row(1)], "test": [row(2)]}
 

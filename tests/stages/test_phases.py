@@ -106,7 +106,7 @@ def test_a_phase_ends_early_once_it_is_learned(tmp_path):
 
 def test_reading_answers_from_the_interaction_before_and_ends_once_it_can():
     model, task = tiny_model(), reading(accuracy=0.75)
-    batch, _ = task.batch(task.source, 1, "multi-step", 0, 6)
+    batch = task.batch(task.source, 1, "multi-step", 0, 6)
     result, likeliest = reading_loss(model, batch)
     assert likeliest.shape == batch.turns.ids[batch.answer].shape
     result.loss.backward()

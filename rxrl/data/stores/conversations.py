@@ -47,7 +47,7 @@ class ConversationStore:
         self.rows: NDArray[Any] = array("rows", "uint8", found.row_bytes)
         self.row_ends: NDArray[Any] = array("row_ends", "uint64", found.items)
         self.keys: NDArray[Any] = array("keys", "uint64", found.items, 2)
-        self.order: NDArray[Any] = array("order", "uint64", found.items)
+        self.order: NDArray[Any] = array("order", "uint64", sum(sum(group.values()) for group in found.lengths.values()))
 
     def conversation(self, index: int) -> Conversation:
         """A conversation as its row tells it.
@@ -106,7 +106,7 @@ class StoredConversations:
     @property
     def fingerprint(self) -> str:
         """What tells these conversations and their order from others."""
-        return f"{self.store.manifest.fingerprint}/{self._part}/{self._seed}"
+        return f"{self.store.manifest.content}/{self._part}/{self._seed}"
 
     def __len__(self) -> int:
         """Number of conversations of one epoch, whatever their length."""

@@ -44,7 +44,8 @@ class Manifest(BaseModel):
         version: Of the layout.
         kind: What it holds.
         source: Name of what it was made from.
-        fingerprint: Tells the source, the tokenizer and the options of the tokenisation from others.
+        fingerprint: Tells the source, the tokenizer and the options of the tokenisation from others, without a look into files.
+        content: Hash of what the store says.
         tokenizer: Hash of the tokenizer.
         vocab_size: Tokens of the tokenizer.
         dtype: Of the token ids.
@@ -64,6 +65,7 @@ class Manifest(BaseModel):
     kind: Kind
     source: str
     fingerprint: str
+    content: str
     tokenizer: str
     vocab_size: int = Field(ge=1)
     dtype: Literal["uint16", "uint32"]
@@ -134,7 +136,8 @@ class StoreFiles:
             DataError: One is beyond the vocabulary.
         """
         if len(ids) and int(ids.max()) >= self.manifest.vocab_size:
-            raise DataError(f"{self.folder} holds a token {int(ids.max())}, but the vocabulary has {self.manifest.vocab_size}: {REFUSAL.advice}.")
+            vocabulary = self.manifest.vocab_size
+            raise DataError(f"{self.folder} holds a token {int(ids.max())}, but the vocabulary has {vocabulary}: {REFUSAL.advice}.")
         return ids.astype(np.int64)
 
 
@@ -146,3 +149,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     return read_json(folder / MANIFEST, Manifest, REFUSAL)
 
+
+def token_type(tokenizer: Tokenizer) -> Literal["uint16", "uint32"]:
+    """Smallest type that holds all ids."""
+    return "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"

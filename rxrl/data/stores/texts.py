@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rxrl.data.stores.manifest import StoreFiles
+from rxrl.data.stores.manifest import REFUSAL, StoreFiles
 from rxrl.data.stores.parts import FEW, Part, Parting, shared_keys
 from rxrl.data.stores.permutation import Permutation
 from rxrl.data.stores.sums import RunningSums
@@ -46,7 +46,7 @@ class PackedBatch:
 
     @property
     def same_document(self) -> Tensor:
-        """bool `[batch, time, time]`: where two tokens belong to the same text."""
+        """Where, bool `[batch, time, time]`, two tokens belong to the same text."""
         return (self.documents.unsqueeze(2) == self.documents.unsqueeze(1)) & self.tokens.mask.unsqueeze(2)
 
     @property
@@ -73,7 +73,7 @@ class TextStore:
         self.keys: NDArray[Any] = self.files.array("keys", "uint64", items)
         self.sizes: NDArray[Any] = self.files.array("sizes", "uint32", items)
         if int(self.ends[-1]) != self.manifest.tokens:
-            raise DataError(f"{folder} is damaged (its texts end at token {int(self.ends[-1])} of {self.manifest.tokens}): tokenise it anew.")
+            raise DataError(f"{folder} is damaged (its texts end at token {int(self.ends[-1])}): {REFUSAL.advice}.")
 
     def packed(self, length: int, seed: int, part: Part = "all", share: float = 0.05) -> PackedTexts:
         """Packed rows of the texts of a part.
@@ -123,7 +123,7 @@ class PackedTexts:
     @property
     def fingerprint(self) -> str:
         """What tells these rows and their order from others."""
-        return f"{self.store.manifest.fingerprint}/{self._part}/{self.length}/{self._seed}"
+        return f"{self.store.manifest.content}/{self._part}/{self.length}/{self._seed}"
 
     def batch(self, position: int, rows: int, rank: int = 0, world_size: int = 1) -> PackedBatch:
         """Rows `position` to `position + rows - 1` of the endless sequence, or the part of them that one process takes.

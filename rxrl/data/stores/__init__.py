@@ -1,0 +1,30 @@
+"""Token stores: a source tokenised once, mapped into memory, read in a seeded order that is computed and never held.
+
+    build(split, folder, tokenizer, Options())                 a source (texts or conversations) becomes a store
+    TextStore(folder).packed(length, seed, "train")            rows of packed texts: `.batch(position, rows, rank, world_size)`
+    ConversationStore(folder).source(seed, "train")            a source of conversations: `.take(...)`, and `.episodes(...)` as token ids
+
+A batch is a function of seed and position, so a run goes on where it was cut by its position alone, and two processes share out what
+one would have.
+"""
+
+from rxrl.data.stores.building import build, fingerprint, kind_of
+from rxrl.data.stores.conversations import ConversationStore, StoredConversations
+from rxrl.data.stores.manifest import Manifest, is_store, read_manifest
+from rxrl.data.stores.options import Options
+from rxrl.data.stores.texts import PackedBatch, PackedTexts, TextStore
+
+__all__ = [
+    "ConversationStore",
+    "Manifest",
+    "Options",
+    "PackedBatch",
+    "PackedTexts",
+    "StoredConversations",
+    "TextStore",
+    "build",
+    "fingerprint",
+    "is_store",
+    "kind_of",
+    "read_manifest",
+]
