@@ -58,6 +58,7 @@ class StageSettings(BaseConfig):
     teacher_forcing: bool = Field(False, description="Write the reference answer into memory instead of the generated one.")
     reward: str | dict[str, Any] | None = Field(None, description="Reward of this stage; null keeps the run's own.")
     algorithm: dict[str, Any] = Field(default_factory=dict, description="Algorithm options that differ in this stage.")
+    signals: dict[str, Any] = Field(default_factory=dict, description="Signals whose settings differ in this stage, as in `mrl.signals`.")
     episodes: int | None = Field(None, ge=1, description="Conversations an iteration; null keeps the run's own.")
 
     @model_validator(mode="after")

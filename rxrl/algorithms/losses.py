@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,10 +19,11 @@ OVER_ALL = frozenset({"loss", "balance", "memory_change", "memory_cosine"})
 
 @dataclass(frozen=True, slots=True)
 class LossResult:
-    """A scalar loss and detached metrics."""
+    """A scalar loss and detached metrics; `terms` are losses of signals before their coefficients, with their graph."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
+    terms: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Totals:
         memory: Real turns from the second on.
         imitate: Of `PolicyInputs.imitate`.
         turns: Turns that the critic learns from.
+        signals: Weights of each signal besides the reward.
     """
 
     weights: Tensor
@@ -44,6 +46,12 @@ class Totals:
     memory: Tensor
     imitate: Tensor
     turns: Tensor
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def teach(self) -> bool:
+        """Whether a signal besides the reward has something to teach."""
+        return any(bool(weight > 0) for weight in self.signals.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +110,8 @@ def sum_results(results: Sequence[LossResult]) -> LossResult:
     names = dict.fromkeys(name for each in results for name in each.metrics)
     joined = {name: torch.stack([each.metrics[name] for each in results if name in each.metrics]) for name in names}
     metrics = {name: values.max() if name in MAXIMA else values.sum() for name, values in joined.items()}
-    return LossResult(torch.stack([each.loss for each in results]).sum(), metrics)
+    terms = {name: torch.stack([each.terms[name] for each in results]).sum() for name in results[0].terms}
+    return LossResult(torch.stack([each.loss for each in results]).sum(), metrics, terms)
 
 
 def ratio_metrics(log_ratio: Tensor, inputs: PolicyInputs, low: float, high: float) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ KINDS = {
     "memories": ("rxrl.envs", "What holds the conversation: `rxrl play --memory NAME`."),
     "policies": ("rxrl.policies", "Who answers: `rxrl play --policy NAME`."),
     "scenarios": ("rxrl.envs.scenarios", "Users who react: `rxrl train --data scenario:NAME`."),
+    "signals": ("rxrl.training.signals", "What the update learns from: `rxrl train --signals NAME=COEFFICIENT`."),
     "rewards": ("rxrl.rewards", "What an answer earns: `rxrl train --reward NAME`."),
 }
 """Where the registry of a kind is, and where its names are used."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +30,7 @@ from rxrl.cli.shared import (
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
+from rxrl.errors import ConfigError
 from rxrl.factory import TokenEmbeddings, checkpoint_folder, load_checkpoint
 from rxrl.pipeline.checks import check_training
 from rxrl.pipeline.parts import CHECKPOINT, run_training
@@ -61,6 +63,13 @@ def train(  # noqa: PLR0913, PLR0917
     reward: RewardName = None,
     env: EnvName = None,
     algorithm: Annotated[str | None, typer.Option(help="Algorithm: a name (rxrl list algorithms). Default: impo.")] = None,
+    signals: Annotated[
+        str | None,
+        typer.Option(
+            help="What the update learns from, with coefficients: reward=1,reference=0.5 (rxrl list signals). What is not named is off. "
+            "Default: reward=1."
+        ),
+    ] = None,
     data: TrainData = None,
     held_out: HeldOut = None,
     level: LevelOption = None,
@@ -76,7 +85,13 @@ def train(  # noqa: PLR0913, PLR0917
     """Train a model's memory with reinforcement learning, through a curriculum."""
     stages = load_curriculum(curriculum)
     # A reward may be a mapping, everything else is text as it stands.
-    named = {"reward": reward, "env": quoted(env), "algorithm.name": quoted(algorithm), "tracking.wandb": wandb}
+    named = {
+        "reward": reward,
+        "env": quoted(env),
+        "algorithm.name": quoted(algorithm),
+        "signals": _mapping(signals),
+        "tracking.wandb": wandb,
+    }
     chosen = _overrides(seed, named, {"tracking.tensorboard": tensorboard, "alarms.stop": stop_on_alarm})
     settings = load_config(config, MRLConfig, [*chosen, *(override or [])])
     if "reward" not in settings.model_fields_set:
@@ -113,6 +128,24 @@ def train(  # noqa: PLR0913, PLR0917
         run_training(trainer, terminal.say, resume)
 
 
+def _mapping(signals: str | None) -> str | None:
+    """`reward=1,reference=0.5` as YAML.
+
+    Raises:
+        ConfigError: It has another form.
+    """
+    if signals is None:
+        return None
+    pairs = dict(each.strip().rpartition("=")[::2] for each in signals.split(","))
+    try:
+        coefficients = {name: float(value) for name, value in pairs.items()}
+    except ValueError:
+        coefficients = {}
+    if "" in pairs or len(coefficients) != len(signals.split(",")):
+        raise ConfigError(f"--signals takes one coefficient for each name, such as reward=1,reference=0.5, got {signals!r}.")
+    return json.dumps(coefficients)
+
+
 def _overrides(seed: int | None, named: Mapping[str, str | None], switches: Mapping[str, bool]) -> list[str]:
     """What the options of the command say, as overrides of the settings."""
     given = [f"{key}={value}" for key, value in named.items() if value is not None]
@@ -129,9 +162,14 @@ def plan(curriculum: Curriculum, config: MRLConfig) -> Table:
     total = sum(stage.iterations for stage in curriculum.stages)
     table.caption = (
         f"At most {min(total, config.max_iterations or total)} iterations of {config.episodes} conversations with "
-        f"{config.algorithm.name}; reward: {config.reward}; rates: {config.optimizer.schedule} schedule."
+        f"{config.algorithm.name}; signals: {_named(config)}; reward: {config.reward}; "
+        f"rates: {config.optimizer.schedule} schedule."
     )
     return table
+
+
+def _named(config: MRLConfig) -> str:
+    return ", ".join(f"{name} {each.coefficient:g}" for name, each in config.signals.items())
 
 
 def _strategies(stage: Stage) -> str:

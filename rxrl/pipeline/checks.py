@@ -11,7 +11,7 @@ from rxrl.pipeline.config import StagesConfig
 from rxrl.runs.optim import check_groups
 from rxrl.stages.config import SmatConfig, StageConfig
 from rxrl.training.config import MRLConfig
-from rxrl.training.rules import check_rules, check_stages
+from rxrl.training.rules import check_rules, check_signals, check_stages
 
 
 def check_training(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransformer, sources: Sources, processes: int = 1) -> None:
@@ -19,6 +19,7 @@ def check_training(curriculum: Curriculum, config: MRLConfig, model: ReactiveTra
     ENVIRONMENTS.find(config.env)
     check_rules(curriculum, sources.played[1], config.evaluation.conversations)
     check_stages(curriculum, config, processes)
+    check_signals(curriculum, config, sources.played[0])
     check_groups(config.optimizer, model.group_parameters())
     check_groups(config.critic_optimizer, ["critic"])
     check_supply(curriculum, sources)

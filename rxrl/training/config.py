@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.config import BaseConfig
+from rxrl.errors import ConfigError
 from rxrl.models.config import AttentionBackend
 from rxrl.runs.optim import OptimizerConfig
 from rxrl.runs.trackers import TrackingConfig
 from rxrl.training.alarms import AlarmConfig
+from rxrl.training.signals import SignalConfig, checked_signals, with_coefficients
 from rxrl.types import ANSWER_TOKENS
 
 
@@ -31,6 +33,14 @@ class MRLConfig(BaseConfig):
     env: str = Field("conversation", description="Environment: a name that a package registers, `pkg.mod:Class` or `path/file.py:Class`.")
     max_answer_tokens: int = Field(ANSWER_TOKENS, ge=1, description="Longest answer in tokens, without [EOS].")
     algorithm: AlgorithmConfig = AlgorithmConfig()
+    signals: dict[str, SignalConfig] = Field(
+        default_factory=lambda: {"reward": SignalConfig(coefficient=1.0)},
+        description="What the update learns from: a coefficient for each signal (`rxrl list signals`), or a mapping with `coefficient`, "
+        "`final` and `options`. Signals that are not named are off.",
+    )
+    compare_signals_every: int | None = Field(
+        20, ge=1, description="Iterations between two measurements of the gradient of each signal; null: never. Only with several signals."
+    )
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup=0.02, final=0.1)
     critic: Literal["text", "dialogue", "memory", "shared"] = Field(
         "text",
@@ -59,3 +69,16 @@ class MRLConfig(BaseConfig):
         True, description="Also keep the weights of the best held-out retention (reward, where users react), of the latest stage."
     )
     max_iterations: int | None = Field(None, ge=1, description="Stop after this many iterations in all; null: the curriculum decides.")
+
+    @field_validator("signals", mode="before")
+    @classmethod
+    def _numbers_are_coefficients(cls, given: Any) -> Any:
+        return with_coefficients(given)
+
+    @field_validator("signals")
+    @classmethod
+    def _known_signals(cls, given: dict[str, SignalConfig]) -> dict[str, SignalConfig]:
+        try:
+            return checked_signals(given)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error

@@ -28,6 +28,8 @@ from rxrl.training.critics import AnyCritic, bootstrap_values, critic_values, ma
 from rxrl.training.health import MemoryWatch
 from rxrl.training.replay import reference_pass
 from rxrl.training.rollout import Rollout
+from rxrl.training.rules import stage_signals
+from rxrl.training.signals import REWARD_ONLY, Signals, active_signals
 from rxrl.training.targets import Targets, advantages_of, old_policy, rollout_metrics, start_critic
 from rxrl.training.update import actor_loss, critic_loss, has_advantage, minibatches, totals_of
 
@@ -52,6 +54,7 @@ class Learner:
         reference_left: Memory that the reference ended the last rollout with, where episodes carry memory over.
         critic: Of the kind that the configuration names.
         critic_ready: Whether the critic has learned something.
+        signals: What the update learns from, as the stage and the share of the run that is done have it.
         groups, critic_groups: Named parameters by group.
         optimizer, critic_optimizer: Each takes one step a minibatch.
     """
@@ -64,6 +67,7 @@ class Learner:
     reference_left: Tensor | None
     critic: AnyCritic
     critic_ready: bool
+    signals: Signals
     groups: Groups
     critic_groups: Groups
     optimizer: torch.optim.Optimizer
@@ -83,18 +87,20 @@ class Learner:
             self.critic = make_critic(config.critic, model, config.critic_layers)
         self.critic_ready = start is not None and load_critic(checkpoint_folder(start), self.critic)
         self.critic.to(processes.device)
+        self.signals = REWARD_ONLY
         self.groups = model.group_parameters()
         self.critic_groups = {"critic": list(self.critic.named_parameters())}
         self.optimizer = make_optimizer(self.groups, config.optimizer)
         self.critic_optimizer = make_optimizer(self.critic_groups, config.critic_optimizer)
 
     def prepare(self, stage: Stage, progress: float) -> None:
-        """Freezes what the stage does not train and sets the learning rates; optimizer state of frozen groups waits.
+        """Freezes what the stage does not train, sets learning rates and signals; optimizer state of frozen groups waits.
 
         Args:
             stage: Of the curriculum.
             progress: Share of the run that is done, in [0, 1].
         """
+        self.signals = active_signals(stage_signals(stage, self.config), progress)
         train_only({**self.groups, **self.critic_groups}, stage.trained_groups)
         for optimizer, config in ((self.optimizer, self.config.optimizer), (self.critic_optimizer, self.config.critic_optimizer)):
             set_learning_rates(optimizer, schedule_factor(config, progress), stage.learning_rates)
@@ -139,7 +145,7 @@ class Learner:
                 for rows, counts in self._minibatches(rollout, algorithm, epoch):
                     first = epoch == 0 and not seen
                     part = rollout if counts else _nothing(rollout)
-                    totals = totals_of(part.rows(rows), algorithm, self.processes.mean)
+                    totals = totals_of(part.rows(rows), algorithm, self.processes.mean, self.signals)
                     found, log_probs = self._step_actor(part, targets, rows, algorithm, totals, first)
                     if first:
                         # The pass before the first step is also that of the old policy.
@@ -226,7 +232,7 @@ class Learner:
         for part in self._micro_batches(rows):
             played = rollout.rows(part)
             with self.processes.autocast(), watch.on(self.model, active=first and bool(played.real.any())):
-                result, log_probs = actor_loss(self.model, played, targets.rows(part), algorithm, head, first, totals, reduce)
+                result, log_probs = actor_loss(self.model, played, targets.rows(part), algorithm, head, first, totals, reduce, self.signals)
                 if shared:
                     value = critic_loss(self.critic, played, targets.rows(part), algorithm, self.model, totals)
                     result = joined(result, value, algorithm.value)
@@ -241,7 +247,7 @@ class Learner:
         if shared:
             norms = self._step(self.critic_optimizer, self.critic_groups, self.config.critic_optimizer.max_grad_norm)
             metrics["critic_grad_norm"] = norms["grad_norm"]
-        teaches = self.processes.any(has_advantage(rollout.rows(rows), targets.rows(rows), algorithm))
+        teaches = self.processes.any(has_advantage(rollout.rows(rows), targets.rows(rows), algorithm) or totals.teach)
         metrics["without_advantage"] = torch.tensor(float(not teaches), device=self.processes.device)
         take = teaches or shared or not algorithm.skip_without_advantage
         return metrics | self._step(self.optimizer, self.groups, self.config.optimizer.max_grad_norm, take), before
@@ -261,7 +267,8 @@ class Learner:
     def _whole(self, metrics: Mapping[str, Tensor], totals: Totals) -> Metrics:
         """Metrics of a minibatch over all processes; NaN for means over turns that are trained on, where there are none."""
         whole, nothing = self.processes.metrics(metrics, MAXIMA), totals.turns == 0
-        return {name: value if name in OVER_ALL else value.masked_fill(nothing, torch.nan) for name, value in whole.items()}
+        everywhere = OVER_ALL | {f"signal/{name}" for name in totals.signals}
+        return {name: value if name in everywhere else value.masked_fill(nothing, torch.nan) for name, value in whole.items()}
 
     def _reduce_of(self, rollout: Rollout, targets: Targets, rows: Tensor, algorithm: AlgorithmConfig, totals: Totals) -> Reduce:
         """What turns the router counts of a forward pass into those of the whole minibatch.

@@ -16,6 +16,7 @@ from rxrl.envs import Continuation, ConversationVectorEnv, token_batch
 from rxrl.errors import PlayError
 from rxrl.runs.processes import Share
 from rxrl.seeding import derive_seed, generator
+from rxrl.training.lessons import Lesson
 from rxrl.types import Action, Policy, SavedInteraction, Scenario, TokenBatch, Turn, interaction_ids, prompt_ids
 
 
@@ -47,6 +48,7 @@ class Rollout:
         iteration: Of the training.
         scored_turns: The scored turns in order, for metrics and transcripts.
         terms: Reward terms by name, `[turns, batch]`, NaN where a term does not apply.
+        lessons: What signals teach, by name; never observed.
     """
 
     stm0: Tensor
@@ -72,6 +74,7 @@ class Rollout:
     iteration: int
     scored_turns: list[Turn] = field(default_factory=list)
     terms: dict[str, Tensor] = field(default_factory=dict)
+    lessons: Mapping[str, Lesson] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -83,6 +86,11 @@ class Rollout:
         """Real tokens of all turns and of the first write, counted as for supervised episodes: what was told and said once."""
         return int(self.turns.mask.sum() + self.writes.mask[0].sum())
 
+    def turn_grid(self) -> list[list[Turn | None]]:
+        """The scored turns by number and row; None past the end of an episode."""
+        seen = iter(self.scored_turns)
+        return [[next(seen) if there else None for there in row] for row in self.real.tolist()]
+
     def rows(self, rows: Tensor) -> Rollout:
         """The rollout of some conversations, padding kept, so that shapes depend on the rollout alone; without text and terms."""
 
@@ -92,7 +100,8 @@ class Rollout:
             return TokenBatch(value.ids[index], value.mask[index]) if isinstance(value, TokenBatch) else value[index]
 
         picked = {name: pick(name) for name in (*_OF_ROWS, *_OF_TURNS, "stm0", "writes", "left")}
-        return Rollout(**picked, share=self.share, iteration=self.iteration)
+        lessons = {name: lesson.rows(rows) for name, lesson in self.lessons.items()}
+        return Rollout(**picked, share=self.share, iteration=self.iteration, lessons=lessons)
 
     def at(self, turn: int) -> Rollout:
         """One turn of it (index from 0); what was written before stays whole."""
@@ -103,7 +112,8 @@ class Rollout:
             return TokenBatch(value.ids[here], value.mask[here]) if isinstance(value, TokenBatch) else value[here]
 
         terms = {name: values[here] for name, values in self.terms.items()}
-        return replace(self, terms=terms, **{name: pick(name) for name in _OF_TURNS})
+        lessons = {name: lesson.at(turn) for name, lesson in self.lessons.items()}
+        return replace(self, terms=terms, lessons=lessons, **{name: pick(name) for name in _OF_TURNS})
 
 
 _OF_TURNS = ("turns", "critic_tokens", "answer", "sampled_log_probs", "rewards", "scored", "asking", "real", "turn", "steps")

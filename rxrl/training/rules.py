@@ -13,6 +13,7 @@ from rxrl.data.stats import asked_under_references
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.facts import attribute_values
 from rxrl.training.config import MRLConfig
+from rxrl.training.signals import SIGNALS, SignalConfig
 from rxrl.types import Conversation
 
 RULE_METRICS = ("retention", "held_out_reward")
@@ -62,6 +63,34 @@ def stage_algorithm(stage: Stage, config: MRLConfig) -> AlgorithmConfig:
     return parse_config(given | own, AlgorithmConfig, source=f"algorithm options of stage {stage.name!r}")
 
 
+def stage_signals(stage: Stage, config: MRLConfig) -> dict[str, SignalConfig]:
+    """The settings of the signals in a stage: those of the run, and in their place the stage's own."""
+    given: dict[str, Any] = {name: each.model_dump() for name, each in config.signals.items()}
+    if not stage.signals:
+        return config.signals
+    return parse_config({"signals": {**given, **stage.signals}}, MRLConfig, source=f"signals of stage {stage.name!r}").signals
+
+
+def check_signals(curriculum: Curriculum, config: MRLConfig, source: EpisodeSource, count: int = 16) -> None:
+    """Refuses signals that the data has nothing for.
+
+    Args:
+        curriculum: The stages.
+        config: The run.
+        source: Scenarios to train on.
+        count: How many of them are looked at.
+
+    Raises:
+        ConfigError: None of the scenarios of a stage has what a signal learns from; the message names both.
+    """
+    for stage in curriculum.stages:
+        played = source.take(steps=stage.steps, strategy=next(iter(stage.strategies)), start=0, count=count)
+        for name, settings in stage_signals(stage, config).items():
+            lacking = [SIGNALS.find(name).lacks(each) for each in played]
+            if all(lacking) and (settings.coefficient or settings.final):
+                raise ConfigError(f"The signal {name!r} needs {lacking[0]}, and scenario {played[0].id!r} has none: leave this signal out.")
+
+
 def check_stages(curriculum: Curriculum, config: MRLConfig, processes: int) -> None:
     """Refuses stages that could not be trained: groups that do not fit, nothing left by the burn-in, too little for the processes.
 
@@ -70,6 +99,7 @@ def check_stages(curriculum: Curriculum, config: MRLConfig, processes: int) -> N
     """
     for stage in curriculum.stages:
         algorithm = stage_algorithm(stage, config)
+        stage_signals(stage, config)
         count = number_of_groups(stage.episodes or config.episodes, algorithm.samples)
         if (burn_in := algorithm.experimental.burn_in) >= stage.steps:
             raise ConfigError(

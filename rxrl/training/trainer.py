@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,10 @@ from rxrl.training.config import MRLConfig
 from rxrl.training.episodes import EnvFactory, Episodes
 from rxrl.training.learner import Learner
 from rxrl.training.rollout import Rollout, collect
-from rxrl.training.rules import check_rules, check_stages, number_of_groups, stage_algorithm
+from rxrl.training.rules import check_rules, check_signals, check_stages, number_of_groups, stage_algorithm
+from rxrl.training.signals import Material
 from rxrl.training.state import TrainerState
-from rxrl.types import RewardFunction
+from rxrl.types import RewardFunction, Scenario
 
 
 class MRLTrainer:
@@ -119,6 +120,7 @@ class MRLTrainer:
         self.folder = RunFolder.of(folder).path
         self.processes, self.clock = Processes(config.precision), Clock()
         check_stages(curriculum, config, self.processes.count)
+        check_signals(curriculum, config, source)
         self.learner = Learner(model, config, self.processes, self.clock, start)
         self.model = self.learner.model
         self.episodes = Episodes(
@@ -215,8 +217,15 @@ class MRLTrainer:
                 share=share,
                 whole=config.critic == "dialogue",
             )
+            rollout = self._with_lessons(rollout, [each for each in conversations[share.start : share.stop] for _ in range(samples)])
         self._tell(lambda each: each.on_rollout(rollout))
         return rollout
+
+    def _with_lessons(self, rollout: Rollout, scenarios: Sequence[Scenario]) -> Rollout:
+        """The rollout with what the signals teach of it; nobody has observed it."""
+        turns, longest = rollout.turn_grid(), self.model.config.max_length
+        parts = partial(Material, rollout, turns, scenarios, self.tokenizer, longest, self.config.seed)
+        return replace(rollout, lessons=self.learner.signals.lessons(parts))
 
     def evaluate(self, stage: Stage, count: int | None = None, controls: Sequence[str] = ()) -> Evaluation:
         """Plays held-out conversations of a stage, greedy, always from fresh memory and without teacher forcing."""

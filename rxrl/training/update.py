@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from rxrl.seeding import generator
 from rxrl.training.critics import AnyCritic, critic_values, turns_ahead
 from rxrl.training.replay import scatter, trajectory, turn_by_turn
 from rxrl.training.rollout import Rollout
+from rxrl.training.signals import REWARD_ONLY, Signals
 from rxrl.training.targets import Targets, trained_turns
 from rxrl.training.token_statistics import LazyLogits, token_statistics
 
@@ -70,14 +71,16 @@ def shares_of(rollout: Rollout, config: AlgorithmConfig) -> Shares:
     return Shares(weights, previous.to(dtype), (counted & best[:, None]).to(dtype))
 
 
-def totals_of(rollout: Rollout, config: AlgorithmConfig, reduce: Reduce | None = None) -> Totals:
+def totals_of(rollout: Rollout, config: AlgorithmConfig, reduce: Reduce | None = None, signals: Signals = REWARD_ONLY) -> Totals:
     """What the sums of a minibatch are divided by.
 
     Args:
         rollout: The rows of the whole minibatch that this process has; its parts may then go through `actor_loss` one by one.
         config: What counts how much.
         reduce: Mean over processes; None: there is one.
+        signals: What is learned from.
     """
+    taught = signals.weights(rollout)
     shares = shares_of(rollout, config)
     sums = torch.stack(
         [
@@ -86,9 +89,11 @@ def totals_of(rollout: Rollout, config: AlgorithmConfig, reduce: Reduce | None =
             rollout.real[1:].sum().to(shares.weights.dtype),
             shares.imitate.sum(),
             trained_turns(rollout, config).sum().to(shares.weights.dtype),
+            *(weights.sum() for weights in taught.values()),
         ]
     )
-    return Totals(*(sums if reduce is None else reduce(sums)).unbind())
+    weights, previous, memory, imitate, turns, *others = (sums if reduce is None else reduce(sums)).unbind()
+    return Totals(weights, previous, memory, imitate, turns, dict(zip(taught, others, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +133,9 @@ def actor_loss(
     first: bool = False,
     totals: Totals | None = None,
     reduce: Reduce | None = None,
+    signals: Signals = REWARD_ONLY,
 ) -> tuple[LossResult, Tensor]:
-    """The policy loss of a minibatch, or of some rows of one, with the load-balancing loss of the experts.
+    """The loss of all signals on a minibatch, or of some rows of one, with the load-balancing loss of the experts.
 
     Args:
         model: Current weights.
@@ -140,12 +146,13 @@ def actor_loss(
         first: No step was taken since collection, so this pass itself supplies the old log-probabilities.
         totals: Those of the whole minibatch, so that losses of its parts add up; None: these rows are all of it.
         reduce: Mean over processes, for what the experts were given; None: there is one.
+        signals: What is learned from; the rollout holds their lessons.
 
     Returns:
         Loss with metrics, and the detached log-probabilities of this pass, `[turns, batch, time]`.
     """
-    totals = totals_of(rollout, config) if totals is None else totals
-    replay, shares = _Replay(model, config, reference_head, first, totals), shares_of(rollout, config)
+    totals = totals_of(rollout, config, None, signals) if totals is None else totals
+    replay, shares = _Replay(model, config, reference_head, first, totals, signals), shares_of(rollout, config)
     if config.checkpoint_turns:
         result, log_probs, routed = _turn_by_turn(replay, rollout, targets, shares)
     else:
@@ -157,7 +164,7 @@ def actor_loss(
         if reduce is not None:
             loads, tokens = reduce(loads), reduce(tokens.to(loads.dtype))
         balance = load_balance_loss(loads, probabilities, tokens)
-        result = LossResult(result.loss + config.balance * balance, {**result.metrics, "balance": balance.detach()})
+        result = replace(result, loss=result.loss + config.balance * balance, metrics={**result.metrics, "balance": balance.detach()})
     return result, scatter(log_probs, rollout)
 
 
@@ -174,6 +181,7 @@ class _Replay:
     reference_head: torch.nn.Linear
     first: bool
     totals: Totals
+    signals: Signals = REWARD_ONLY
 
     def loss(
         self, rollout: Rollout, targets: Targets, shares: Shares, memories: Memories, earlier: Rollout | None = None
@@ -210,8 +218,20 @@ class _Replay:
             first_turn=memories.first_turn,
             totals=self.totals,
         )
-        result = self.config.algorithm.loss(inputs, self.config)
+        result = self._with_signals(self.config.algorithm.loss(inputs, self.config), memories.read, rollout, hidden)
         return result, said.log_probs.detach(), statistics.sums() if statistics is not None and statistics.loads else None
+
+    def _with_signals(self, reward: LossResult, memory: Tensor, rollout: Rollout, hidden: Tensor) -> LossResult:
+        """The loss of all signals by their coefficients, and each of them alone."""
+        signals = self.signals
+        losses = signals.losses(self.model, memory, rollout, hidden, self.totals.signals)
+        if not losses and signals.reward == 1:
+            return reward
+        loss = signals.reward * reward.loss
+        for each in signals.others:
+            loss = loss + each.coefficient * losses[each.name]
+        metrics = {f"signal/{name}": value.detach() for name, value in losses.items()}
+        return LossResult(loss, {**reward.metrics, **metrics}, {"reward": reward.loss, **losses})
 
     @torch.no_grad()
     def _previous(self, rollout: Rollout, memories: Memories, hidden: Tensor, earlier: Rollout | None) -> LazyLogits | None:
