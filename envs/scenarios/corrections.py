@@ -19,6 +19,8 @@ FACTS = {1: (4, 2), 2: (6, 3), 3: (8, 4)}
 """Facts that are asked for, and how many of them are told at the start, by level."""
 RIGHT = ("Right.", "Yes, that is so.", "Correct.")
 WRONG = ("No, {tell}", "Not so: {tell}", "Wrong. {Tell}")
+TOLD = "Remember: {question}"
+"""How a question of the supervised start begins: those of the game are answered at random there."""
 SHARED = 0.5
 """Share of facts, above level 1, whose attribute somebody else has too."""
 CAST = ("person", "person", "animal", "thing")
@@ -154,17 +156,16 @@ class Corrections(Game[State]):
         return " ".join(fact.told() for fact in self.facts)
 
     def random_answer(self, state: State, draws: Draws) -> str:
-        """The right value where it was told, else any."""
+        """Any value, told or not: that an answer should be what was told is for the outcome to teach."""
         fact = self.facts[self.order[state.turn]]
-        value = fact.value if self.order[state.turn] in state.told else draws.choice(VALUES[fact.about.attribute])
-        return Fact(fact.entity, fact.topic, value).told()
+        return Fact(fact.entity, fact.topic, draws.choice(VALUES[fact.about.attribute])).told()
 
     def recall(self, state: State, draws: Draws) -> Interaction | None:
-        """Asks for a fact that was told."""
+        """Asks for a fact that was told, and says that it was."""
         place = draws.choice(sorted(state.told))
         fact = self.facts[place]
         told, facts = self._verdict(state, draws)
-        return Interaction(f"{told}{fact.question()}", fact.told(), facts, (fact.key,), kind="recall")
+        return Interaction(f"{told}{TOLD.format(question=_lower_first(fact.question()))}", fact.told(), facts, (fact.key,), kind="recall")
 
     @classmethod
     def best(cls, level: int, query: str, said: Said, draws: Draws) -> str:
