@@ -23,6 +23,7 @@ _SHOWN = {
         "val_cosine": "cosine",
         "val_asking_accuracy": "asked right",
         "val_steps": "turns",
+        "tokens_per_second": "tokens/s",
     },
 }
 """Metrics on the line of progress, and what they are called there."""
@@ -50,7 +51,7 @@ class Terminal(Callback):
 
     def on_iteration(self, progress: Training) -> None:
         """Shows where a stage or MRL stands."""
-        metrics, wanted = progress.metrics, _SHOWN["mrl" if progress.stage else "stage"]
+        metrics, wanted = {**progress.metrics, **progress.times}, _SHOWN["mrl" if progress.stage else "stage"]
         self._keep(progress.phase, {text: metrics[key] for key, text in wanted.items() if metrics.get(key) is not None})
         label = progress.phase if progress.stage is None else f"mrl {progress.stage.name}"
         self._show(label, progress.iteration, progress.total, group=progress.phase)
@@ -73,7 +74,7 @@ class Terminal(Callback):
             self._name, self._printed = name, 0.0
             if self.console.is_terminal:
                 self._begin(total)
-        text = "  ".join(f"{key} {value:.3g}" for key, value in self._kept.items())
+        text = "  ".join(f"{key} {value:,.0f}" if value >= 1000 else f"{key} {value:.3g}" for key, value in self._kept.items())
         if self._progress is not None:
             self._progress.update(self._task, completed=step, total=total, label=f"{label:16}", text=text)
         elif time.monotonic() - self._printed > PLAIN_SECONDS or step == total:

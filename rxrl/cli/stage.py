@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rxrl.cli.console import plain_console
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import (
     ConfigFile,
@@ -29,6 +30,7 @@ from rxrl.factory import load_checkpoint
 from rxrl.pipeline.checks import check_lengths
 from rxrl.pipeline.parts import CHECKPOINT, fresh_model, make_task
 from rxrl.runs.identity import save_settings
+from rxrl.runs.processes import Processes
 from rxrl.stages.config import STAGES
 from rxrl.stages.runner import StageRunner
 from rxrl.supply import open_named
@@ -59,8 +61,9 @@ def stage(  # noqa: PLR0913, PLR0917
     settings = load_config(config, STAGES[name], [*seed_override(seed), *(override or [])])
     if start is not None and (size or tokenizer):
         raise ConfigError("--preset and --tokenizer are for a fresh model: leave them out, or leave out --from.")
-    terminal = Terminal()
-    with run_folder(out, resume) as folder:
+    processes = Processes(settings.precision)
+    terminal = Terminal(plain_console(quiet=not processes.first))
+    with run_folder(out, resume, processes.first) as folder:
         if (out / CHECKPOINT).exists():
             terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
             return
@@ -74,8 +77,9 @@ def stage(  # noqa: PLR0913, PLR0917
         runner = StageRunner(name, model, codec, task, settings, folder, (terminal,), checkpoint_every)
         if resume and not runner.resume():
             runner.log.rewind()
-        save_settings(settings, out / "config.yaml")
-        terminal.say(f"Stage {name}: step {runner.step} of at most {runner.config.most_iterations}.")
+        if processes.first:
+            save_settings(settings, out / "config.yaml")
+        terminal.say(f"Stage {name}: step {runner.step} of at most {runner.config.most_iterations}; {processes.describe()}")
         runner.train(terminal.say)
         path = runner.save(out / CHECKPOINT)
         terminal.say(f"Wrote {path}.")

@@ -37,6 +37,14 @@ class EpisodeBatch:
         marks = (each.to(device) for each in (self.answer, self.real, self.asking))
         return EpisodeBatch(self.writes.to(device), self.turns.to(device), *marks)
 
+    def rows(self, rows: slice) -> EpisodeBatch:
+        """Some conversations of the batch."""
+
+        def cut(given: TokenBatch) -> TokenBatch:
+            return TokenBatch(given.ids[:, rows], given.mask[:, rows])
+
+        return EpisodeBatch(cut(self.writes), cut(self.turns), self.answer[:, rows], self.real[:, rows], self.asking[:, rows])
+
     @property
     def tokens(self) -> int:
         """Real tokens of all turns and of the first write: what was told and said once."""

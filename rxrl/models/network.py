@@ -52,9 +52,14 @@ class ReactiveNetwork(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
         if self.initial_memory is not None:
             nn.init.normal_(self.initial_memory, std=0.02)
-        for layer in self.decoder.layers:
-            nn.init.zeros_(layer.memory_cross_attention.out_proj.weight)
-            nn.init.zeros_(layer.memory_cross_attention.out_proj.bias)
+        reads = [
+            *(layer.memory_cross_attention for layer in self.encoder.layers),
+            *(layer.memory_cross_attention for layer in self.decoder.layers),
+        ]
+        for read in reads:
+            if read is not None:
+                nn.init.zeros_(read.out_proj.weight)
+                nn.init.zeros_(read.out_proj.bias)
 
     def forward(self, task: Callable[[Self], T]) -> T:
         """Runs `task(self)`: the single entry for training, so that hooks of a distributed wrapper always run."""

@@ -13,7 +13,7 @@ from rxrl.config import BaseConfig, WrongValueError, load_config
 from rxrl.data.splits import SCENARIO, WORLD, DataConfig
 from rxrl.envs import scenarios
 from rxrl.errors import ConfigError, unknown_name
-from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig
+from rxrl.stages.config import LanguageConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig
 from rxrl.supply import named_reward
 from rxrl.training.config import MRLConfig
 
@@ -26,8 +26,8 @@ _OF_SCENARIOS = _FOLDER / "scenarios" / "any.yaml"
 class StagesConfig(BaseConfig):
     """The supervised stages; null skips one."""
 
-    pretrain: JointConfig | None = JointConfig(iterations=150)
-    sft: JointConfig | None = JointConfig(iterations=100)
+    pretrain: LanguageConfig | None = LanguageConfig(iterations=150)
+    sft: LanguageConfig | None = LanguageConfig(iterations=100)
     reading: ReadingConfig | None = None
     memory_attention: MemoryAttentionStageConfig | None = MemoryAttentionStageConfig(iterations=60)
     smat: SmatConfig = SmatConfig()

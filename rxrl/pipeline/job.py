@@ -14,6 +14,7 @@ from rxrl.curricula import Curriculum, load_curriculum
 from rxrl.data.splits import Sources
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ENVIRONMENTS
+from rxrl.errors import ConfigError
 from rxrl.evaluation import (
     CONTROLS,
     WHOLE_CONTROLS,
@@ -34,6 +35,7 @@ from rxrl.rewards import load_reward
 from rxrl.runs.checkpoints import newest_position
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.identity import save_settings
+from rxrl.runs.processes import Processes
 from rxrl.runs.tracking import MetricsLog, read_metrics
 from rxrl.stages.config import STAGES, SmatPhase, StageConfig
 from rxrl.stages.runner import StageRunner
@@ -126,6 +128,8 @@ class Pipeline:
         Raises:
             RxrlError: Something is missing or wrong.
         """
+        if (count := Processes(self.config.mrl.precision).count) > 1:
+            raise ConfigError(f"The main job runs in one process, here are {count}: `rxrl pipeline`, `rxrl stage` and `rxrl train` share.")
         if self._prepared is None:
             sources = open_configured(self.config.data, self.config.seed, self.say)
             self._check(sources)

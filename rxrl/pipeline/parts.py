@@ -15,8 +15,8 @@ from rxrl.models import ReactiveTransformer, preset
 from rxrl.pipeline.config import PipelineConfig
 from rxrl.runs.identity import save_settings
 from rxrl.runs.tracking import read_metrics
-from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, StageConfig
-from rxrl.stages.language_modelling import JointTask
+from rxrl.stages.config import LanguageConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, StageConfig
+from rxrl.stages.language_modelling import LanguageTask
 from rxrl.stages.tasks import MemoryAttentionTask, ReadingTask, SmatTask, StageTask
 from rxrl.training.trainer import MRLTrainer
 
@@ -55,10 +55,10 @@ def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Token
         return ReadingTask(config, sources.train, sources.validation, tokenizer, max_length)
     if isinstance(config, MemoryAttentionStageConfig):
         return MemoryAttentionTask(config, sources.train, sources.validation, tokenizer, max_length)
-    assert isinstance(config, JointConfig), "stages have one of four configurations"
+    assert isinstance(config, LanguageConfig), "stages have one of four configurations"
     if name == "pretrain":
-        return JointTask.on_texts(config, sources.stories("train"), sources.stories("validation"), tokenizer, max_length)
-    return JointTask.on_interactions(config, sources.train, sources.validation, 1, tokenizer, max_length)
+        return LanguageTask.on_texts(config, sources.stories("train"), sources.stories("validation"), tokenizer, max_length)
+    return LanguageTask.on_interactions(config, sources.train, sources.validation, 1, tokenizer, max_length)
 
 
 def run_training(trainer: MRLTrainer, say: Callable[[str], None], resume: bool = False) -> None:

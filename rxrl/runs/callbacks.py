@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ class Progress:
         total: Iterations at most; an estimate where a supervised stage ends after a number of tokens.
         metrics: The line of `metrics.jsonl`: plain Python values.
         stage: Stage of the curriculum that the iteration belonged to; None in supervised stages.
+        times: The line of `timings.jsonl`, of supervised stages.
     """
 
     phase: str
@@ -28,6 +29,7 @@ class Progress:
     total: int
     metrics: Mapping[str, Any]
     stage: Stage | None = None
+    times: Mapping[str, float] = field(default_factory=dict)
 
 
 class Training(Protocol):

@@ -74,6 +74,17 @@ class Processes:
         """Whether this is the process that writes files and speaks."""
         return self.rank == 0
 
+    def describe(self) -> str:
+        """How many processes compute where and in which precision, in a sentence; and a second one where more were asked for."""
+        number = "1 process" if self.count == 1 else f"{self.count} processes"
+        text = f"{number} on {self.device.type}, {'bf16' if str(self.accelerator.mixed_precision) == 'bf16' else 'float32'}."
+        if self.count == 1 and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
+            text += (
+                " accelerate launch was asked for several processes and has started one, as it does on CPUs: start them with "
+                "scripts/train_multi.sh, or with ACCELERATE_USE_CPU=true torchrun --nproc-per-node N -m rxrl ..."
+            )
+        return text
+
     def autocast(self) -> AbstractContextManager[None]:
         """Computes in the chosen precision."""
         context: AbstractContextManager[None] = self.accelerator.autocast()
@@ -102,6 +113,10 @@ class Processes:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in some process."""
         return bool(self.max(torch.tensor(float(flag), device=self.device)))
+
+    def largest(self, value: int) -> int:
+        """The largest of the whole numbers that the processes have."""
+        return value if self.count == 1 else int(self.max(torch.tensor(float(value), device=self.device)))
 
     def objects(self, values: Sequence[T]) -> list[T]:
         """The values of all processes, in the order of their ranks."""

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from rxrl.config import BaseConfig, WrongValueError
 from rxrl.runs.optim import OptimizerConfig, Share
+from rxrl.runs.trackers import TrackingConfig
 from rxrl.types import PARAMETER_GROUPS, ParameterGroup, Strategy
 
 
@@ -17,12 +18,20 @@ class StageConfig(BaseConfig):
     seed: int = Field(0, description="Key of every draw.")
     max_tokens: int | None = Field(None, ge=1, description="End after this many tokens; null: iterations alone decide.")
     batch_tokens: int = Field(2_000, ge=1, description="Real tokens of a batch, about: it sets how many rows a batch has.")
+    accumulation: int = Field(
+        1, ge=1, description="Forward and backward passes of a step, each on a part of the batch: less memory, same result."
+    )
+    precision: Literal["no", "bf16"] | None = Field(
+        None, description="bf16: mixed precision; no: float32; null: as accelerate is configured, float32 without a configuration."
+    )
+    compile: bool = Field(False, description="Compile the layers with torch.compile: slow to start, faster steps, above all on a GPU.")
     optimizer: OptimizerConfig = OptimizerConfig()
     validate_every: int = Field(100, ge=1, description="Iterations between two validations.")
     validation_rows: int = Field(64, ge=1, description="Held-out texts or conversations of a validation.")
     log_every: int = Field(10, ge=1, description="Iterations between two lines of metrics.")
     balance: float = Field(0.01, ge=0, description="Coefficient of the experts' load-balancing loss.")
     finish_with: Literal["last", "best"] = Field("last", description="Weights that it ends with: the last, or the best by validation.")
+    tracking: TrackingConfig = TrackingConfig()
 
     @property
     def most_iterations(self) -> int:
@@ -41,15 +50,25 @@ class PlainStageConfig(StageConfig):
         return self.iterations
 
 
-class JointConfig(PlainStageConfig):
-    """Joint pre-training or fine-tuning: masked in the encoder, plain in the decoder, encoded data as memory."""
+class LanguageConfig(PlainStageConfig):
+    """Language modelling, on texts (pre-training) or single interactions (fine-tuning)."""
 
-    mode: Literal["joint"] = "joint"
+    mode: Literal["joint", "separate"] = Field(
+        "joint",
+        description="joint: each batch is masked in the encoder and plain in the decoder, which reads the encoded data as memory; "
+        "separate: first the encoder with the MLM head, then the decoder with the encoder's embedding, both without memory.",
+    )
     mask_share: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that the encoder predicts.")
-    mlm_weight: float = Field(1.0, ge=0, description="Weight of the masked loss.")
-    ar_weight: float = Field(1.0, ge=0, description="Weight of the autoregressive loss.")
-    noise: float = Field(0.1, ge=0, description="Standard deviation of the noise on the encoded data that the decoder reads.")
-    slot_dropout: float = Field(0.5, ge=0, lt=1, description="Probability that a slot of the encoded data is hidden.")
+    mlm_weight: float = Field(1.0, ge=0, description="Weight of the masked loss, in mode joint.")
+    ar_weight: float = Field(1.0, ge=0, description="Weight of the autoregressive loss, in mode joint.")
+    noise: float = Field(0.1, ge=0, description="Standard deviation of the noise on encoded data as memory, in mode joint.")
+    slot_dropout: float = Field(0.5, ge=0, lt=1, description="Probability that a slot of the encoded data is hidden, in mode joint.")
+    encoder_share: float = Field(
+        0.5, ge=0, le=1, description="Share of the stage that trains the encoder, in mode separate; 1: encoder alone; 0: decoder alone."
+    )
+    freeze_embedding: bool = Field(
+        True, description="Keep the embedding that the encoder has learned as it is while the decoder trains, in mode separate."
+    )
 
 
 class ReadingConfig(PlainStageConfig):
@@ -115,8 +134,8 @@ class SmatConfig(StageConfig):
 
 
 STAGES: dict[str, type[StageConfig]] = {
-    "pretrain": JointConfig,
-    "sft": JointConfig,
+    "pretrain": LanguageConfig,
+    "sft": LanguageConfig,
     "reading": ReadingConfig,
     "memory-attention": MemoryAttentionStageConfig,
     "smat": SmatConfig,

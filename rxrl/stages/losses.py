@@ -11,41 +11,58 @@ from rxrl.data.batches import EpisodeBatch
 from rxrl.models import ReactiveTransformer
 from rxrl.models.experts import RouterStatistics, load_balance_loss
 from rxrl.models.trajectory import answer_hidden, memory_trajectory
+from rxrl.models.transformer import Decoder, Encoder
+from rxrl.stages.batches import RowDraws, Whole
 from rxrl.types import MASK, SPECIAL_TOKENS, TokenBatch
 
 
-def mask_tokens(batch: TokenBatch, vocab_size: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def mask_tokens(batch: TokenBatch, vocab_size: int, share: float, draws: torch.Generator | RowDraws) -> tuple[Tensor, Tensor]:
     """Masked language modelling: of the chosen tokens 80 % become `[MASK]`, 10 % random, 10 % stay (Devlin et al. 2019).
 
     Args:
         batch: Right-padded tokens.
         vocab_size: Random tokens are drawn from the ids behind the special ones.
         share: Share of the real, non-special tokens that is chosen; at least one of each row that has any.
-        generator: CPU generator.
+        draws: Of the rows, or a CPU generator.
 
     Returns:
         Masked ids int64 `[batch, time]` and chosen positions, bool `[batch, time]`.
     """
-    shape = batch.ids.shape
+    columns, device = batch.ids.shape[1], batch.ids.device
+    drawn = RowDraws.of(draws, len(batch.ids))
     eligible = batch.mask & (batch.ids >= len(SPECIAL_TOKENS))
-    draw = torch.rand(shape, generator=generator).to(batch.ids.device).masked_fill(~eligible, 2.0)
+    draw = drawn.uniform(columns).to(device).masked_fill(~eligible, 2.0)
     chosen = (draw < share) | ((draw == draw.amin(1, keepdim=True)) & eligible)
-    how = torch.rand(shape, generator=generator).to(batch.ids.device)
-    random_ids = torch.randint(len(SPECIAL_TOKENS), vocab_size, shape, generator=generator).to(batch.ids.device)
+    how = drawn.uniform(columns).to(device)
+    first = len(SPECIAL_TOKENS)
+    random_ids = drawn.rows(lambda rows, each: torch.randint(first, vocab_size, (rows, columns), generator=each)).to(device)
     masked = torch.where(chosen & (how < 0.8), torch.full_like(batch.ids, MASK), batch.ids)
     return torch.where(chosen & (how >= 0.8) & (how < 0.9), random_ids, masked), chosen
 
 
-def token_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy and accuracy of `logits` `[tokens, vocab]` for `targets` `[tokens]`."""
-    loss = F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, targets)
-    return loss, (logits.detach().argmax(-1) == targets).float().mean()
+def token_cross_entropy(logits: Tensor, targets: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and accuracy of `logits` `[tokens, vocab]` for `targets` `[tokens]`.
+
+    Args:
+        logits: Of the next token.
+        targets: The tokens.
+        total: Tokens of the whole batch, of which these are a part; None: these are all.
+    """
+    loss = F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, targets, reduction="sum")
+    right = (logits.detach().argmax(-1) == targets).float().sum()
+    count = loss.new_tensor(len(targets)) if total is None else total.to(loss.dtype)
+    return loss / count, right / count.to(right.dtype)
+
+
+def total_of(whole: Whole | None, name: str) -> Tensor | None:
+    """A count of the whole batch; None where the rows at hand are the whole."""
+    return None if whole is None else whole.totals[name]
 
 
 def joint_loss(
     model: ReactiveTransformer,
     batch: TokenBatch,
-    generator: torch.Generator,
+    draws: torch.Generator | RowDraws,
     *,
     mask_share: float = 0.15,
     mlm_weight: float = 1.0,
@@ -53,6 +70,7 @@ def joint_loss(
     noise: float = 0.1,
     slot_dropout: float = 0.5,
     balance_weight: float = 0.01,
+    whole: Whole | None = None,
 ) -> LossResult:
     """Joint pre-training: the batch goes masked through the encoder and plain through the decoder.
 
@@ -61,25 +79,23 @@ def joint_loss(
     Args:
         model: The Reactive Transformer.
         batch: Texts or interactions, right-padded.
-        generator: CPU generator of masks and noise.
+        draws: Of masks and noise.
         mask_share: Share of tokens to be predicted by the encoder.
         mlm_weight: Weight of the masked loss.
         ar_weight: Weight of the autoregressive loss.
         noise: Standard deviation of the noise on encoded data.
         slot_dropout: Probability of hiding a slot of the encoded data.
         balance_weight: Weight of the load-balancing loss.
+        whole: The batch that these rows are a part of; None: they are all of it.
     """
-    masked_ids, chosen = mask_tokens(batch, model.config.vocab_size, mask_share, generator)
+    drawn = RowDraws.of(draws, len(batch.ids))
+    masked_ids, chosen = mask_tokens(batch, model.config.vocab_size, mask_share, drawn)
     encoded = model.encode(masked_ids, batch.mask)
-    mlm, mlm_accuracy = token_cross_entropy(model.mlm_head(encoded[-1][chosen]), batch.ids[chosen])
+    mlm, mlm_accuracy = _masked(model, encoded, batch, chosen, whole)
     memory = encoded.detach()
-    memory = memory + noise * torch.randn(memory.shape, generator=generator).to(memory)
-    kept = torch.rand(batch.mask.shape, generator=generator).to(batch.mask.device) >= slot_dropout
-    statistics = RouterStatistics(batch.mask)
-    hidden = model.decode_hidden(batch.ids, batch.mask, memory, batch.mask & kept, statistics)
-    real = batch.mask[:, 1:]
-    ar, ar_accuracy = token_cross_entropy(model.decoder.head(hidden[:, :-1][real]), batch.ids[:, 1:][real])
-    balance = _balance(statistics, ar)
+    memory = memory + noise * drawn.normal(memory)
+    kept = drawn.uniform(batch.ids.shape[1]).to(batch.mask.device) >= slot_dropout
+    ar, ar_accuracy, balance = _autoregressive(model, batch, memory, batch.mask & kept, whole)
     return LossResult(
         ar_weight * ar + mlm_weight * mlm + balance_weight * balance,
         {
@@ -92,7 +108,71 @@ def joint_loss(
     )
 
 
-def reading_loss(model: ReactiveTransformer, batch: EpisodeBatch, *, balance_weight: float = 0.01) -> tuple[LossResult, Tensor]:
+def encoder_loss(
+    model: ReactiveTransformer,
+    batch: TokenBatch,
+    draws: torch.Generator | RowDraws,
+    *,
+    mask_share: float = 0.15,
+    whole: Whole | None = None,
+) -> LossResult:
+    """Masked language modelling of the encoder with the MLM head; arguments as in `joint_loss`."""
+    drawn = RowDraws.of(draws, len(batch.ids))
+    masked_ids, chosen = mask_tokens(batch, model.config.vocab_size, mask_share, drawn)
+    stm = None if silent(model.encoder) else drawn.memory(model)
+    loss, accuracy = _masked(model, model.encode(masked_ids, batch.mask, stm), batch, chosen, whole)
+    return LossResult(loss, {"mlm_loss": loss.detach(), "mlm_accuracy": accuracy})
+
+
+def decoder_loss(
+    model: ReactiveTransformer,
+    batch: TokenBatch,
+    draws: torch.Generator | RowDraws,
+    *,
+    balance_weight: float = 0.01,
+    whole: Whole | None = None,
+) -> LossResult:
+    """Autoregressive language modelling of the decoder, memory in its initial state; arguments as in `joint_loss`."""
+    drawn = RowDraws.of(draws, len(batch.ids))
+    c = model.config
+    # What nothing is read from may be small.
+    memory = torch.zeros(c.layers, len(batch.ids), 1, c.dim).to(model.decoder.head.weight) if silent(model.decoder) else drawn.memory(model)
+    loss, accuracy, balance = _autoregressive(model, batch, memory, None, whole)
+    metrics = {"ar_loss": loss.detach(), "ar_accuracy": accuracy, "balance": balance.detach()}
+    return LossResult(loss + balance_weight * balance, metrics)
+
+
+def silent(part: Encoder | Decoder) -> bool:
+    """Whether nothing that memory holds reaches the hidden states: there is no memory cross-attention, or its output is zero."""
+    reads = [layer.memory_cross_attention for layer in part.layers]
+    return not any(bool(each.out_proj.weight.any()) or bool(each.out_proj.bias.any()) for each in reads if each is not None)
+
+
+def masked_counts(model: ReactiveTransformer, batch: TokenBatch, draws: RowDraws, share: float) -> dict[str, Tensor]:
+    """What the losses of language modelling divide by: tokens that the encoder and that the decoder predict."""
+    return {"mlm": mask_tokens(batch, model.config.vocab_size, share, draws)[1].sum(), "ar": batch.mask[:, 1:].sum()}
+
+
+def _masked(model: ReactiveTransformer, encoded: Tensor, batch: TokenBatch, chosen: Tensor, whole: Whole | None) -> tuple[Tensor, Tensor]:
+    """Loss and accuracy at the chosen tokens."""
+    return token_cross_entropy(model.mlm_head(encoded[-1][chosen]), batch.ids[chosen], total_of(whole, "mlm"))
+
+
+def _autoregressive(
+    model: ReactiveTransformer, batch: TokenBatch, memory: Tensor, memory_mask: Tensor | None, whole: Whole | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss and accuracy of the next token, and the balance of the experts."""
+    statistics = RouterStatistics(batch.mask)
+    hidden = model.decode_hidden(batch.ids, batch.mask, memory, memory_mask, statistics)
+    real = batch.mask[:, 1:]
+    logits = model.decoder.head(hidden[:, :-1][real])
+    loss, accuracy = token_cross_entropy(logits, batch.ids[:, 1:][real], total_of(whole, "ar"))
+    return loss, accuracy, _balance(statistics, loss, whole)
+
+
+def reading_loss(
+    model: ReactiveTransformer, batch: EpisodeBatch, *, balance_weight: float = 0.01, whole: Whole | None = None
+) -> tuple[LossResult, Tensor]:
     """Reading: the encoded interaction before each turn, whole and undetached, is the memory that the decoder answers from.
 
     What joint training cannot teach, because there the decoder is shown the very tokens it predicts: to encode who has what, so that a
@@ -102,6 +182,7 @@ def reading_loss(model: ReactiveTransformer, batch: EpisodeBatch, *, balance_wei
         model: The Reactive Transformer; an encoder that reads memory goes without here.
         batch: Episodes; what a turn asks should stand in the interaction before.
         balance_weight: Weight of the load-balancing loss.
+        whole: The batch that these rows are a part of; None: they are all of it.
 
     Returns:
         Loss with metrics, and the likeliest tokens `[tokens]` at the answers, in the order of `batch.turns.ids[batch.answer]`.
@@ -112,29 +193,40 @@ def reading_loss(model: ReactiveTransformer, batch: EpisodeBatch, *, balance_wei
     encoded = model.encode(written.ids, written.mask)
     hidden = model.decode_hidden(turns.ids, turns.mask, encoded, written.mask, statistics)
     logits = model.decoder.head(hidden[:, :-1][answer[:, 1:]])
-    loss, accuracy = token_cross_entropy(logits, turns.ids[answer])
-    balance = _balance(statistics, loss)
+    loss, accuracy = token_cross_entropy(logits, turns.ids[answer], total_of(whole, "answer"))
+    balance = _balance(statistics, loss, whole)
     metrics = {"loss": loss.detach(), "accuracy": accuracy, "balance": balance.detach()}
     return LossResult(loss + balance_weight * balance, metrics), logits.detach().argmax(-1)
+
+
+def answer_counts(batch: EpisodeBatch) -> dict[str, Tensor]:
+    """What the losses on answers divide by."""
+    return {"answer": batch.answer.sum()}
 
 
 def _flat(batch: TokenBatch) -> TokenBatch:
     return TokenBatch(batch.ids.flatten(0, 1), batch.mask.flatten(0, 1))
 
 
-def memory_mix(turn: int, generator: torch.Generator) -> float:
+def memory_mix(turn: int, draws: torch.Generator | RowDraws) -> float:
     """Weight of the new interaction in the target memory: 0.9 on the first write, then falling, varied by up to 15 %.
 
     Args:
         turn: 0 for the first write, n for the n-th follow-up.
-        generator: CPU generator.
+        draws: One number is drawn.
     """
     base = 0.9 if turn == 0 else max(0.05, 0.5 - 0.05 * turn)
-    return base * (1 + 0.15 * (2 * float(torch.rand((), generator=generator)) - 1))
+    return base * (1 + 0.15 * (2 * RowDraws.of(draws, 1).number() - 1))
 
 
 def memory_attention_loss(
-    model: ReactiveTransformer, stm0: Tensor, writes: TokenBatch, generator: torch.Generator, *, noise: float = 0.02
+    model: ReactiveTransformer,
+    stm0: Tensor,
+    writes: TokenBatch,
+    draws: torch.Generator | RowDraws,
+    *,
+    noise: float = 0.02,
+    whole: Whole | None = None,
 ) -> LossResult:
     """Self-supervised memory attention: each write should give a mix of the old memory and the new interaction.
 
@@ -144,12 +236,15 @@ def memory_attention_loss(
         model: The Reactive Transformer.
         stm0: `[layers, batch, slots, dim]`.
         writes: Interactions in order, ids and mask `[turns, batch, time]`.
-        generator: CPU generator of weights and noise.
+        draws: Of weights and noise.
         noise: Standard deviation of the noise on inputs and targets.
+        whole: The batch that these rows are a part of; None: they are all of it.
     """
     turns, slots = writes.ids.shape[0], stm0.shape[2]
+    drawn = RowDraws.of(draws, stm0.shape[1])
+    written = write_counts(writes)["written"] if whole is None else whole.totals["written"]
     # Drawn first, so that neither noise nor padding shifts them.
-    weights = [memory_mix(turn, generator) for turn in range(turns)]
+    weights = [memory_mix(turn, drawn) for turn in range(turns)]
     stm, similarities, drifts = stm0, [], []
     for turn in range(turns):
         ids, mask = writes.ids[turn], writes.mask[turn]
@@ -157,14 +252,24 @@ def memory_attention_loss(
         with torch.no_grad():
             data = model.encode(ids, mask, stm if model.encoder.reads_memory else None)
             target = _memory_target(stm, data, mask, weights[turn], slots)
-            target = target + noise * torch.randn(target.shape, generator=generator).to(target)
-            data = data + noise * torch.randn(data.shape, generator=generator).to(data)
+            target = target + noise * drawn.normal(target)
+            data = data + noise * drawn.normal(data)
         updated = model.update_memory(stm, data, mask)
-        similarities.append(F.cosine_similarity(updated, target, dim=-1)[:, there].mean())
-        drifts.append((updated - stm).detach()[:, there].pow(2).mean())
+        similarities.append(_share_of_mean(F.cosine_similarity(updated, target, dim=-1)[:, there], written[turn]))
+        drifts.append(_share_of_mean((updated - stm).detach()[:, there].pow(2), written[turn]))
         stm = updated.detach()
     similarity = torch.stack(similarities).mean()
     return LossResult(-similarity, {"cosine": similarity.detach(), "drift": torch.stack(drifts).mean()})
+
+
+def write_counts(writes: TokenBatch) -> dict[str, Tensor]:
+    """What the loss of memory attention divides by: conversations that write something in each turn, `[turns]`."""
+    return {"written": writes.mask.any(-1).sum(1)}
+
+
+def _share_of_mean(values: Tensor, rows: Tensor) -> Tensor:
+    """What `values` `[layers, rows, ...]` add to a mean over `rows` rows."""
+    return values.sum() / (rows * (values[:, :1].numel() if values.shape[1] else 1)).to(values.dtype)
 
 
 def _memory_target(stm: Tensor, encoded: Tensor, mask: Tensor, weight: float, slots: int) -> Tensor:
@@ -183,6 +288,7 @@ def smat_loss(
     bptt_turns: int | None = None,
     balance_weight: float = 0.01,
     memory: str = "true",
+    whole: Whole | None = None,
 ) -> LossResult:
     """Supervised memory-aware training: the real cycle, teacher-forced, cross-entropy on the answers' tokens.
 
@@ -193,6 +299,7 @@ def smat_loss(
         bptt_turns: Gradient window through memory; None: the whole conversation.
         balance_weight: Weight of the load-balancing loss.
         memory: `true`; or, to measure what memory contributes, `empty` (stm0 at every turn) or `other` (that of the next conversation).
+        whole: The batch that these rows are a part of; None: they are all of it.
     """
     stms = memory_trajectory(model, stm0, batch.writes.ids, batch.writes.mask, bptt_turns)
     if memory == "empty":
@@ -201,10 +308,15 @@ def smat_loss(
         stms = stms.roll(1, dims=2)
     statistics = RouterStatistics(batch.turns.mask)
     hidden = answer_hidden(model, stms, batch.turns, batch.answer, statistics)
-    loss, accuracy = token_cross_entropy(model.decoder.head(hidden), batch.turns.ids[batch.answer])
-    balance = _balance(statistics, loss)
+    loss, accuracy = token_cross_entropy(model.decoder.head(hidden), batch.turns.ids[batch.answer], total_of(whole, "answer"))
+    balance = _balance(statistics, loss, whole)
     return LossResult(loss + balance_weight * balance, {"loss": loss.detach(), "accuracy": accuracy, "balance": balance.detach()})
 
 
-def _balance(statistics: RouterStatistics, like: Tensor) -> Tensor:
-    return load_balance_loss(*statistics.sums()) if statistics.loads else like.new_zeros(())
+def _balance(statistics: RouterStatistics, like: Tensor, whole: Whole | None) -> Tensor:
+    if not statistics.loads:
+        return like.new_zeros(())
+    loads, probabilities, tokens = statistics.sums()
+    if whole is not None:
+        loads, tokens = whole.reduce(loads), whole.reduce(tokens.to(loads.dtype))
+    return load_balance_loss(loads, probabilities, tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,17 @@ import torch
 
 from rxrl.algorithms import LossResult
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.errors import ConfigError
 from rxrl.models import ReactiveTransformer
 from rxrl.runs.callbacks import Progress, RunCallback
 from rxrl.runs.checkpoints import STATE_FILE, Saved, restoring
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
-from rxrl.runs.processes import Processes
+from rxrl.runs.processes import Processes, Share
 from rxrl.runs.run import Run, check_finite
+from rxrl.runs.trackers import open_trackers
+from rxrl.stages.batches import RouterCounts, StageBatch, Whole, share_of, sum_of_parts
 from rxrl.stages.config import StageConfig
+from rxrl.stages.pace import Pace, compile_layers
 from rxrl.stages.tasks import SmatTask, StageTask
 
 
@@ -49,20 +50,19 @@ class StageRunner:
         checkpoint_every: int | None = None,
     ) -> None:
         self.name, self.task, self.config = name, task, config
-        self.callbacks, self.checkpoint_every = tuple(callbacks), checkpoint_every
-        self.processes = Processes()
-        if self.processes.count > 1:
-            raise ConfigError(
-                f"Supervised stages run in one process, here are {self.processes.count}: start them without torchrun; "
-                "`rxrl train` shares conversations out."
-            )
+        self.processes = Processes(config.precision)
+        self.callbacks, self.checkpoint_every = tuple(callbacks) if self.processes.first else (), checkpoint_every
         self.model = model.to(self.processes.device)
+        if config.compile:
+            compile_layers(self.model)
         self.groups = model.group_parameters()
         self.optimizer = make_optimizer(self.groups, config.optimizer)
-        identity = {"config": config.saved(), "conversations": task.fingerprints()}
-        self.run = Run(folder, "stage", "step", model, tokenizer, self.processes, identity, part=name)
-        self.log = self.run.log
-        self.step, self.tokens, self.seconds, self.done = 0, 0, 0.0, False
+        identity: dict[str, Any] = {"config": config.saved(), "conversations": task.fingerprints()}
+        claimed = RunFolder.of(folder)
+        trackers = open_trackers(config.tracking, claimed.path, identity["config"]) if self.processes.first else ()
+        self.run = Run(claimed, "stage", "step", model, tokenizer, self.processes, identity, part=name, trackers=trackers)
+        self.log, self.pace = self.run.log, Pace()
+        self.step, self.tokens, self.done = 0, 0, False
 
     def train(self, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
         """Trains to the end of the stage and returns the last validation.
@@ -79,13 +79,12 @@ class StageRunner:
         validation: dict[str, Any] = {}
         with self.run.running(say, resumed=self.step > 0):
             self._tell(lambda each: each.on_start(self))
+            self.pace.start()
             while not self.finished:
-                started = time.perf_counter()
                 result, norm = self._step()
-                self.seconds += time.perf_counter() - started
                 due = self.step % self.config.validate_every == 0 or self.finished
                 if due:
-                    validation = self.task.validate(self.model.eval())
+                    validation = self._validate()
                     self._keep_best(validation)
                     self.done = self.task.phase_done(validation)
                 if due or self.step % self.config.log_every == 0:
@@ -95,6 +94,7 @@ class StageRunner:
                 if self.checkpoint_every and self.step % self.checkpoint_every == 0:
                     self.save_resumable()
             self._tell(lambda each: each.on_end(self))
+        self.processes.wait()
         if self.config.finish_with == "best":
             self.run.take_best()
         return validation
@@ -126,15 +126,17 @@ class StageRunner:
         return self.done or self.progress >= 1
 
     def save(self, path: str | Path) -> Path:
-        """Writes the checkpoint that the next stage starts from."""
-        return self.run.save_weights(Path(path), "result", {"stage": self.name, "step": self.step, "tokens": self.tokens})
+        """Writes the checkpoint that the next stage starts from; the first process writes, the others wait."""
+        if self.processes.first:
+            self.run.save_weights(Path(path), "result", {"stage": self.name, "step": self.step, "tokens": self.tokens})
+        self.processes.wait()
+        return Path(path)
 
     def save_resumable(self) -> Path:
         """Writes a checkpoint that this stage can resume from."""
         state = {
             "stage": self.name,
             "tokens": self.tokens,
-            "seconds": self.seconds,
             "done": self.done,
             "task": self.task.state() if isinstance(self.task, SmatTask) else {},
         }
@@ -156,7 +158,6 @@ class StageRunner:
             self.model.load_state_dict(ReactiveTransformer.from_pretrained(path).state_dict())
             self.optimizer.load_state_dict(tensors["optimizer"])
             self.step, self.tokens, self.done = int(state["number"]), int(state["tokens"]), bool(state["done"])
-            self.seconds = float(state["seconds"])
             if isinstance(self.task, SmatTask):
                 self.task.restore(Saved(state["task"], state.file))
         return True
@@ -167,32 +168,85 @@ class StageRunner:
         return self.run.checkpoints
 
     def _keep_best(self, validation: dict[str, Any]) -> None:
-        """Keeps the weights of the lowest validation loss; longer conversations are harder, so they count before a lower loss."""
+        """Keeps the weights of the lowest validation loss; what is longer or later counts before a lower loss."""
         if self.checkpoint_every is not None or self.config.finish_with == "best":
-            score = (float(validation.get("steps", 0)), -float(validation["loss"]))
+            score = (float(validation.get("steps", validation.get("part", 0))), -float(validation["loss"]))
             self.run.save_best(self.step, score, {"stage": self.name, "loss": validation["loss"]})
 
+    def _validate(self) -> dict[str, Any]:
+        """Validates in every process; what the first one finds counts for all."""
+        with self.pace("model"):
+            found = self.task.validate(self.model.eval(), self.progress)
+        return found if self.processes.count == 1 else self.processes.objects([found])[0]
+
     def _step(self) -> tuple[LossResult, torch.Tensor]:
-        train_only(self.groups, self.task.groups(self.progress))
-        set_learning_rates(self.optimizer, schedule_factor(self.config.optimizer, self.progress))
-        with self.processes.autocast():
-            result, tokens = self.model(lambda model: self.task.loss(model.train(), self.step))
-        check_finite(result.loss, f"The loss of stage {self.name} at step {self.step + 1}")
-        self.optimizer.zero_grad()
-        result.loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(list(self.model.parameters()), self.config.optimizer.max_grad_norm)
-        self.optimizer.step()
+        """One optimizer step; returns the loss of this process's rows and the norm of the gradients of all."""
+        progress = self.progress
+        train_only(self.groups, self.task.groups(progress))
+        for parameter in self.task.frozen(self.model, progress):
+            parameter.requires_grad_(False)
+        set_learning_rates(self.optimizer, schedule_factor(self.config.optimizer, self.task.schedule(progress)))
+        with self.pace("data"):
+            share = share_of(self.task.size(self.step), self.processes)
+            batch = self.task.take(self.step, share, progress, self.processes.largest)
+        with self.pace("model"):
+            result, tokens = self._backward(batch)
+            self.processes.average_gradients(self.model.parameters())
+            norm = torch.nn.utils.clip_grad_norm_(list(self.model.parameters()), self.config.optimizer.max_grad_norm)
+            self.optimizer.step()
         self.step += 1
         self.tokens += tokens
+        self.pace.add(tokens, batch.positions - batch.tokens, batch.positions)
         return result, norm.detach()
 
+    def _backward(self, batch: StageBatch) -> tuple[LossResult, int]:
+        """Gradients of a batch, part by part; returns its loss in this process, and its tokens in all of them."""
+        self.optimizer.zero_grad()
+        parts = batch.parts(self.config.accumulation)
+        whole, tokens = self._whole(batch, parts)
+        results = []
+        for part in parts:
+            with self.processes.autocast():
+                result = self.model(lambda model: batch.loss(model.train(), part, whole))  # noqa: B023 - called at once
+            check_finite(result.loss, f"The loss of stage {self.name} at step {self.step + 1}")
+            result.loss.backward()
+            results.append(LossResult(result.loss.detach(), result.metrics))
+        return sum_of_parts(results), tokens
+
+    def _whole(self, batch: StageBatch, parts: Sequence[Share]) -> tuple[Whole | None, int]:
+        """What the loss on a part is told of the whole batch, and its tokens in all processes; None where there is one part.
+
+        Experts need the router's counts of the whole batch before the first backward pass. Several parts of one process are therefore
+        counted by a forward pass without gradients; processes with one part each exchange them within it.
+        """
+        if self.processes.count == 1 and self.config.accumulation == 1:
+            return None, batch.tokens
+        each = [batch.counts(self.model, part) for part in parts]
+        names = sorted(each[0])
+        own = [torch.stack([counts[name].double() for counts in each]).sum(0).reshape(-1) for name in names]
+        flat = torch.cat([*own, torch.tensor([float(batch.tokens)], dtype=torch.float64, device=own[0].device)])
+        *sums, tokens = torch.split_with_sizes(self.processes.mean(flat), [*(len(value) for value in own), 1])
+        totals = {name: value.reshape(each[0][name].shape) for name, value in zip(names, sums, strict=True)}
+        tokens_of_all = round(float(tokens) * self.processes.count)
+        if self.config.accumulation == 1:
+            return Whole(totals, self.processes.mean), tokens_of_all
+        if not self.config.balance or self.model.config.decoder.experts == 1:
+            return Whole(totals), tokens_of_all
+        router = RouterCounts()
+        with self.processes.autocast(), torch.no_grad():
+            for part in parts:
+                batch.loss(self.model.train(), part, Whole(totals, router.count))
+        return Whole(totals, router.reduced(self.processes.mean)), tokens_of_all
+
     def _record(self, result: LossResult, norm: torch.Tensor, validation: dict[str, Any]) -> None:
-        line: dict[str, Any] = {"phase": self.name, "iteration": self.step, "tokens": self.tokens, "loss": result.loss.detach()}
-        line |= {name: value for name, value in result.metrics.items() if name != "loss"}
+        metrics = self.processes.metrics({name: value for name, value in result.metrics.items() if name != "loss"}, ())
+        loss = self.processes.metrics({"loss": result.loss.detach()}, ())
+        line: dict[str, Any] = {"phase": self.name, "iteration": self.step, "tokens": self.tokens, **loss, **metrics}
         line |= {"grad_norm": norm, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         line |= {f"val_{name}": value for name, value in validation.items()}
-        written = self.log.write(line, {"tokens_per_second": self.tokens / max(self.seconds, 1e-9)})
-        progress = Progress(self.name, self.step, round(self.step / self.progress), written)
+        times = self.pace.take()
+        written = self.log.write(line, times)
+        progress = Progress(self.name, self.step, round(self.step / self.progress), written, times=times)
         self._tell(lambda each: each.on_iteration(progress))
 
     def _tell(self, call: Callable[[RunCallback], None]) -> None:

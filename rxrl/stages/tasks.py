@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
 
 from rxrl.algorithms import LossResult
 from rxrl.data.batches import EpisodeBatch, TokenisedSource, episode_batch, episodes_of
@@ -13,26 +15,40 @@ from rxrl.data.sources import ConversationSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
 from rxrl.models.trajectory import answer_hidden, memory_trajectory
+from rxrl.runs.processes import Share
 from rxrl.seeding import generator
+from rxrl.stages.batches import RowDraws, StageBatch, Whole, Widest, widened
 from rxrl.stages.config import MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase, StageConfig
-from rxrl.stages.losses import memory_attention_loss, reading_loss, smat_loss
+from rxrl.stages.losses import answer_counts, memory_attention_loss, reading_loss, smat_loss, write_counts
 from rxrl.types import PARAMETER_GROUPS
 
 ALL_GROUPS = frozenset(PARAMETER_GROUPS)
 
 
 class StageTask(Protocol):
-    """One supervised stage."""
+    """One supervised stage; `progress` in [0, 1] is the share of it that is done."""
 
     def groups(self, progress: float) -> frozenset[str]:
-        """Parameter groups that learn at `progress` in [0, 1] of the run."""
+        """Parameter groups that learn."""
         ...
 
-    def loss(self, model: ReactiveTransformer, step: int) -> tuple[LossResult, int]:
-        """Loss of the batch of `step`, and its number of real tokens."""
+    def frozen(self, model: ReactiveTransformer, progress: float) -> Iterable[nn.Parameter]:
+        """Parameters of these groups that do not."""
         ...
 
-    def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
+    def schedule(self, progress: float) -> float:
+        """Progress of the schedule of the learning rate."""
+        ...
+
+    def size(self, step: int) -> int:
+        """Rows of the batch of `step`, over all processes."""
+        ...
+
+    def take(self, step: int, share: Share, progress: float, widest: Widest) -> StageBatch:
+        """Some rows of the batch of `step`; `size` was asked before."""
+        ...
+
+    def validate(self, model: ReactiveTransformer, progress: float) -> dict[str, Any]:
         """Held-out metrics; `loss` says which checkpoint is best."""
         ...
 
@@ -43,6 +59,10 @@ class StageTask(Protocol):
     def fingerprints(self) -> list[str]:
         """What tells the data to train on and the held-out data from others."""
         ...
+
+
+EpisodeLoss = Callable[[ReactiveTransformer, EpisodeBatch, Share, Whole | None], LossResult]
+EpisodeCounts = Callable[[EpisodeBatch], Mapping[str, Tensor]]
 
 
 @dataclass(slots=True)
@@ -68,6 +88,28 @@ class EpisodeTask:
         found = self.held_out.take(steps=steps, strategy=strategy, start=0, count=count)
         conversations = list({each.id: each for each in found}.values())
         return episode_batch(conversations, self.tokenizer, self.max_length)
+
+    def frozen(self, model: ReactiveTransformer, progress: float) -> Iterable[nn.Parameter]:
+        """Nothing besides whole groups."""
+        return ()
+
+    def schedule(self, progress: float) -> float:
+        """One schedule for the whole stage."""
+        return progress
+
+    def rows_of(self, batch: EpisodeBatch, share: Share, loss: EpisodeLoss, counts: EpisodeCounts) -> StageBatch:
+        """Some rows of a batch, with what their loss is computed from."""
+
+        def cut(model: ReactiveTransformer, rows: Share) -> EpisodeBatch:
+            return batch.rows(slice(rows.start - share.start, rows.stop - share.start)).to(model.device)
+
+        return StageBatch(
+            share,
+            batch.tokens,
+            batch.turns.mask.numel() + batch.writes.mask[0].numel(),
+            lambda model, rows: counts(cut(model, rows)),
+            lambda model, rows, whole: loss(model, cut(model, rows), rows, whole),
+        )
 
     def stm0(self, model: ReactiveTransformer, count: int, *key: int | str) -> torch.Tensor:
         """Fresh memory of a batch."""
@@ -98,15 +140,22 @@ class ReadingTask(EpisodeTask):
         """Everything but memory attention."""
         return ALL_GROUPS - {"memory_attention"}
 
-    def loss(self, model: ReactiveTransformer, step: int) -> tuple[LossResult, int]:
+    def size(self, step: int) -> int:
+        """Conversations of a batch."""
+        return self.rows(ReadingConfig.steps)
+
+    def take(self, step: int, share: Share, progress: float, widest: Widest) -> StageBatch:
         """Cross-entropy on the answers' tokens."""
-        rows = self.rows(ReadingConfig.steps)
-        batch = self.batch(self.source, ReadingConfig.steps, "multi-step", step * rows, rows)
-        result, _ = reading_loss(model, batch.to(model.device), balance_weight=self.config.balance)
-        return result, batch.tokens
+        start = step * share.total + share.start
+        batch = self.batch(self.source, ReadingConfig.steps, "multi-step", start, share.stop - share.start)
+
+        def loss(model: ReactiveTransformer, own: EpisodeBatch, rows: Share, whole: Whole | None) -> LossResult:
+            return reading_loss(model, own, balance_weight=self.config.balance, whole=whole)[0]
+
+        return self.rows_of(batch, share, loss, answer_counts)
 
     @torch.no_grad()
-    def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
+    def validate(self, model: ReactiveTransformer, progress: float) -> dict[str, Any]:
         """Held-out loss and the share of asking turns answered right, every token."""
         batch = self.held_out_batch(ReadingConfig.steps)
         batch = batch.to(model.device)
@@ -128,18 +177,26 @@ class MemoryAttentionTask(EpisodeTask):
         """Memory attention only; the encoder is frozen."""
         return frozenset({"memory_attention"})
 
-    def loss(self, model: ReactiveTransformer, step: int) -> tuple[LossResult, int]:
+    def size(self, step: int) -> int:
+        """Conversations of a batch."""
+        return self.rows(self._config.steps)
+
+    def take(self, step: int, share: Share, progress: float, widest: Widest) -> StageBatch:
         """Negative cosine between updated memory and its target."""
         c = self._config
-        rows = self.rows(c.steps)
-        batch = self.batch(self.source, c.steps, "multi-step", step * rows, rows)
-        batch = batch.to(model.device)
-        stm0 = self.stm0(model, rows, step)
-        draws = generator(c.seed, "memory attention", step)
-        return memory_attention_loss(model, stm0, batch.writes, draws, noise=c.noise), batch.tokens
+        found = self.batch(self.source, c.steps, "multi-step", step * share.total + share.start, share.stop - share.start)
+        # Noise is drawn for every column of the whole batch.
+        batch = replace(found, writes=widened(found.writes, widest(found.writes.ids.shape[-1])))
+
+        def loss(model: ReactiveTransformer, own: EpisodeBatch, rows: Share, whole: Whole | None) -> LossResult:
+            stm0 = RowDraws.keyed(rows, c.seed, "stm0", step).memory(model)
+            draws = RowDraws.keyed(rows, c.seed, "memory attention", step)
+            return memory_attention_loss(model, stm0, own.writes, draws, noise=c.noise, whole=whole)
+
+        return self.rows_of(batch, share, loss, lambda own: write_counts(own.writes))
 
     @torch.no_grad()
-    def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
+    def validate(self, model: ReactiveTransformer, progress: float) -> dict[str, Any]:
         """Held-out loss."""
         c = self._config
         batch = self.held_out_batch(c.steps)
@@ -169,19 +226,25 @@ class SmatTask(EpisodeTask):
         """Groups whose turn to learn has come."""
         return self._config.trained_groups(progress)
 
-    def loss(self, model: ReactiveTransformer, step: int) -> tuple[LossResult, int]:
-        """Cross-entropy on the answers' tokens."""
+    def size(self, step: int) -> int:
+        """Conversations of a batch of the phase that `step` belongs to, which begins here."""
         self._enter(step)
-        c, phase = self._config, self._current
-        rows = self.rows(phase.steps, c.strategy)
-        batch = self.batch(self.source, phase.steps, self._strategy, self.position, rows)
-        self.position += rows
-        batch = batch.to(model.device)
-        result = smat_loss(model, self.stm0(model, rows, step), batch, bptt_turns=c.bptt_turns, balance_weight=c.balance)
-        return result, batch.tokens
+        return self.rows(self._current.steps, self._config.strategy)
+
+    def take(self, step: int, share: Share, progress: float, widest: Widest) -> StageBatch:
+        """Cross-entropy on the answers' tokens."""
+        c = self._config
+        start, self.position = self.position + share.start, self.position + share.total
+        batch = self.batch(self.source, self._current.steps, self._strategy, start, share.stop - share.start)
+
+        def loss(model: ReactiveTransformer, own: EpisodeBatch, rows: Share, whole: Whole | None) -> LossResult:
+            stm0 = RowDraws.keyed(rows, c.seed, "stm0", step).memory(model)
+            return smat_loss(model, stm0, own, bptt_turns=c.bptt_turns, balance_weight=c.balance, whole=whole)
+
+        return self.rows_of(batch, share, loss, answer_counts)
 
     @torch.no_grad()
-    def validate(self, model: ReactiveTransformer) -> dict[str, Any]:
+    def validate(self, model: ReactiveTransformer, progress: float) -> dict[str, Any]:
         """Held-out loss with the true memory, an empty one and, where there is one, another conversation's; share answered right."""
         batch = self.held_out_batch(self._current.steps, self._strategy)
         batch = batch.to(model.device)

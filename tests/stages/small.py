@@ -6,8 +6,9 @@ import torch
 
 from rxrl.runs.callbacks import RunCallback
 from rxrl.runs.optim import OptimizerConfig
-from rxrl.stages.config import JointConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase
-from rxrl.stages.language_modelling import JointTask
+from rxrl.runs.processes import Share
+from rxrl.stages.config import LanguageConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, SmatPhase
+from rxrl.stages.language_modelling import LanguageTask
 from rxrl.stages.runner import StageRunner
 from rxrl.stages.tasks import MemoryAttentionTask, ReadingTask, SmatTask
 from scripts.learning import CODEC
@@ -32,11 +33,11 @@ def sentences(start, count):
 
 
 def pretrain(**changes):
-    return JointTask.on_texts(JointConfig(**COMMON | {"iterations": 4} | changes), sentences, sentences, CODEC, LENGTH)
+    return LanguageTask.on_texts(LanguageConfig(**COMMON | {"iterations": 4} | changes), sentences, sentences, CODEC, LENGTH)
 
 
 def sft(**changes):
-    return JointTask.on_interactions(JointConfig(**COMMON | {"iterations": 4} | changes), ToySource(), ToySource(), 2, CODEC, LENGTH)
+    return LanguageTask.on_interactions(LanguageConfig(**COMMON | {"iterations": 4} | changes), ToySource(), ToySource(), 2, CODEC, LENGTH)
 
 
 def memory_attention(**changes):
@@ -59,6 +60,12 @@ TASKS = {"pretrain": pretrain, "sft": sft, "reading": reading, "memory-attention
 def runner_in(folder, name="smat", model=None, task=None, **options):
     task = task or TASKS[name]()
     return StageRunner(name, model or tiny_model(initial_memory="learned"), CODEC, task, task.config, folder, **options)
+
+
+def taken(task, step, progress=0.0):
+    """The whole batch of a step."""
+    rows = task.size(step)
+    return task.take(step, Share(0, rows, rows), progress, lambda columns: columns)
 
 
 def by_group(model):

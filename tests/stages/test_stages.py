@@ -15,8 +15,8 @@ from rxrl.errors import CheckpointError, ConfigError, DataError, Interrupted, Tr
 from rxrl.models import ReactiveTransformer
 from rxrl.runs.checkpoints import BEST, numbered
 from rxrl.runs.optim import OptimizerConfig
-from rxrl.stages.config import JointConfig, SmatConfig
-from rxrl.stages.language_modelling import JointTask
+from rxrl.stages.config import LanguageConfig, SmatConfig
+from rxrl.stages.language_modelling import LanguageTask
 from rxrl.stages.tasks import (
     SmatTask,
     answered_right,
@@ -38,6 +38,7 @@ from tests.stages.small import (
     sentences,
     sft,
     smat,
+    taken,
 )
 from tests.training.toy import ToySource, tiny_model
 
@@ -96,7 +97,7 @@ def test_few_conversations_validate_once_each(tmp_path):
         batch = task.held_out_batch(2)
         assert batch.real.shape[1] == count
         assert len({str(row.tolist()) for row in batch.turns.ids.transpose(0, 1)}) == count
-        found = task.validate(tiny_model(initial_memory="learned"))
+        found = task.validate(tiny_model(initial_memory="learned"), 1.0)
         assert {f"loss_{name}_memory" for name in names} == {name for name in found if name.endswith("_memory")}
 
 
@@ -148,8 +149,8 @@ def test_a_resumed_stage_is_bit_for_bit_the_one_that_was_never_stopped(name, tmp
 
 def test_a_stage_that_was_done_stays_done(tmp_path):
     class Done(SmatTask):
-        def validate(self, model):
-            return super().validate(model) | {"asking_accuracy": 1.0}
+        def validate(self, model, progress):
+            return super().validate(model, progress) | {"asking_accuracy": 1.0}
 
     config = smat(((2, 50, 0.9),)).config
     task = Done(config, ToySource(), ToySource(), CODEC, LENGTH)
@@ -168,9 +169,9 @@ def test_the_best_validation_is_kept_and_a_stage_can_end_with_it(finish, tmp_pat
     weights = []
 
     class Scripted(SmatTask):
-        def validate(self, model):
+        def validate(self, model, progress):
             weights.append(by_group(copy.deepcopy(model)))
-            return super().validate(model) | {"loss": next(losses)}
+            return super().validate(model, progress) | {"loss": next(losses)}
 
     config = smat(((2, 4, None),), finish_with=finish, validate_every=1).config
     runner = runner_in(tmp_path, task=Scripted(config, ToySource(), ToySource(), CODEC, LENGTH), checkpoint_every=2)
@@ -229,13 +230,13 @@ def test_a_loss_that_is_not_a_number_ends_the_stage_with_a_sentence(tmp_path):
 def test_texts_are_framed_and_cut():
     batch = pretrain().rows(0, 3)
     assert batch.rows()[2] == [BOS, *CODEC.encode("ann has cat bob has dog and owl"), EOS]
-    short = JointTask.on_texts(JointConfig(**COMMON), sentences, sentences, CODEC, 6).rows(0, 3)
+    short = LanguageTask.on_texts(LanguageConfig(**COMMON), sentences, sentences, CODEC, 6).rows(0, 3)
     assert short.rows()[2] == [BOS, *CODEC.encode("ann has cat bob"), EOS]
 
 
 def test_interactions_beyond_the_model_are_refused_as_memory_aware_training_refuses_them():
     with pytest.raises(DataError, match=r"Conversation '.*', turn \d: the interaction has \d+ tokens, but 6 is the model's limit"):
-        JointTask.on_interactions(JointConfig(**COMMON), ToySource(), ToySource(), 2, CODEC, 6)
+        LanguageTask.on_interactions(LanguageConfig(**COMMON), ToySource(), ToySource(), 2, CODEC, 6)
 
 
 def test_interactions_come_in_order_each_once():
@@ -249,16 +250,15 @@ def test_interactions_come_in_order_each_once():
 
 
 def test_batches_have_about_the_wanted_tokens():
-    model = tiny_model()
     for name, make in TASKS.items():
-        tokens = [make(batch_tokens=300).loss(model, step)[1] for step in range(3)]
+        tokens = [taken(make(batch_tokens=300), step).tokens for step in range(3)]
         assert 150 < sum(tokens) / 3 < 450, name
 
 
 def test_an_interaction_that_does_not_fit_is_an_error_with_its_place():
     task = SmatTask(smat().config, ToySource(), ToySource(), CODEC, 6)
     with pytest.raises(DataError, match="turn 0"):
-        task.validate(tiny_model())
+        task.validate(tiny_model(), 1.0)
 
 
 # Validation
@@ -301,5 +301,5 @@ def test_validation_changes_nothing(tmp_path):
     for name, make in TASKS.items():
         model, task = tiny_model(), make()
         before = by_group(model)
-        assert task.validate(model) == task.validate(model), name
+        assert task.validate(model, 0.5) == task.validate(model, 0.5), name
         assert not changed(before, by_group(model))
