@@ -157,4 +157,4 @@ def scenario_sources(name: str, *, level: int | None = None, seed: int = 0, step
         return lambda start, count: interaction_texts(lessons[split].take(steps=STORY_STEPS, start=start, count=count))[:count]
 
     chosen = load_scenarios(name, level=level, steps=steps, split="test", seed=seed, count=test)
-    return Sources(lessons["train"], lessons["validation"], chosen, stories, (train, validation))
+    return Sources(lessons["train"], lessons["validation"], chosen, stories, scenarios=(train, validation))

@@ -85,6 +85,7 @@ class Sources:
         validation: The same, to validate on.
         test: What the final evaluation plays.
         stories: Plain texts of a split, for pre-training.
+        longer: Test conversations of any length, where they are made as they are needed.
         scenarios: What MRL plays and is evaluated on, where that is not `train` and `validation`.
     """
 
@@ -92,6 +93,7 @@ class Sources:
     validation: ConversationSource
     test: Sequence[Scenario]
     stories: Callable[[str], Callable[[int, int], Sequence[str]]]
+    longer: ConversationSource | None = None
     scenarios: tuple[EpisodeSource, EpisodeSource] | None = None
 
     @property
@@ -120,7 +122,7 @@ def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources
         def world_stories(split: str) -> Callable[[int, int], Sequence[str]]:
             return lambda start, count: worlds["train"].stories(split, start, count)
 
-        return Sources(worlds["train"], worlds["validation"], test, world_stories)
+        return Sources(worlds["train"], worlds["validation"], test, world_stories, worlds["test"])
     corpus = open_corpus(name)
     split = corpus.choose("train", say)
     tested = corpus.other("test", "validation") if data.held_out is None else open_corpus(data.held_out).choose("test", say)
@@ -197,6 +199,7 @@ def mixed_sources(parts: Sequence[tuple[Sources, float]], test: int) -> Sources:
         MixedSource([(sources.validation, weight) for sources, weight in parts]),
         mixed_lists([(sources.test, weight) for sources, weight in parts], test),
         stories,
+        next((sources.longer for sources, _ in parts if sources.longer is not None), None),
         (
             MixedSource([(sources.played[0], weight) for sources, weight in parts]),
             MixedSource([(sources.played[1], weight) for sources, weight in parts]),

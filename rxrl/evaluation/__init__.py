@@ -20,6 +20,7 @@ from rxrl.evaluation.play import CONTROLS, WHOLE_CONTROLS, Playthrough, TurnCost
 from rxrl.evaluation.records import TurnRecord, read_records, rescore, write_records
 from rxrl.evaluation.report import read_report, write_report, write_run_report
 from rxrl.evaluation.scenarios import compare_scenarios
+from rxrl.evaluation.stress import measure_stress, stress_axes, stress_by_axis, with_small_talk
 
 __all__ = [
     "CONTROLS",
@@ -33,16 +34,20 @@ __all__ = [
     "compare_scenarios",
     "cost_by_turn",
     "evaluate",
+    "measure_stress",
     "play",
     "play_conditions",
     "read_records",
     "read_report",
     "rescore",
     "retention_by_distance",
+    "stress_axes",
+    "stress_by_axis",
     "summarise",
     "summarise_comparisons",
     "summarise_controls",
     "summarise_stage",
+    "with_small_talk",
     "write_records",
     "write_report",
     "write_run_report",

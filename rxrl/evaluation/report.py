@@ -16,6 +16,7 @@ from rxrl.evaluation.charts import number
 from rxrl.evaluation.curves import learning_curves
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.evaluation.scenario_views import scenario_views
+from rxrl.evaluation.stress_views import stress_view
 from rxrl.evaluation.tables import csv_text
 from rxrl.evaluation.transcripts import choose_episodes
 from rxrl.evaluation.views import (
@@ -52,9 +53,9 @@ def write_report(
     Args:
         run: Content of report.json, every key optional: `seed`, `wall_seconds` and whether they count from where the run was `resumed`,
             `preset`, `budget`; `after_supervised`, `after_mrl` and `after_smat_continued` from `summarise`; `controls` from
-            `summarise_controls`; `comparisons` from `summarise_comparisons`; `stages`, each from `summarise_stage`; `cost` from
-            `cost_by_turn`, or such lists by label; `scenarios` from `compare_scenarios`; `config`, any nested mapping; `title`;
-            `notes`, sentences.
+            `summarise_controls`; `stress` from `stress_by_axis`; `comparisons` from `summarise_comparisons`; `stages`, each from
+            `summarise_stage`; `cost` from `cost_by_turn`, or such lists by label; `scenarios` from `compare_scenarios`; `config`, any
+            nested mapping; `title`; `notes`, sentences.
         metrics: Rows of metrics.jsonl.
         transcripts: Turns of the evaluation to show a few conversations of.
         out_dir: Folder of the report; made where missing.
@@ -132,6 +133,7 @@ def render(run: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]], transcr
         facts=run_facts(run),
         headline=headline_view(run),
         by_distance=by_distance_view(run),
+        stress=stress_view(run),
         scenarios=scenario_views(run.get("scenarios") or {}),
         stages=stages_view(run.get("stages") or ()),
         learning=learning_curves(metrics),

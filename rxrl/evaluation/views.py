@@ -166,6 +166,7 @@ def _tiles(main: Part) -> Iterator[dict[str, Any]]:
         ("retention_near", "at distance 1 to 2"),
         ("retention_far", "at distance 9 to 16"),
         ("retention_exact", "of answers exactly right"),
+        ("binding_accuracy", "of answers with a rival told name no rival"),
     ):
         if main.get(key) is not None:
             yield {"value": number(main[key]), "title": title, "interval": _interval(main, key), "note": ""}

@@ -44,6 +44,9 @@ class PipelineConfig(BaseConfig):
     curriculum: str = Field("quickstart", description="Name or path of the curriculum.")
     mrl: MRLConfig = MRLConfig()
     smat_continued: bool = Field(True, description="Also train the supervised checkpoint on with SMAT, for as many tokens as MRL used.")
+    stress_conversations: int = Field(
+        40, ge=0, description="Test conversations that are also played with small talk inserted, and as many longer ones; 0: none."
+    )
     threads: int | None = Field(None, ge=1, description="Threads of torch; null: as many as cores.")
     interactive: PipelineConfig | None = Field(
         None,

@@ -21,7 +21,10 @@ from rxrl.evaluation import (
     Evaluation,
     compare_scenarios,
     evaluate,
+    measure_stress,
     read_report,
+    stress_axes,
+    stress_by_axis,
     summarise_comparisons,
     write_report,
 )
@@ -30,7 +33,7 @@ from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.checks import check_supply, check_turns
 from rxrl.pipeline.config import PipelineConfig
 from rxrl.pipeline.parts import CHECKPOINT, make_task, train_tokenizer
-from rxrl.players import model_play
+from rxrl.players import Play, model_play
 from rxrl.rewards import load_reward
 from rxrl.runs.checkpoints import newest_position
 from rxrl.runs.folder import RunFolder
@@ -44,6 +47,8 @@ from rxrl.training.callbacks import Callback
 from rxrl.training.episodes import stage_rewards
 from rxrl.training.rules import check_rules, check_stages
 from rxrl.training.trainer import MRLTrainer
+from rxrl.types import Scenario
+from rxrl.writing import write_json
 
 CONTINUED = "smat-continued"
 INTERACTIVE = "interactive"
@@ -79,6 +84,7 @@ class Pipeline:
         self.started = time.perf_counter()
         self.resumes = False
         self._prepared: tuple[Sources, Pipeline | None] | None = None
+        self._stress: dict[str, dict[str, Any]] = {}
 
     def run(self, resume: bool = False) -> Path:
         """From nothing, or from what the folder holds of this run, to the report; returns its path.
@@ -209,12 +215,19 @@ class Pipeline:
         return evaluation
 
     def measure(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources, name: str, controls: Sequence[str]) -> Evaluation:
-        """Greedy answers on the test conversations, always from fresh memory."""
-        sample = sources.train.take(steps=1, strategy="multi-step", start=0, count=500)
-        limit = self.config.mrl.max_answer_tokens
-        game = model_play(model, tokenizer, sources.test, reward=self.reward, known=sample, max_answer_tokens=limit)
-        evaluation = evaluate(*game, sources.test, seed=self.config.seed, controls=tuple(controls))
-        evaluation.save(self.folder / "evaluation" / name)
+        """Greedy answers on the test conversations, always from fresh memory; then the same under stress."""
+        known, limit = sources.train.take(steps=1, strategy="multi-step", start=0, count=500), self.config.mrl.max_answer_tokens
+
+        def make(played: Sequence[Scenario]) -> Play:
+            return model_play(model, tokenizer, played, reward=self.reward, known=known, max_answer_tokens=limit)
+
+        folder, seed = self.folder / "evaluation" / name, self.config.seed
+        evaluation = evaluate(*make(sources.test), sources.test, seed=seed, controls=tuple(controls))
+        evaluation.save(folder)
+        axes = stress_axes(sources.test, sources.longer, seed=seed, count=self.config.stress_conversations)
+        stress = measure_stress(make, axes, seed=seed)
+        write_json(folder / "stress.json", stress)
+        self._stress[f"after_{name.replace('-', '_')}"] = stress
         return evaluation
 
     def report(self, supervised: Evaluation, mrl: Evaluation, smat: Evaluation | None, trainer: MRLTrainer) -> Path:
@@ -229,6 +242,7 @@ class Pipeline:
             "after_supervised": supervised.summary,
             "after_mrl": mrl.summary,
             "controls": mrl.controls,
+            "stress": stress_by_axis(self._stress),
             "comparisons": summarise_comparisons(
                 mrl=mrl.records, supervised=supervised.records, smat=() if smat is None else smat.records, seed=self.config.seed
             ),
