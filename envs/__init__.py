@@ -5,7 +5,7 @@
 
 from rxrl.envs.backends import NoMemory, SwappedMemory, TranscriptMemory, Transcripts
 from rxrl.envs.batch import token_batch
-from rxrl.envs.checks import has_references, is_scenario, scenario_values
+from rxrl.envs.checks import check_references, check_scores, has_references, is_scenario, scenario_values
 from rxrl.envs.conversation import ConversationEnv, ConversationTokensEnv
 from rxrl.envs.episode import Continuation
 from rxrl.envs.live import Live, unwrap
@@ -26,6 +26,8 @@ __all__ = [
     "TranscriptMemory",
     "Transcripts",
     "UnicodeText",
+    "check_references",
+    "check_scores",
     "has_references",
     "is_scenario",
     "scenario_values",

@@ -56,6 +56,28 @@ def check_references(scenarios: Sequence[Scenario], *, forcing: float, reward: R
         raise ConfigError(f"The reward {name!r} compares with reference answers, and scenario {without.id!r} has none: use 'outcome'.")
 
 
+def names_facts(scenario: Scenario) -> bool:
+    """Whether a scenario says which facts it tells or asks for, as far as it opens."""
+    # A user played by an endpoint is not asked for this.
+    rehearsed = getattr(scenario, "rehearsed", lambda: scenario)
+    dialogue = rehearsed().begin(0)
+    opening = dialogue.say(())
+    return bool(dialogue.first.facts) or (opening is not None and opening.asks is not None)
+
+
+def check_scores(scenarios: Sequence[Scenario], reward: RewardFunction) -> None:
+    """Refuses to train for a reward that would score no turn, because a scenario gives neither reference answers nor facts."""
+    if not getattr(reward, "needs_facts", False):
+        return
+    without = next((each for each in scenarios if not has_references(each) and not names_facts(each)), None)
+    if without is not None:
+        name = getattr(reward, "name", type(reward).__name__)
+        raise ConfigError(
+            f"The reward {name!r} needs facts or reference answers, and scenario {without.id!r} has neither, so that no turn would be "
+            "scored: use 'outcome'."
+        )
+
+
 def memory_backend(given: Any) -> MemoryBackend:
     """What holds conversations: an object with the four functions of a `MemoryBackend`."""
     if missing := [name for name in _BACKEND if not callable(getattr(given, name, None))]:

@@ -38,6 +38,7 @@ class TimeLimited:
     def __init__(self, reward: RewardFunction, seconds: float) -> None:
         self.name = reward_name(reward)
         self.needs_reference = bool(getattr(reward, "needs_reference", False))
+        self.needs_facts = bool(getattr(reward, "needs_facts", False))
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
             raise ConfigError(f"The time_limit of reward {self.name!r} is a number of seconds above 0, got {seconds!r}.")
         self.reward, self.seconds = reward, float(seconds)

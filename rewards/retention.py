@@ -37,6 +37,7 @@ class Retention(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str] = "retention"
+    needs_facts: ClassVar[bool] = True
 
     form_share: float = Field(0.2, ge=0, le=1, description="Share of the reward of an asking turn that form decides.")
     hack_ceiling: float = Field(0.2, ge=0, le=0.2, description="Factor on what only looks like an answer.")

@@ -32,6 +32,8 @@ class Weighted:
             raise ConfigError(f"At least one reward needs a weight above 0, got {weights}.")
         self.terms = dict(terms)
         self.name = "+".join(self.terms)
+        # What does not apply drops out, so that one reward that needs no facts is enough.
+        self.needs_facts = all(getattr(reward, "needs_facts", False) for weight, reward in self.terms.values() if weight)
         self.needs_reference = any(getattr(reward, "needs_reference", False) for _, reward in self.terms.values())
 
     def __call__(self, turns: Sequence[Turn]) -> list[Score]:

@@ -50,12 +50,12 @@ def make_play(
         num_envs: Rows.
         device: Where a player computes that is a model of its own.
         options: As in `make_vector_env`; also `temperature` for players that sample, `system` for those that take a system prompt,
-            and `model` for endpoints.
+            and `model` for endpoints; `chat_template_kwargs` for language models.
 
     Raises:
         RxrlError: Something is missing or does not fit together.
     """
-    given = {name: options.pop(name, None) for name in ("temperature", "system", "model")}
+    given = {name: options.pop(name, None) for name in ("temperature", "system", "model", "chat_template_kwargs")}
     own = {name: value for name, value in given.items() if value is not None}
     if policy in GAME_PLAYERS:
         _check_player_options(policy, own, ())
@@ -180,8 +180,8 @@ def _text_player(name: str, device: torch.device | str, own: dict[str, Any]) -> 
     if name.startswith(("http://", "https://")):
         endpoint = ChatEndpoint(name, own.pop("model", None), os.environ.get(KEY_VARIABLE))
         return lambda envs: EndpointPolicy(endpoint, envs.codec, max_tokens=envs.limits.answer, **own)
-    _check_player_options(name, own, ("temperature", "system"))
     if is_language_model(name):
+        _check_player_options(name, own, ("temperature", "system", "chat_template_kwargs"))
         source = name.removeprefix(HUB)
         return lambda envs: HuggingFacePolicy.load(source, envs.codec, device=device, max_new_tokens=envs.limits.answer, **own)
     POLICIES.find(name)  # refuses an unknown name before anything is made

@@ -31,13 +31,12 @@ from rxrl.config import load_config
 from rxrl.curricula import Curriculum, Stage, load_curriculum
 from rxrl.curricula.curriculum import GROUPS
 from rxrl.errors import ConfigError
-from rxrl.factory import TokenEmbeddings, checkpoint_folder, load_checkpoint
+from rxrl.factory import checkpoint_folder, load_checkpoint
 from rxrl.pipeline.checks import check_training
 from rxrl.pipeline.parts import CHECKPOINT, run_training
 from rxrl.runs.processes import Processes
 from rxrl.supply import named_reward, open_named
 from rxrl.training.config import MRLConfig
-from rxrl.training.episodes import stage_rewards
 from rxrl.training.trainer import MRLTrainer
 
 RewardName = Annotated[
@@ -101,7 +100,6 @@ def train(  # noqa: PLR0913, PLR0917
     if dry_run:
         model, _ = load_checkpoint(start)
         check_training(stages, settings, model, open_named(data, held_out, level, settings.seed, say=terminal.say), processes.count)
-        stage_rewards(stages, settings, TokenEmbeddings(model))
         terminal.console.print(plan(stages, settings))
         return
     with run_folder(out, resume, processes.first) as folder:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rxrl.curricula import Curriculum
 from rxrl.data.splits import Sources
-from rxrl.envs import ENVIRONMENTS
+from rxrl.envs import ENVIRONMENTS, check_references, check_scores
 from rxrl.errors import DataError
+from rxrl.factory import TokenEmbeddings
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.config import StagesConfig
 from rxrl.runs.optim import check_groups
 from rxrl.stages.config import SmatConfig, StageConfig
 from rxrl.training.config import MRLConfig
+from rxrl.training.episodes import stage_rewards
 from rxrl.training.rules import check_rules, check_signals, check_stages
+from rxrl.types import RewardFunction
+
+_LOOKED_AT = 16
+"""Conversations of a stage that are looked at; those of a mix alternate."""
 
 
 def check_training(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransformer, sources: Sources, processes: int = 1) -> None:
     """Looks at everything that a stage will need, so that a mistake in the last one shows before the first."""
     ENVIRONMENTS.find(config.env)
+    check_rewards(curriculum, stage_rewards(curriculum, config, TokenEmbeddings(model)), sources)
     check_rules(curriculum, sources.played[1], config.evaluation.conversations)
     check_stages(curriculum, config, processes)
     check_signals(curriculum, config, sources.played[0])
@@ -31,6 +40,24 @@ def check_supply(curriculum: Curriculum, sources: Sources) -> None:
         for strategy in stage.strategies:
             for source in sources.played:
                 source.take(steps=stage.steps, strategy=strategy, start=0, count=1)
+
+
+def check_rewards(curriculum: Curriculum, rewards: Mapping[str, RewardFunction], sources: Sources) -> None:
+    """Refuses rewards that could not score the conversations of their stages.
+
+    Args:
+        curriculum: Stages.
+        rewards: The reward of each stage by its name.
+        sources: What is played.
+
+    Raises:
+        ConfigError: A reward compares with what the conversations do not have.
+    """
+    for stage in curriculum.stages:
+        for strategy in stage.strategies:
+            found = sources.played[0].take(steps=stage.steps, strategy=strategy, start=0, count=_LOOKED_AT)
+            check_references(found, forcing=float(stage.teacher_forcing), reward=rewards[stage.name])
+            check_scores(found, rewards[stage.name])
 
 
 def check_turns(stages: StagesConfig, sources: Sources) -> None:

@@ -30,7 +30,7 @@ from rxrl.evaluation import (
 )
 from rxrl.factory import TokenEmbeddings
 from rxrl.models import ReactiveTransformer
-from rxrl.pipeline.checks import check_supply, check_turns
+from rxrl.pipeline.checks import check_rewards, check_supply, check_turns
 from rxrl.pipeline.config import PipelineConfig
 from rxrl.pipeline.parts import CHECKPOINT, make_task, train_tokenizer
 from rxrl.players import Play, model_play
@@ -155,10 +155,11 @@ class Pipeline:
     def _check(self, sources: Sources) -> None:
         """Refuses what a later part could not be trained with before the first begins."""
         ENVIRONMENTS.find(self.config.mrl.env)
-        stage_rewards(self.curriculum, self.config.mrl, TokenEmbeddings())
+        rewards = stage_rewards(self.curriculum, self.config.mrl, TokenEmbeddings())
         check_rules(self.curriculum, sources.played[1], self.config.mrl.evaluation.conversations)
         check_stages(self.curriculum, self.config.mrl, 1)
         check_supply(self.curriculum, sources)
+        check_rewards(self.curriculum, rewards, sources)
         check_turns(self.config.stages, sources)
 
     def supervise(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources) -> None:

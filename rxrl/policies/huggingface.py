@@ -17,6 +17,8 @@ from rxrl.models.generation.sampling import check_finite
 from rxrl.policies.text import Dialogue, TextPolicy, check_options
 from rxrl.types import TextCodec
 
+_SET_HERE = frozenset({"conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_tensors", "return_dict"})
+
 
 class HuggingFacePolicy(TextPolicy):
     """Answers with a causal language model.
@@ -30,9 +32,10 @@ class HuggingFacePolicy(TextPolicy):
         system: A system prompt that goes first.
         max_new_tokens: Longest answer, in tokens of the model.
         temperature: Of sampled answers, above 0.
+        chat_template_kwargs: Variables of the chat template, such as `{"enable_thinking": False}`.
 
     Raises:
-        ConfigError: The tokenizer has no chat template.
+        ConfigError: The tokenizer has no chat template, or a variable is one that the player sets itself.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class HuggingFacePolicy(TextPolicy):
         system: str | None = None,
         max_new_tokens: int = 64,
         temperature: float = 1.0,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(codec)
         if not getattr(tokenizer, "chat_template", None):
@@ -51,6 +55,7 @@ class HuggingFacePolicy(TextPolicy):
         check_options(temperature, max_new_tokens)
         self.model, self.tokenizer, self.system = model.eval(), tokenizer, system
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.chat_template_kwargs = checked_variables(chat_template_kwargs)
 
     @classmethod
     def load(cls, name: str | Path, codec: TextCodec, *, device: torch.device | str = "cpu", **options: Any) -> HuggingFacePolicy:
@@ -103,7 +108,7 @@ class HuggingFacePolicy(TextPolicy):
         """Ids of the chat, with as much of the history as leaves room for an answer."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
         for last in range(len(dialogue.history), -1, -1):
-            chat = chat_text(self.tokenizer, dialogue.messages(self.system, last))
+            chat = chat_text(self.tokenizer, dialogue.messages(self.system, last), **self.chat_template_kwargs)
             ids: list[int] = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
             if limit is None or len(ids) + self.max_new_tokens <= limit:
                 return ids
@@ -111,6 +116,19 @@ class HuggingFacePolicy(TextPolicy):
             f"A query of {len(ids)} tokens and an answer of {self.max_new_tokens} do not fit the model's {limit} positions: "
             "lower max_new_tokens, or take a model with a longer context."
         )
+
+
+def checked_variables(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Variables of a chat template, none of which are arguments of `apply_chat_template` that are set here.
+
+    Raises:
+        ConfigError: They are no mapping, or name such an argument.
+    """
+    if given is not None and not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
+        raise ConfigError(f"chat_template_kwargs must be a mapping from names to values, got {given!r}.")
+    if wrong := sorted(_SET_HERE.intersection(given or {})):
+        raise ConfigError(f"chat_template_kwargs cannot set {wrong[0]!r}, which the player sets itself: leave it out.")
+    return dict(given or {})
 
 
 def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]], **options: Any) -> str:

@@ -87,6 +87,16 @@ def test_wrong_options_of_a_training(option: str, value: str, parts: Any, invoke
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_a_reward_that_could_score_no_turn(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    game = ("--data", "scenario:preferences")
+    quickstart = ("quickstart", "--budget", "scenario:preferences", "--set", "mrl.reward=retention")
+    for run in (("train", "--from", checkpoint, *game, "--reward", "retention"), quickstart):
+        sentence = refused(invoke(*run, "--out", tmp_path / "run", code=2))
+        assert "needs facts or reference answers" in sentence
+        assert "use 'outcome'" in sentence
+        assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("how", "parts"),
     [

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.envs import ConversationEnv, ConversationVectorEnv
+from rxrl.envs import ConversationEnv, ConversationVectorEnv, check_scores
 from rxrl.envs.scenarios import LEVELS, SCENARIOS, SPLITS, Game, bounds, load, play_text, texts_of, words_of
 from rxrl.errors import ConfigError, RxrlError, ScenarioError
 from rxrl.evaluation import play_conditions
@@ -329,6 +329,20 @@ def test_what_needs_references_is_refused_before_anything_runs() -> None:
     for name in ("exact", "token_f1", "bleu", "classic", "length"):
         with pytest.raises(RxrlError, match="compares with reference answers"):
             vector(games("guess"), 1, reward=load_reward({name: 1.0, "outcome": 1.0}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_retention_is_refused_for_training_exactly_where_it_would_score_nothing(name: str) -> None:
+    chosen = games(name, 4)
+    env = vector(chosen, 4, reward=load_reward("retention"))
+    env.reset(seed=0)
+    *_, info = env.step(action(["cat."] * 4))
+    if info["scored"].any():
+        check_scores(chosen, load_reward("retention"))
+    else:
+        with pytest.raises(ConfigError, match=f"'retention[a-z+]*' needs facts or reference answers, and scenario '{name}-.*has neither"):
+            check_scores(chosen, load_reward({"retention": 1.0, "format": 0.0}))
+    check_scores(chosen, load_reward({"retention": 1.0, "outcome": 1.0}))
 
 
 def test_outcome_composes_with_other_rewards() -> None:

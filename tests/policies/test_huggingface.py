@@ -76,6 +76,20 @@ def test_it_continues_the_chat_template(model: Any, tokenizer: Any) -> None:
     assert answer == tokenizer.decode(expected, skip_special_tokens=True).strip()
 
 
+def test_variables_reach_the_chat_template(model: Any, tokenizer: Any) -> None:
+    template, tokenizer = tokenizer.chat_template, copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template + "{% if not enable_thinking | default(true) %}No.{% endif %}"
+    plain, without = (
+        HuggingFacePolicy(model, tokenizer, CODEC, chat_template_kwargs=given)._prompt(DIALOGUES[1])
+        for given in (None, {"enable_thinking": False})
+    )
+    assert tokenizer.decode(without) == f"{tokenizer.decode(plain)}No."
+    with pytest.raises(ConfigError, match="cannot set 'add_generation_prompt'"):
+        HuggingFacePolicy(model, tokenizer, CODEC, chat_template_kwargs={"add_generation_prompt": False})
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        HuggingFacePolicy(model, tokenizer, CODEC, chat_template_kwargs="enable_thinking")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("sampled", [False, True])
 def test_the_batch_does_not_change_an_answer(model: Any, tokenizer: Any, sampled: bool) -> None:
     policy = HuggingFacePolicy(model, tokenizer, CODEC, max_new_tokens=6)
