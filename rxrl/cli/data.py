@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from rxrl.cli.bar import ByteBar
 from rxrl.cli.console import echo, plain_console
 from rxrl.cli.importing import KeepValid, Out, Seed, Source, Split, TokenizerFolder, imports, show_refused
 from rxrl.cli.output import writable_folder
@@ -17,6 +19,8 @@ from rxrl.data.corpora import open_corpus
 from rxrl.data.importers.text import texts_of, write_texts
 from rxrl.data.rows import LengthLimit, RefusedRow, conversations_of, write_conversations
 from rxrl.data.stats import DataStats, data_stats
+from rxrl.data.stores import Manifest, Options, build
+from rxrl.data.stores.manifest import MANIFEST
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import DEFAULT_LEVEL, GeneratedSource
 from rxrl.runs.folder import RunFolder
@@ -92,6 +96,47 @@ def train_tokenizer(
         trained = Tokenizer.train([text for source in sources for text in _texts_of(source)], vocab_size)
         trained.save(out)
     echo(f"Wrote a tokenizer of {trained.vocab_size} tokens to {out} (hash {trained.hash[:12]}).")
+
+
+@app.command()
+def tokenize(
+    source: Source,
+    out: Annotated[Path, typer.Argument(callback=writable_folder, help="Folder of the token store.")],
+    tokenizer: Annotated[Path, typer.Option(help="Folder of a tokenizer or a checkpoint, or a tokenizer.json.")],
+    column: Annotated[str, typer.Option(help="Column of the text, in rows of texts.")] = "text",
+    keep_whitespace: Annotated[
+        bool, typer.Option("--keep-whitespace", help="Keep line ends and runs of spaces. Without it they become single spaces.")
+    ] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip rows and files that cannot be read, and list them.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read a data set of the Hub as it is used, without downloading it first.")
+    ] = False,
+    subset: Annotated[str | None, typer.Option(help="Configuration of a data set on the Hub.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a data set. Default: train.")] = None,
+) -> None:
+    """Tokenize texts or conversations once, for stages that train on them.
+
+    Writes a token store, which `rxrl stage NAME --data` takes in place of the source. A store that is whole is left as it is.
+    """
+    chosen = open_corpus(source, subset=subset, split=split, stream=stream).choose("train", echo)
+    options = Options(column=column, keep_whitespace=keep_whitespace, skip_bad=skip_bad)
+    codec, started = Tokenizer.load(tokenizer), time.monotonic()
+    with ByteBar("Tokenizing") as bar:
+        found = build(chosen, out, codec, options, bar.say, bar)
+    echo(described(found, out, time.monotonic() - started))
+
+
+def described(store: Manifest, folder: Path, seconds: float) -> str:
+    """One sentence about a store that has been written, or was there."""
+    what = (
+        "texts"
+        if store.kind == "texts" and store.items == store.documents
+        else "sections of texts"
+        if store.kind == "texts"
+        else "conversations"
+    )
+    skipped = f" Skipped {store.skipped_count} rows or files; {folder / MANIFEST} lists the first." if store.skipped_count else ""
+    return f"{folder}: {store.items:,} {what} with {store.tokens:,} tokens, in {seconds:.1f} s.{skipped}"
 
 
 def _texts_of(source: str) -> list[str]:

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from rxrl.caching import cached_by_size
+from rxrl.data.words import WordEncoder
 from rxrl.errors import CheckpointError, ConfigError, DataError
 from rxrl.reading import OBJECT, Refusal, guarded, parse_json, read_json, read_text
 from rxrl.types import SPECIAL_TOKENS
@@ -44,8 +45,12 @@ class Tokenizer:
         self._backend = backend
         self._backend.encode_special_tokens = True
         self._hash = hashlib.sha256(_canonical_json(backend).encode()).hexdigest()
-        # Short sentences recur thousands of times in training; the cache belongs to this tokenizer alone.
+        self._begin_caches()
+
+    def _begin_caches(self) -> None:
+        # Short sentences recur thousands of times in training; the caches belong to this tokenizer alone.
         self._cached = cached_by_size(_CACHE)(self._encode)
+        self._words = WordEncoder(self._backend, parse_json(self._backend.to_str(), "the tokenizer", OBJECT))
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -76,12 +81,12 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: str | Path) -> Tokenizer:
-        """Loads what `save` wrote (or any folder with a fitting `tokenizer.json`).
+        """Loads what `save` wrote (or any folder with a fitting `tokenizer.json`, or that file itself).
 
         Raises:
             CheckpointError: The file is missing or unreadable, or it is not the one whose hash was saved.
         """
-        path = Path(directory) / TOKENIZER_FILE
+        path = Path(directory) if Path(directory).is_file() else Path(directory) / TOKENIZER_FILE
         if not path.is_file():
             raise CheckpointError(f"No {TOKENIZER_FILE} in {directory}: give the folder of a checkpoint or of a trained tokenizer.")
         refusal = Refusal(CheckpointError, "save it again with the checkpoint")
@@ -111,17 +116,16 @@ class Tokenizer:
         return tuple(self._backend.encode(_checked(text), add_special_tokens=False).ids)
 
     def __getstate__(self) -> dict[str, object]:
-        """The cache stays behind in copies and pickles."""
-        return {key: value for key, value in self.__dict__.items() if key != "_cached"}
+        """The caches stay behind in copies and pickles."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_cached", "_words")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._cached = cached_by_size(_CACHE)(self._encode)
+        self._begin_caches()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text: the same as `encode` one by one, but faster."""
-        encodings = self._backend.encode_batch([_checked(text) for text in texts], add_special_tokens=False)
-        return [encoding.ids if text else [] for encoding, text in zip(encodings, texts, strict=True)]
+        return self._words.encode_batch([_checked(text) for text in texts])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out, without the space that `encode` put in front."""

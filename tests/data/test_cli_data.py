@@ -84,3 +84,19 @@ def test_import_text_measures_in_words_or_tokens(tmp_path):
 def test_a_tokenizer_needs_files_that_are_there(tmp_path):
     with pytest.raises(DataError, match="There is no file"):
         run("tokenizer", tmp_path / "none.jsonl", "--out", tmp_path)
+
+
+def test_tokenize_writes_a_store_once_and_names_what_it_skips(tmp_path):
+    Tokenizer.train(["one two three"], 300).save(tmp_path / "codec")
+    (tmp_path / "a.jsonl").write_text('{"text": "one two"}\n{"text": 3}\n{"text": "three"}\n')
+    command = ["tokenize", tmp_path / "a.jsonl", tmp_path / "store", "--tokenizer", tmp_path / "codec"]
+    with pytest.raises(DataError, match=r"a\.jsonl, row 2: expected text in the column 'text'.*--skip-bad"):
+        run(*command)
+    assert not (tmp_path / "store").exists()
+    shown = " ".join(run(*command, "--skip-bad").split())
+    assert "a.jsonl, row 2: expected text" in shown
+    assert "2 texts with 3 tokens" in shown
+    assert "Skipped 1 row" in shown
+    written = (tmp_path / "store" / "store.json").stat().st_mtime_ns
+    assert "2 texts with 3 tokens" in run(*command, "--skip-bad")
+    assert (tmp_path / "store" / "store.json").stat().st_mtime_ns == written

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rxrl.data.tokenizer import HASH_FILE, TOKENIZER_FILE, Tokenizer
+from rxrl.data.words import is_by_word
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import CheckpointError, ConfigError
 from rxrl.types import ANSWER, EOS, QUERY, SPECIAL_TOKENS
@@ -57,6 +58,34 @@ def test_batches_equal_single_texts(tokenizer):
     texts = ["Anna has a cat.", "", "[EOS]", "größer"]
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
     assert tokenizer.encode("") == []
+
+
+WORDS = st.one_of(
+    st.text(max_size=6), st.sampled_from(["Anna", "has", "it's", "'s", "don't", "[EOS]", "12.5", "größer", "水。", "x" * 70, " ", "\u00a0"])
+)
+
+
+@given(st.lists(st.lists(WORDS, max_size=6).map(" ".join), max_size=5))
+def test_texts_that_are_encoded_word_by_word_have_the_ids_of_whole_texts(texts):
+    assert SHARED.encode_batch(texts) == [SHARED.encode(text) for text in texts]
+
+
+def test_a_full_table_of_words_begins_anew(monkeypatch):
+    trained = Tokenizer.train(corpus()[:100], 300)
+    monkeypatch.setattr("rxrl.data.words.MOST_WORDS", 12)
+    texts = corpus()[:60]
+    for at in range(0, 60, 3):
+        assert trained.encode_batch(texts[at : at + 3]) == [trained.encode(text) for text in texts[at : at + 3]]
+        assert len(trained._words._known) <= 40
+
+
+@pytest.mark.parametrize("part", [("pre_tokenizer", {"type": "Whitespace"}), ("normalizer", {"type": "Lowercase"})])
+def test_a_tokenizer_whose_words_depend_on_their_neighbours_encodes_whole_texts(part, tmp_path):
+    description = json.loads(SHARED._backend.to_str()) | dict([part])
+    (tmp_path / TOKENIZER_FILE).write_text(json.dumps(description))
+    loaded = Tokenizer.load(tmp_path / TOKENIZER_FILE)
+    assert not is_by_word(description)
+    assert loaded.encode_batch(corpus()[:9]) == [loaded.encode(text) for text in corpus()[:9]]
 
 
 def test_decoding_leaves_special_tokens_out(tokenizer):
