@@ -104,6 +104,11 @@ class Episode:
         return None if self.done else self._spoken[-1]
 
     @property
+    def told(self) -> dict[str, str]:
+        """Values by key of the facts that stand in what was written so far."""
+        return self._tracker.in_force
+
+    @property
     def continuation(self) -> Continuation | None:
         """How an episode that was cut would have gone on; None where it was not cut."""
         return self._cut

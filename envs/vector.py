@@ -193,6 +193,11 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         return tuple(None if episode is None or episode.done else episode.asked for episode in self._episodes)
 
     @property
+    def told(self) -> tuple[dict[str, str], ...]:
+        """For each row that waits the facts in force, values by key (empty elsewhere): for what teaches a memory, never for policies."""
+        return tuple({} if episode is None or episode.done else episode.told for episode in self._episodes)
+
+    @property
     def references(self) -> tuple[str, ...]:
         """For each row the reference of the query that waits (empty where there is none): for controls, never for policies."""
         waiting = [None if episode is None else episode.waiting for episode in self._episodes]

@@ -446,6 +446,11 @@ class FactTracker:
             return Asked(asking=True, saved=(turn - 1,), aliases=interaction.aliases, rivals=rivals, unknown=True)
         return self._ask_by_key(interaction, interaction.asks, turn)
 
+    @property
+    def in_force(self) -> dict[str, str]:
+        """The values that are right now, by key, of all facts that stand in what was written."""
+        return {key: told.value for key, told in self._told.items() if told.exposed_at is not None}
+
     def told(self, key: str) -> bool:
         """Whether a fact of this key was told so far."""
         return key in self._told

@@ -20,6 +20,7 @@ from rxrl.models import ReactiveTransformer
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.seeding import derive_seed
 from rxrl.training.config import MRLConfig
+from rxrl.training.signals.questions import Phrasing, phrasings
 from rxrl.types import Conversation, RewardFunction, Scenario
 
 EnvFactory = Callable[..., ConversationVectorEnv]
@@ -60,6 +61,7 @@ class Episodes:
         self.make_env = env
         self.rewards = stage_rewards(curriculum, config, partial(mean_embeddings, reference.embedding.weight), reward)
         self._values: dict[tuple[int, str], dict[str, tuple[str, ...]]] = {}
+        self._phrasings: dict[tuple[int, str], dict[str, tuple[Phrasing, ...]]] = {}
         self._env: tuple[tuple[int, int], ConversationVectorEnv] | None = None
 
     def conversations(self, stage_index: int, count: int, iteration: int, positions: dict[str, int]) -> list[Scenario]:
@@ -120,6 +122,13 @@ class Episodes:
         if key not in self._values:
             self._values[key] = scenario_values(self._sample(stage))
         return self._values[key]
+
+    def phrasings(self, stage: Stage) -> dict[str, tuple[Phrasing, ...]]:
+        """How the conversations that a stage trains on ask for single facts, by key."""
+        key = (stage.steps, next(iter(stage.strategies)))
+        if key not in self._phrasings:
+            self._phrasings[key] = phrasings(self._sample(stage))
+        return self._phrasings[key]
 
     def _sample(self, stage: Stage) -> list[Scenario]:
         strategy = next(iter(stage.strategies))

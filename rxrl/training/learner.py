@@ -25,6 +25,7 @@ from rxrl.runs.tracking import Clock
 from rxrl.seeding import derive_seed
 from rxrl.training.config import MRLConfig
 from rxrl.training.critics import AnyCritic, bootstrap_values, critic_values, make_critic, turns_ahead
+from rxrl.training.gradients import SignalGradients
 from rxrl.training.health import MemoryWatch
 from rxrl.training.replay import reference_pass
 from rxrl.training.rollout import Rollout
@@ -150,7 +151,7 @@ class Learner:
                     if first:
                         # The pass before the first step is also that of the old policy.
                         targets = targets.with_old_log_probs(rows, log_probs) if counts else targets
-                        metrics |= {name: found.pop(name) for name in ("sampler_gap", "memory_drift", "gate_openness") if name in found}
+                        metrics |= {name: found.pop(name) for name in list(found) if _only_once(name)}
                         metrics["first_ratio_deviation"] = found["ratio_deviation"]
                     if algorithm.needs_critic and not isinstance(self.critic, SharedCritic):
                         found |= self._step_critic(part, targets, rows, algorithm, totals)
@@ -226,6 +227,7 @@ class Learner:
         """
         head, reduce = self.reference.decoder.head, self._reduce_of(rollout, targets, rows, algorithm, totals)
         results, said, watch = [], [], MemoryWatch(self.processes.device)
+        apart = self._gradients_apart(rollout.iteration) if first else None
         shared = algorithm.needs_critic and isinstance(self.critic, SharedCritic)
         self.optimizer.zero_grad()
         self.critic_optimizer.zero_grad()
@@ -236,6 +238,8 @@ class Learner:
                 if shared:
                     value = critic_loss(self.critic, played, targets.rows(part), algorithm, self.model, totals)
                     result = joined(result, value, algorithm.value)
+            if apart is not None:
+                apart.add(result.terms)
             results.append(self._backward(result))
             said.append(log_probs)
         found = sum_results(results)
@@ -243,7 +247,8 @@ class Learner:
         before = torch.cat(said, dim=1)
         if first:
             gap = (before - rollout.sampled_log_probs[:, rows]).abs().max()
-            metrics |= {"sampler_gap": self.processes.max(gap), **watch.metrics(self.processes.mean)}
+            compared = {} if apart is None else apart.metrics(self.processes.mean)
+            metrics |= {"sampler_gap": self.processes.max(gap), **watch.metrics(self.processes.mean), **compared}
         if shared:
             norms = self._step(self.critic_optimizer, self.critic_groups, self.config.critic_optimizer.max_grad_norm)
             metrics["critic_grad_norm"] = norms["grad_norm"]
@@ -251,6 +256,13 @@ class Learner:
         metrics["without_advantage"] = torch.tensor(float(not teaches), device=self.processes.device)
         take = teaches or shared or not algorithm.skip_without_advantage
         return metrics | self._step(self.optimizer, self.groups, self.config.optimizer.max_grad_norm, take), before
+
+    def _gradients_apart(self, iteration: int) -> SignalGradients | None:
+        """What compares the gradients of the signals, where that is due."""
+        every = self.config.compare_signals_every
+        if not self.signals.others or every is None or iteration % every:
+            return None
+        return SignalGradients(self.signals, [p for named in self.groups.values() for _, p in named])
 
     def _step_critic(self, rollout: Rollout, targets: Targets, rows: Tensor, algorithm: AlgorithmConfig, totals: Totals) -> Metrics:
         """One step of the critic on the `rows` of a minibatch."""
@@ -316,6 +328,12 @@ class Learner:
         norms = {"grad_norm": torch.as_tensor(norm).detach()} | (norms if len(groups) > 1 else {})
         # Where nothing has a gradient, the norm is a 0 that lies on the CPU.
         return {name: value.to(self.processes.device) for name, value in norms.items()}
+
+
+def _only_once(name: str) -> bool:
+    """Whether a metric is of the first minibatch alone."""
+    compared = name.startswith("signal/") and name.endswith(("_grad_norm", "_cosine"))
+    return compared or name in {"sampler_gap", "memory_drift", "gate_openness"}
 
 
 def joined(policy: LossResult, value: LossResult, coefficient: float) -> LossResult:

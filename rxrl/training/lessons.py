@@ -24,12 +24,14 @@ class Lesson:
         answer: bool `[turns, batch, items, time]`, tokens whose probability matters.
         weights: What each turn counts in the mean of the signal, `[turns, batch]`; 0 where there is nothing to teach.
         values: A number for each item, `[turns, batch, items]`, or None.
+        replaces: The loss of the algorithm leaves the turns that count here to this lesson.
     """
 
     tokens: TokenBatch
     answer: Tensor
     weights: Tensor
     values: Tensor | None = None
+    replaces: bool = False
 
     @classmethod
     def of(cls, items: Sequence[Sequence[Sequence[Item]]], max_length: int, like: Tensor) -> Lesson:
@@ -40,7 +42,7 @@ class Lesson:
             max_length: Longest sequence in tokens, `[BOS] [Q] query [A] answer [EOS]`; what is longer is cut.
             like: Gives device and precision.
         """
-        count = max(1, max((len(row) for turn in items for row in turn), default=1))
+        count = max((len(row) for turn in items for row in turn), default=0) or 1
         flat = [pair for turn in items for row in turn for pair in [*row, *[None] * (count - len(row))]]
         rows = [[] if pair is None else [*prompt_ids(pair[0]), *pair[1], EOS][:max_length] for pair in flat]
         prompts = torch.tensor([0 if pair is None else len(prompt_ids(pair[0])) for pair in flat], dtype=torch.int64)
@@ -64,4 +66,5 @@ class Lesson:
 
     def _cut(self, index: tuple[slice | Tensor, ...]) -> Lesson:
         tokens = TokenBatch(self.tokens.ids[index], self.tokens.mask[index])
-        return Lesson(tokens, self.answer[index], self.weights[index], None if self.values is None else self.values[index])
+        values = None if self.values is None else self.values[index]
+        return Lesson(tokens, self.answer[index], self.weights[index], values, self.replaces)

@@ -48,6 +48,7 @@ class Rollout:
         iteration: Of the training.
         scored_turns: The scored turns in order, for metrics and transcripts.
         terms: Reward terms by name, `[turns, batch]`, NaN where a term does not apply.
+        told: Facts in force, values by key, when each turn begins, by turn and row; never observed.
         lessons: What signals teach, by name; never observed.
     """
 
@@ -74,6 +75,7 @@ class Rollout:
     iteration: int
     scored_turns: list[Turn] = field(default_factory=list)
     terms: dict[str, Tensor] = field(default_factory=dict)
+    told: list[list[Mapping[str, str]]] = field(default_factory=list)
     lessons: Mapping[str, Lesson] = field(default_factory=dict)
 
     @property
@@ -139,6 +141,7 @@ class _Recorder:
     critic_tokens: list[list[list[int]]] = field(default_factory=list)
     seen: list[Turn] = field(default_factory=list)
     terms: list[dict[str, list[float]]] = field(default_factory=list)
+    told: list[list[Mapping[str, str]]] = field(default_factory=list)
 
     def written(self, info: Mapping[str, Any]) -> None:
         """Takes in what was written into memory before the next turn."""
@@ -185,6 +188,7 @@ class _Recorder:
             critic_tokens=turns_first(self.critic_tokens).to(device),
             turn=torch.arange(1, len(self.real) + 1, device=device)[:, None].expand(len(self.real), self.batch),
             scored_turns=self.seen,
+            told=self.told,
             terms={name: torch.tensor([terms.get(name, nothing) for terms in self.terms]) for name in names},
             **known,
         )
@@ -252,7 +256,7 @@ def collect(
     """
     share = (share or Share(0, len(conversations), len(conversations))).times(group_size)
     samples = [each for each in conversations for _ in range(group_size)]
-    keys, mine = _draw_keys(samples)[share.start : share.stop], samples[share.start : share.stop]
+    keys, mine = draw_keys(samples)[share.start : share.stop], samples[share.start : share.stop]
     carried = _carried(env.num_envs, mine, left, reset_ratio, seed, iteration)
     observation, info, stm0 = _begin(env, mine, seed, iteration, left, carried)
     steps, recorder = torch.from_numpy(info["steps"][: len(mine)]).to(device), _Recorder(len(mine), whole)
@@ -292,6 +296,7 @@ def _play(
     while env.active.any():
         turn += 1
         recorder.written(info)
+        recorder.told.append(list(env.told[: recorder.batch]))
         prompts = token_batch(observation)
         action = _act(env, policy, prompts, draws(turn))
         try:
@@ -319,7 +324,7 @@ def _begin(
     return observation, info, stm0
 
 
-def _draw_keys(conversations: Sequence[Scenario]) -> list[tuple[str, int]]:
+def draw_keys(conversations: Sequence[Scenario]) -> list[tuple[str, int]]:
     """What the draws of each row depend on, whatever stands beside it: its conversation, and the rows of the same one before it."""
     seen: Counter[str] = Counter()
     keys = []

@@ -217,15 +217,15 @@ class MRLTrainer:
                 share=share,
                 whole=config.critic == "dialogue",
             )
-            rollout = self._with_lessons(rollout, [each for each in conversations[share.start : share.stop] for _ in range(samples)])
+            rollout = self._with_lessons(stage, rollout, [each for each in conversations[share.start : share.stop] for _ in range(samples)])
         self._tell(lambda each: each.on_rollout(rollout))
         return rollout
 
-    def _with_lessons(self, rollout: Rollout, scenarios: Sequence[Scenario]) -> Rollout:
+    def _with_lessons(self, stage: Stage, rollout: Rollout, scenarios: Sequence[Scenario]) -> Rollout:
         """The rollout with what the signals teach of it; nobody has observed it."""
-        turns, longest = rollout.turn_grid(), self.model.config.max_length
-        parts = partial(Material, rollout, turns, scenarios, self.tokenizer, longest, self.config.seed)
-        return replace(rollout, lessons=self.learner.signals.lessons(parts))
+        turns, longest, questions = rollout.turn_grid(), self.model.config.max_length, partial(self.episodes.phrasings, stage)
+        material = Material(rollout, turns, scenarios, self.tokenizer, longest, self.config.seed, questions)
+        return replace(rollout, lessons=self.learner.signals.lessons(material))
 
     def evaluate(self, stage: Stage, count: int | None = None, controls: Sequence[str] = ()) -> Evaluation:
         """Plays held-out conversations of a stage, greedy, always from fresh memory and without teacher forcing."""

@@ -55,7 +55,7 @@ class Shares:
 def shares_of(rollout: Rollout, config: AlgorithmConfig) -> Shares:
     """The share of every token of whole episodes."""
     dtype = rollout.rewards.dtype
-    counted = rollout.answer & trained_turns(rollout, config).unsqueeze(-1)
+    counted = rollout.answer & (trained_turns(rollout, config) & ~_left_to_lessons(rollout)).unsqueeze(-1)
     weights = counted.to(dtype)
     if config.loss_per == "turn":
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
@@ -69,6 +69,14 @@ def shares_of(rollout: Rollout, config: AlgorithmConfig) -> Shares:
     mean = rollout.rewards.sum(0) / rollout.scored.sum(0).clamp(min=1)
     best = (mean >= config.experimental.self_imitation_above) & rollout.scored.any(0)
     return Shares(weights, previous.to(dtype), (counted & best[:, None]).to(dtype))
+
+
+def _left_to_lessons(rollout: Rollout) -> Tensor:
+    """Turns that the loss of the algorithm leaves to a signal that replaces it, bool `[turns, batch]`."""
+    left = torch.zeros_like(rollout.real)
+    for lesson in rollout.lessons.values():
+        left = left | (lesson.weights > 0) if lesson.replaces else left
+    return left
 
 
 def totals_of(rollout: Rollout, config: AlgorithmConfig, reduce: Reduce | None = None, signals: Signals = REWARD_ONLY) -> Totals:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 from rxrl.training.config import MRLConfig
 from rxrl.training.signals import REWARD_ONLY, Material, active_signals
+from rxrl.training.signals.questions import phrasings
 from rxrl.training.update import actor_loss
 from scripts.learning import CODEC
-from tests.training.toy import play
+from tests.training.toy import conversations, play
 
 
 def signals_of(**given):
@@ -19,9 +19,8 @@ def signals_of(**given):
 
 def with_lessons(rollout, scenarios, signals, model):
     """The rollout with what signals teach of it."""
-    return replace(
-        rollout, lessons=signals.lessons(partial(Material, rollout, rollout.turn_grid(), scenarios, CODEC, model.config.max_length, 0))
-    )
+    material = Material(rollout, rollout.turn_grid(), scenarios, CODEC, model.config.max_length, 0, lambda: phrasings(conversations(64, 4)))
+    return replace(rollout, lessons=signals.lessons(material))
 
 
 def taught(model, scenarios, signals, **options):

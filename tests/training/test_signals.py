@@ -1,5 +1,8 @@
 """Signals: each is the loss that it says it is, over the one memory that own answers have written."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,16 +11,21 @@ from rxrl.algorithms import AlgorithmConfig
 from rxrl.data.batches import episode_batch
 from rxrl.errors import ConfigError
 from rxrl.stages.losses import smat_loss
+from rxrl.training.gradients import SignalGradients
+from rxrl.training.replay import trajectory
 from rxrl.training.rules import check_signals
+from rxrl.training.signals import teacher
+from rxrl.training.signals.questions import with_value
+from rxrl.training.token_statistics import LazyLogits
 from rxrl.training.update import actor_loss, totals_of
-from rxrl.types import EOS, SPECIAL_TOKENS, prompt_ids
+from rxrl.types import EOS, SPECIAL_TOKENS, interaction_ids, prompt_ids
 from scripts.learning import CODEC
-from tests.training.lessons import signal_step, signals_of, taught
+from tests.training.lessons import signal_step, signals_of, taught, with_lessons
 from tests.training.steps import moved
 from tests.training.test_memory_credit import slope
-from tests.training.toy import EchoSource, conversations, lines, same, targets_for, tiny_model, toy_critic, trainer_in, weights
+from tests.training.toy import EchoSource, conversations, lines, play, same, targets_for, tiny_model, toy_critic, trainer_in, weights
 
-TEACHING = {"reference": 0.5}
+TEACHING = ["reference", "probes", "teacher"]
 """Signals that are learned from besides the reward."""
 QUIET = {"entropy": 0.0, "kl": 0.0, "balance": 0.0, "memory_difference": 0.0}
 
@@ -69,9 +77,128 @@ def test_with_teacher_forced_writes_it_is_the_loss_of_supervised_training():
     assert not torch.allclose(losses[1], supervised, rtol=1e-3)
 
 
+def test_probes_are_asked_of_the_memory_after_each_write():
+    """And of facts in force: none is asked before it is told, none with a value that was overwritten."""
+    model, chosen = small(), conversations(4, (4, 2))
+    signals = signals_of(probes={"coefficient": 1.0, "options": {"per_write": 2}})
+    rollout, losses = taught(model, chosen, signals), []
+    tokens = rollout.lessons["probes"].tokens
+    stms = trajectory(model, rollout)
+    for row, each in enumerate(chosen):
+        told = {}
+        for turn in range(each.steps):
+            told |= dict(each.interactions[turn].facts)
+            asked = [CODEC.decode(ids[mask].tolist()) for ids, mask in zip(tokens.ids[turn, row], tokens.mask[turn, row], strict=True)]
+            assert len([text for text in asked if text]) == min(2, len(told))
+            for text in filter(None, asked):
+                person, _, answer = text.partition(" ? ")
+                assert answer in (told[f"{person}.pet"], f"{person} has {told[f'{person}.pet']}")
+                losses.append(surprise(model, stms[:, turn, row : row + 1], CODEC.encode(f"{person} ?"), CODEC.encode(answer)))
+    found = loss_of(model, rollout, AlgorithmConfig(**QUIET), signals)
+    assert torch.allclose(found.loss, torch.cat(losses).mean(), rtol=1e-10)
+
+
+def test_what_teaches_never_enters_an_observation():
+    """Answers, memory and rewards of a rollout are those of a rollout without lessons, bit for bit."""
+    model, chosen = small(), conversations(4, 3)
+    rollout = taught(model, chosen, signals_of(reference=1, probes=1, teacher=1))
+    plain = play(model, chosen)
+    for one, two in ((rollout.turns, plain.turns), (rollout.writes, plain.writes), (rollout.critic_tokens, plain.critic_tokens)):
+        assert torch.equal(one.ids, two.ids)
+    assert torch.equal(rollout.rewards, plain.rewards)
+    assert torch.equal(rollout.left, plain.left)
+    assert not plain.lessons
+
+
+def test_the_teacher_reads_what_holds_the_answer_uncompressed():
+    model, chosen = small(), conversations(4, 4)
+    signals = signals_of(teacher=1.0)
+    rollout, losses = taught(model, chosen, signals), []
+    stms = trajectory(model, rollout)
+    for number, row in enumerate(rollout.turn_grid()):
+        for at, turn in enumerate(row):
+            if not turn.asking:
+                continue
+            read = [torch.tensor([interaction_ids(each.query_ids, each.answer_ids)]) for each in turn.saved]
+            memory = torch.cat([model.encode(ids, torch.ones_like(ids, dtype=torch.bool)) for ids in read], dim=2)
+            answer = rollout.turns.ids[number, at][rollout.answer[number, at]].tolist()
+            own, theirs = (_distributions(model, stm, turn.query_ids, answer) for stm in (stms[:, number, at : at + 1], memory))
+            losses.append((own.exp() * (own - theirs)).nan_to_num().sum(-1))
+    found = loss_of(model, rollout, AlgorithmConfig(**QUIET), signals)
+    assert torch.allclose(found.loss, torch.cat(losses).mean(), rtol=1e-9)
+    wrong = signals_of(teacher={"coefficient": 1.0, "options": {"context": "other"}})
+    other = loss_of(model, with_lessons(rollout, chosen, wrong, model), AlgorithmConfig(**QUIET), wrong)
+    assert not torch.allclose(other.loss, found.loss, rtol=1e-3)
+
+
+def _distributions(model, stm, query, answer):
+    """Log-probabilities over the vocabulary at each token of an answer."""
+    ids = torch.tensor([[*prompt_ids(query), *answer]])
+    hidden = model.decode_hidden(ids, torch.ones_like(ids, dtype=torch.bool), stm)[0, len(prompt_ids(query)) - 1 : -1]
+    logits = LazyLogits.of(model.decoder.head, hidden)
+    return F.linear(logits.hidden, logits.weight, logits.bias).log_softmax(-1)
+
+
+def test_a_gate_leaves_turns_that_fail_to_the_reference_and_the_others_to_the_reward():
+    model, config = small(), AlgorithmConfig(name="grpo", kl=0.0, balance=0.0, entropy=0.0)
+    signals = signals_of(reward=1, reference={"coefficient": 1, "options": {"gate": 5.0}})
+    rollout = taught(model, conversations(3, 3), signals, group_size=4)
+    means = rollout.rewards.unflatten(1, (3, 4)).mean(2).repeat_interleave(4, dim=1)
+    failed = means < 5
+    assert 0 < int(failed.sum()) < failed.numel()
+    assert torch.equal(rollout.lessons["reference"].weights > 0, failed)
+    targets = targets_for(model, rollout, config, toy_critic(model), model)
+    found = signal_step(model, rollout, targets, config, model, signals)[0]
+    free = replace(rollout, scored=rollout.scored & ~failed, lessons={})
+    alone = signal_step(model, free, targets, config, model)[0]
+    assert torch.allclose(found.metrics["policy_loss"], alone.metrics["policy_loss"], rtol=1e-12)
+
+
+def test_gradients_of_signals_are_compared(tmp_path):
+    trainer = trainer_in(tmp_path, signals={"reward": 1, "reference": 0.5}, compare_signals_every=2, micro_batch=3)
+    trainer.train()
+    first, second = lines(trainer)
+    assert first["signal/reward_grad_norm"] > 0
+    assert first["signal/reference_grad_norm"] > 0
+    assert -1 <= first["signal/reference_cosine"] <= 1
+    assert "signal/reference_cosine" not in second
+
+
+def test_compared_gradients_are_those_of_the_terms():
+    model, signals = small(), signals_of(reward=0.5, reference=2.0)
+    config = AlgorithmConfig(name="ppo", kl=0.0, balance=0.0)
+    rollout = taught(model, conversations(3, 3), signals)
+    targets = targets_for(model, rollout, config, toy_critic(model), model)
+    parts = {}
+    for name, each in (("reward", signals_of(reward=0.5)), ("reference", signals_of(reference=2.0))):
+        _, found = signal_step(model, rollout, targets, config, model, each)
+        parts[name] = torch.cat([found.get(key, torch.zeros_like(p)).flatten() for key, p in model.named_parameters()])
+    gradients = SignalGradients(signals, list(model.parameters()))
+    gradients.add(actor_loss(model, rollout, targets, config, model.decoder.head, signals=signals)[0].terms)
+    found = gradients.metrics(lambda value: value)
+    assert torch.allclose(found["signal/reward_grad_norm"], parts["reward"].norm())
+    assert torch.allclose(found["signal/reference_grad_norm"], parts["reference"].norm())
+    assert torch.allclose(found["signal/reference_cosine"], torch.cosine_similarity(*parts.values(), dim=0))
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new", "expected"),
+    [
+        ("Iris likes brown.", "brown", "red", "Iris likes red."),
+        ("Zoe is it.", "zoe", "max", "Max is it."),
+        ("She has an owl.", "owl", "cat", "She has a cat."),
+        ("A cat!", "cat", "owl", "An owl!"),
+        ("red is red", "red", "blue", None),
+        ("nothing", "red", "blue", None),
+    ],
+)
+def test_a_sentence_takes_another_value(text, old, new, expected):
+    assert with_value(text, old, new) == expected
+
+
 @pytest.mark.parametrize("name", TEACHING)
 @pytest.mark.parametrize("again", [False, True])
-def test_gradients_equal_finite_differences_through_four_turns_of_memory(name, again):
+def test_gradients_equal_finite_differences_through_four_turns_of_memory(name, again, monkeypatch):
     model, signals = small(), signals_of(**{name: 0.7})
     config = AlgorithmConfig(**QUIET, checkpoint_turns=again)
     rollout, actor = taught(model, conversations(2, 4), signals), moved(model)
@@ -80,6 +207,10 @@ def test_gradients_equal_finite_differences_through_four_turns_of_memory(name, a
     def loss():
         return actor_loss(actor, rollout, targets, config, model.decoder.head, signals=signals)[0].loss
 
+    if name == "teacher":
+        # What is held constant must not move with the weights.
+        held, logits = copy.deepcopy(actor), teacher.teacher_logits
+        monkeypatch.setattr(teacher, "teacher_logits", lambda inputs, flags: logits(replace(inputs, model=held), flags))
     signal_step(actor, rollout, targets, config, model, signals)
     generator = torch.Generator().manual_seed(0)
     for group, named in actor.group_parameters().items():
@@ -145,7 +276,7 @@ def test_a_signal_that_the_data_has_nothing_for_is_refused_by_name(tmp_path):
         ({"referense": 1}, "Did you mean 'reference'"),
         ({"reward": 0}, "nothing would be learned"),
         ({"reference": -1}, "greater than or equal to 0|at least 0"),
-        ({"reference": {"coefficient": 1, "options": {"bound": 3}}}, "has no options"),
+        ({"reference": {"coefficient": 1, "options": {"bound": 3}}}, "Unknown key 'bound'; known: gate"),
     ],
 )
 def test_wrong_settings_are_refused(given, message):

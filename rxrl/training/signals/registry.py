@@ -10,15 +10,18 @@ from pydantic import Field
 from rxrl.config import BaseConfig, parse_config
 from rxrl.errors import ConfigError
 from rxrl.registry import Registry, absolute, first_paragraph
+from rxrl.training.signals.probes import PROBES
 from rxrl.training.signals.reference import REFERENCE
 from rxrl.training.signals.signal import REWARD, ActiveSignal, Signal, Signals
+from rxrl.training.signals.teacher import TEACHER
 
 
 def _no_loss(inputs: Any) -> Any:
     raise AssertionError("the loss of the reward is that of the algorithm")
 
 
-BUILT_IN = {each.name: each for each in (Signal(REWARD, _no_loss, summary="The algorithm's own loss, with all its terms."), REFERENCE)}
+_REWARD = Signal(REWARD, _no_loss, summary="The algorithm's own loss, with all its terms.")
+BUILT_IN = {each.name: each for each in (_REWARD, REFERENCE, TEACHER, PROBES)}
 
 
 def _checked(name: str, found: Any) -> Signal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from rxrl.config import BaseConfig
 from rxrl.models import ReactiveTransformer
 from rxrl.models.trajectory import answer_hidden
 from rxrl.training.lessons import Lesson
-from rxrl.training.rollout import Rollout
+from rxrl.training.rollout import Rollout, draw_keys
+from rxrl.training.signals.questions import Phrasing
 from rxrl.training.token_statistics import LazyLogits, token_log_probs
 from rxrl.types import Scenario, TextCodec, TokenBatch, Turn
 
@@ -32,6 +33,7 @@ class Material:
         codec: Text to ids and back.
         max_length: Longest interaction in tokens.
         seed: Of the run; with the iteration of the rollout the key of every draw.
+        phrasings: Gives questions for single facts as the data asks them, by key.
         options: Of the signal, as its `Signal.options` describes them; a mapping where that is None.
     """
 
@@ -41,7 +43,12 @@ class Material:
     codec: TextCodec
     max_length: int
     seed: int
+    phrasings: Callable[[], Mapping[str, Sequence[Phrasing]]] = dict
     options: Any = None
+
+    def row_keys(self) -> list[tuple[str, int]]:
+        """What the draws of each row depend on: its scenario, and the rows of the same one before it."""
+        return draw_keys(self.scenarios)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +154,9 @@ class Signals:
     reward: float = 1.0
     others: tuple[ActiveSignal, ...] = ()
 
-    def lessons(self, material: Callable[[Any], Material]) -> Mapping[str, Lesson]:
-        """What each signal teaches; `material` is called with the options of a signal."""
-        return {each.name: each.signal.lesson(material(each.options)) for each in self.others}
+    def lessons(self, material: Material) -> Mapping[str, Lesson]:
+        """What each signal teaches."""
+        return {each.name: each.signal.lesson(replace(material, options=each.options)) for each in self.others}
 
     def weights(self, rollout: Rollout) -> dict[str, Tensor]:
         """What each turn counts in the mean of each signal, `[turns, batch]`."""
