@@ -82,6 +82,14 @@ def leave_one_out(returns: Tensor, valid: Tensor, group: Tensor) -> Tensor:
     return difference * count / (count - 1).clamp(min=1)
 
 
+def best_of_group(rewards: Tensor, valid: Tensor, group: Tensor, least: float) -> Tensor:
+    """1 where no other sample of the group earned more at the turn, and it earned at least `least`; 0 elsewhere. Shapes as above."""
+    shown = rewards.masked_fill(~valid, -torch.inf)
+    strangers = group[:, None] != group
+    best = shown.unsqueeze(1).masked_fill(strangers, -torch.inf).amax(-1)
+    return (valid & (shown == best) & (shown >= least)).to(rewards.dtype)
+
+
 def token_advantages(turn: Tensor, rewards: Tensor, answer: Tensor, decay: float) -> Tensor:
     """GAE from token to token within each answer, without discount; the value of every token of an answer is that of its turn.
 

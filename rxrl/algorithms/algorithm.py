@@ -6,21 +6,29 @@ PPO, IMPO, A2C, GRPO, RLOO and REINFORCE differ in their loss, their advantage o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from rxrl.algorithms.losses import LossResult, PolicyInputs, clipped_policy_loss, memory_change, policy_gradient_loss, weighted_mean
+from rxrl.algorithms.losses import (
+    LossResult,
+    PolicyInputs,
+    clipped_policy_loss,
+    memory_change,
+    policy_gradient_loss,
+    ratio_metrics,
+    weighted_mean,
+)
 from rxrl.config import BaseConfig, WrongValueError
 from rxrl.errors import ConfigError
 from rxrl.registry import Registry, absolute, first_paragraph
 
 NEED_CRITIC = frozenset({"gae", "reward-value"})
 """Advantages that compare with the values of a critic."""
-NEED_GROUPS = frozenset({"group", "leave-one-out"})
+NEED_GROUPS = frozenset({"group", "leave-one-out", "best"})
 """Advantages that compare with other samples of the same conversation."""
 
 
@@ -31,11 +39,13 @@ class Algorithm:
     Attributes:
         name: Its name.
         loss: Policy loss of one part of a minibatch; a sum over its tokens divided by `PolicyInputs` totals, so that parts add up.
-        advantage: Form that is used unless the configuration names one: gae, reward-value, return, group or leave-one-out.
+        advantage: Form that is used unless the configuration names one: gae, reward-value, return, group, leave-one-out or best.
         whiten: Whether advantages are whitened unless the configuration says.
         group_size: Samples of each conversation unless the configuration says.
         reuses_rollouts: The loss corrects for the policy having moved, so that a rollout may serve several epochs.
         remembers: The loss reads `PolicyInputs.previous_kl`, which compares with the policy that reads the memory of the turn before.
+        plays: Whether the policy answers; where it does not, episodes are the data's own answers.
+        signals: Coefficients of the signals that are learned from unless the configuration says.
         summary: One line for `rxrl list algorithms`.
     """
 
@@ -46,6 +56,8 @@ class Algorithm:
     group_size: int = 1
     reuses_rollouts: bool = True
     remembers: bool = False
+    plays: bool = True
+    signals: Mapping[str, float] = field(default_factory=lambda: {"reward": 1.0})
     summary: str = ""
 
 
@@ -121,6 +133,17 @@ def plain_loss(inputs: PolicyInputs, config: AlgorithmConfig) -> LossResult:
     return with_shared_terms(policy_gradient_loss(inputs), inputs, config)
 
 
+def no_loss(inputs: PolicyInputs, config: AlgorithmConfig) -> LossResult:
+    """Nothing to learn from the answers of the episodes themselves: what is learned comes from other signals.
+
+    Args:
+        inputs: One minibatch, or a part of one.
+        config: Not looked at.
+    """
+    metrics = ratio_metrics(inputs.log_probs - inputs.old_log_probs, inputs, *config.clip_range)
+    return LossResult(0 * inputs.mean(inputs.log_probs), {"entropy": inputs.mean(inputs.entropy).detach(), **metrics})
+
+
 BUILT_IN = {
     each.name: each
     for each in (
@@ -140,6 +163,23 @@ BUILT_IN = {
             summary="The policy gradient; the baseline of a sample is the mean of the others of its group.",
         ),
         # Williams 1992.
+        # Anthony et al. 2017; reward-ranked fine-tuning, Dong et al. 2023.
+        Algorithm(
+            "expert",
+            plain_loss,
+            advantage="best",
+            whiten=False,
+            group_size=4,
+            summary="Expert iteration: imitates the best sample of each group at each turn.",
+        ),
+        Algorithm(
+            "dmpo",
+            no_loss,
+            advantage="return",
+            plays=False,
+            signals={"preference": 1.0},
+            summary="Preferences between answers of the data; plays no rollouts.",
+        ),
         Algorithm("reinforce", plain_loss, advantage="return", reuses_rollouts=False, summary="The policy gradient with whitened returns."),
     )
 }
@@ -192,13 +232,16 @@ class ExperimentalConfig(BaseConfig):
 class AlgorithmConfig(BaseConfig):
     """One update of the policy."""
 
-    name: str = Field("impo", description="impo, ppo, a2c, grpo, rloo, reinforce, a name that a package registers, or `pkg.mod:NAME`.")
+    name: str = Field(
+        "impo", description="impo, ppo, a2c, grpo, rloo, expert, dmpo, reinforce, a name that a package registers, or `pkg.mod:NAME`."
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of an algorithm that is not built in.")
 
-    advantage: Literal["gae", "reward-value", "return", "group", "leave-one-out"] | None = Field(
+    advantage: Literal["gae", "reward-value", "return", "group", "leave-one-out", "best"] | None = Field(
         None,
         description="gae: over turns; reward-value: reward of the turn minus its value; return: reward to go; group, leave-one-out: "
-        "reward to go against other samples of the conversation; null: that of the algorithm.",
+        "reward to go against other samples of the conversation; best: 1 for the best of them at the turn; "
+        "null: that of the algorithm.",
     )
     gamma: float = Field(0.99, ge=0, le=1, description="Discount from turn to turn.")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="Decay of GAE.")
@@ -211,6 +254,7 @@ class AlgorithmConfig(BaseConfig):
     group_size: int | None = Field(
         None, ge=1, description="Samples of each conversation, from the same stm0; divides episodes. null: grpo, rloo 4, others 1."
     )
+    best_above: float = Field(5.0, ge=0, le=10, description="advantage best: least reward of an answer that is imitated.")
     group_std: bool = Field(True, description="advantage group: divide by the spread of the group.")
     skip_without_advantage: bool = Field(
         True,

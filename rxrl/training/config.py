@@ -17,6 +17,11 @@ from rxrl.training.signals import SignalConfig, checked_signals, with_coefficien
 from rxrl.types import ANSWER_TOKENS
 
 
+def _signals_of(algorithm: AlgorithmConfig | None) -> dict[str, SignalConfig]:
+    given = {"reward": 1.0} if algorithm is None else algorithm.algorithm.signals
+    return {name: SignalConfig(coefficient=coefficient) for name, coefficient in given.items()}
+
+
 class EvaluationConfig(BaseConfig):
     """Held-out evaluation while training; never uses random resets or teacher forcing."""
 
@@ -34,9 +39,9 @@ class MRLConfig(BaseConfig):
     max_answer_tokens: int = Field(ANSWER_TOKENS, ge=1, description="Longest answer in tokens, without [EOS].")
     algorithm: AlgorithmConfig = AlgorithmConfig()
     signals: dict[str, SignalConfig] = Field(
-        default_factory=lambda: {"reward": SignalConfig(coefficient=1.0)},
+        default_factory=lambda given: _signals_of(given.get("algorithm")),
         description="What the update learns from: a coefficient for each signal (`rxrl list signals`), or a mapping with `coefficient`, "
-        "`final` and `options`. Signals that are not named are off.",
+        "`final` and `options`. Signals that are not named are off. Default: as the algorithm says, most often reward: 1.",
     )
     compare_signals_every: int | None = Field(
         20, ge=1, description="Iterations between two measurements of the gradient of each signal; null: never. Only with several signals."

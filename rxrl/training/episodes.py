@@ -20,6 +20,8 @@ from rxrl.models import ReactiveTransformer
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.seeding import derive_seed
 from rxrl.training.config import MRLConfig
+from rxrl.training.rollout import Rollout
+from rxrl.training.signals import Material, Signals
 from rxrl.training.signals.questions import Phrasing, phrasings
 from rxrl.types import Conversation, RewardFunction, Scenario
 
@@ -129,6 +131,19 @@ class Episodes:
         if key not in self._phrasings:
             self._phrasings[key] = phrasings(self._sample(stage))
         return self._phrasings[key]
+
+    def with_lessons(self, stage: Stage, rollout: Rollout, scenarios: Sequence[Scenario], signals: Signals) -> Rollout:
+        """A rollout of a stage with what the signals teach of it, which nobody has observed.
+
+        Args:
+            stage: Of the curriculum.
+            rollout: What was collected.
+            scenarios: What each of its rows has played.
+            signals: What is learned from.
+        """
+        turns, longest, seed = rollout.turn_grid(), self.model.config.max_length, self.config.seed
+        material = Material(rollout, turns, scenarios, self.tokenizer, longest, seed, partial(self.phrasings, stage))
+        return replace(rollout, lessons=signals.lessons(material))
 
     def _sample(self, stage: Stage) -> list[Scenario]:
         strategy = next(iter(stage.strategies))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from rxrl.training.config import MRLConfig
 from rxrl.training.critics import AnyCritic, bootstrap_values, critic_values, make_critic, turns_ahead
 from rxrl.training.gradients import SignalGradients
 from rxrl.training.health import MemoryWatch
-from rxrl.training.replay import reference_pass
+from rxrl.training.replay import reference_memory, reference_pass
 from rxrl.training.rollout import Rollout
 from rxrl.training.rules import stage_signals
 from rxrl.training.signals import REWARD_ONLY, Signals, active_signals
@@ -105,6 +106,12 @@ class Learner:
         train_only({**self.groups, **self.critic_groups}, stage.trained_groups)
         for optimizer, config in ((self.optimizer, self.config.optimizer), (self.critic_optimizer, self.config.critic_optimizer)):
             set_learning_rates(optimizer, schedule_factor(config, progress), stage.learning_rates)
+
+    def compared(self, rollout: Rollout) -> Rollout:
+        """The rollout with what the reference makes of lessons that are compared with it; it runs its own memory."""
+        with self.clock("estimate"), self.processes.autocast(), torch.no_grad():
+            memory = partial(reference_memory, self.reference, rollout, self.reference_left)
+            return self.signals.compared(self.reference, memory, rollout)
 
     def estimate(self, rollout: Rollout, algorithm: AlgorithmConfig) -> tuple[Targets, Metrics]:
         """Reference, values, advantages and old log-probabilities: all that is fixed before the first step of the update.
@@ -246,7 +253,8 @@ class Learner:
         metrics = self._whole({**found.metrics, "loss": found.loss}, totals)
         before = torch.cat(said, dim=1)
         if first:
-            gap = (before - rollout.sampled_log_probs[:, rows]).abs().max()
+            # What nobody has sampled has no other probability to compare with.
+            gap = (before - rollout.sampled_log_probs[:, rows]).abs().max() * algorithm.algorithm.plays
             compared = {} if apart is None else apart.metrics(self.processes.mean)
             metrics |= {"sampler_gap": self.processes.max(gap), **watch.metrics(self.processes.mean), **compared}
         if shared:

@@ -139,6 +139,15 @@ def policy_log_probs(model: ReactiveTransformer, rollout: Rollout, config: Algor
     return scatter(torch.cat(found), rollout)
 
 
+def reference_memory(reference: ReactiveTransformer, rollout: Rollout, left: Tensor | None = None) -> Tensor:
+    """Memory of the reference before each turn, `[layers, turns, batch, slots, dim]`; arguments as in `reference_pass`."""
+    stm0 = rollout.stm0
+    if left is not None:
+        carried = (rollout.carried >= 0)[None, :, None, None]
+        stm0 = torch.where(carried, left[:, rollout.carried.clamp(min=0)], stm0)
+    return trajectory(reference, rollout, stm0=stm0)
+
+
 @torch.no_grad()
 def reference_pass(reference: ReactiveTransformer, rollout: Rollout, left: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The reference on the same tokens; it runs its own memory.
@@ -151,11 +160,7 @@ def reference_pass(reference: ReactiveTransformer, rollout: Rollout, left: Tenso
     Returns:
         Hidden states `[turns, batch, time, dim]`, and the memory that it ends with, `[layers, batch, slots, dim]`.
     """
-    stm0 = rollout.stm0
-    if left is not None:
-        carried = (rollout.carried >= 0)[None, :, None, None]
-        stm0 = torch.where(carried, left[:, rollout.carried.clamp(min=0)], stm0)
-    stms = trajectory(reference, rollout, stm0=stm0)
+    stms = reference_memory(reference, rollout, left)
     last = rollout.real.sum(0) - 1
     hidden = scatter(answer_hidden(reference, stms, rollout.turns, rollout.answer), rollout)
     return hidden, stms[:, last, torch.arange(rollout.batch, device=last.device)]

@@ -11,6 +11,7 @@ from torch import Tensor
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.algorithms.advantages import (
     Reduce,
+    best_of_group,
     explained_variance,
     gae,
     group_advantages,
@@ -132,6 +133,8 @@ def _turn_advantages(
     if form == "reward-value":
         advantages, returns = reward_minus_value(rewards, values, rollout.real)
         return advantages, None, returns
+    if form == "best":
+        return best_of_group(rewards, rollout.scored, rollout.group, config.best_above), None, rewards
     returns = returns_to_go(rewards, rollout.scored, config.gamma)
     if form == "return":
         return returns, None, returns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from rxrl.algorithms.losses import adapted_coefficient
 from rxrl.curricula import Curriculum, Stage, StepScheduler
 from rxrl.data.sources import EpisodeSource
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.envs import ENVIRONMENTS
+from rxrl.envs import ENVIRONMENTS, ConversationVectorEnv
 from rxrl.errors import TrainingError
 from rxrl.evaluation import Evaluation
 from rxrl.evaluation.metrics import rewarded, summarise_stage
 from rxrl.evaluation.play import Playthrough, play_conditions
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.models import ReactiveTransformer
-from rxrl.policies import ModelPolicy
+from rxrl.policies import ModelPolicy, Oracle
 from rxrl.runs.checkpoints import Saved, restoring
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.processes import Processes
@@ -36,11 +36,11 @@ from rxrl.training.callbacks import Callback, Progress
 from rxrl.training.config import MRLConfig
 from rxrl.training.episodes import EnvFactory, Episodes
 from rxrl.training.learner import Learner
+from rxrl.training.offline import with_accepted
 from rxrl.training.rollout import Rollout, collect
 from rxrl.training.rules import check_rules, check_signals, check_stages, number_of_groups, stage_algorithm
-from rxrl.training.signals import Material
 from rxrl.training.state import TrainerState
-from rxrl.types import RewardFunction, Scenario
+from rxrl.types import Policy, RewardFunction
 
 
 class MRLTrainer:
@@ -203,10 +203,13 @@ class MRLTrainer:
         with self.clock("collect"), self.processes.autocast():
             count = number_of_groups(stage.episodes or config.episodes, samples)
             conversations = self.episodes.conversations(self.scheduler.stage_index, count, state.iteration, state.positions)
+            if not algorithm.algorithm.plays:
+                conversations = with_accepted(conversations)
             share = self.processes.share([conversation.id for conversation in conversations])
+            env = self.episodes.environment(self.scheduler.stage_index, (share.stop - share.start) * samples)
             rollout = collect(
-                self.episodes.environment(self.scheduler.stage_index, (share.stop - share.start) * samples),
-                TimedPolicy(ModelPolicy(self.model.eval(), config.max_answer_tokens + 1, temperature=algorithm.temperature), self.clock),
+                env,
+                self._policy(env, algorithm),
                 conversations,
                 seed=config.seed,
                 iteration=state.iteration,
@@ -217,15 +220,17 @@ class MRLTrainer:
                 share=share,
                 whole=config.critic == "dialogue",
             )
-            rollout = self._with_lessons(stage, rollout, [each for each in conversations[share.start : share.stop] for _ in range(samples)])
+            played = [each for each in conversations[share.start : share.stop] for _ in range(samples)]
+            rollout = self.learner.compared(self.episodes.with_lessons(stage, rollout, played, self.learner.signals))
         self._tell(lambda each: each.on_rollout(rollout))
         return rollout
 
-    def _with_lessons(self, stage: Stage, rollout: Rollout, scenarios: Sequence[Scenario]) -> Rollout:
-        """The rollout with what the signals teach of it; nobody has observed it."""
-        turns, longest, questions = rollout.turn_grid(), self.model.config.max_length, partial(self.episodes.phrasings, stage)
-        material = Material(rollout, turns, scenarios, self.tokenizer, longest, self.config.seed, questions)
-        return replace(rollout, lessons=self.learner.signals.lessons(material))
+    def _policy(self, env: ConversationVectorEnv, algorithm: AlgorithmConfig) -> Policy:
+        """Who answers while episodes are collected: the model, or the data where the algorithm plays no rollouts."""
+        if not algorithm.algorithm.plays:
+            return Oracle(env)
+        longest = self.config.max_answer_tokens + 1
+        return TimedPolicy(ModelPolicy(self.model.eval(), longest, temperature=algorithm.temperature), self.clock)
 
     def evaluate(self, stage: Stage, count: int | None = None, controls: Sequence[str] = ()) -> Evaluation:
         """Plays held-out conversations of a stage, greedy, always from fresh memory and without teacher forcing."""

@@ -10,6 +10,7 @@ from pydantic import Field
 from rxrl.config import BaseConfig, parse_config
 from rxrl.errors import ConfigError
 from rxrl.registry import Registry, absolute, first_paragraph
+from rxrl.training.signals.preference import PREFERENCE
 from rxrl.training.signals.probes import PROBES
 from rxrl.training.signals.reference import REFERENCE
 from rxrl.training.signals.signal import REWARD, ActiveSignal, Signal, Signals
@@ -21,7 +22,7 @@ def _no_loss(inputs: Any) -> Any:
 
 
 _REWARD = Signal(REWARD, _no_loss, summary="The algorithm's own loss, with all its terms.")
-BUILT_IN = {each.name: each for each in (_REWARD, REFERENCE, TEACHER, PROBES)}
+BUILT_IN = {each.name: each for each in (_REWARD, REFERENCE, TEACHER, PROBES, PREFERENCE)}
 
 
 def _checked(name: str, found: Any) -> Signal:
@@ -41,7 +42,7 @@ SIGNALS = Registry(
 class SignalConfig(BaseConfig):
     """How much a signal counts, and its options; a number alone is a coefficient."""
 
-    coefficient: float = Field(ge=0, description="Factor of its loss; 0 turns it off.")
+    coefficient: float = Field(1.0, ge=0, description="Factor of its loss; 0 turns it off.")
     final: float | None = Field(None, ge=0, description="Coefficient at the end of the run, reached in a straight line; null: constant.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the signal.")
 

@@ -99,6 +99,11 @@ def lesson_log_probs(model: ReactiveTransformer, memory: Tensor, lesson: Lesson)
     return found.to(each.dtype).index_add(0, owner, each).view(shape)
 
 
+def mean_log_probs(model: ReactiveTransformer, memory: Tensor, lesson: Lesson) -> Tensor:
+    """As `lesson_log_probs`, as a mean a token; 0 for items that are not there."""
+    return lesson_log_probs(model, memory, lesson) / lesson.answer.sum(-1).clamp(min=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Signal:
     """A signal; a package registers its own as an entry point of the group `rxrl.signals`: a `Signal`, or its `loss` alone.
@@ -108,6 +113,7 @@ class Signal:
         loss: The loss of each turn, `[turns, batch]`; the trainer adds them up over the turns that count and divides by their weights.
         prepare: Makes what is taught from a rollout; None: nothing is, and every real turn counts 1.
         options: Describes the options; None: a mapping that is handed over as it is.
+        compares: `Lesson.values` are to hold the mean log-probability a token of each item under the frozen start, with its own memory.
         lacks: What a scenario lacks, so that the signal has nothing to teach there (a sentence's end); None where it lacks nothing.
         summary: One line for `rxrl list signals`.
     """
@@ -118,6 +124,7 @@ class Signal:
     options: type[BaseConfig] | None = None
     lacks: Callable[[Scenario], str | None] = lambda scenario: None
     summary: str = ""
+    compares: bool = False
 
     def lesson(self, material: Material) -> Lesson:
         """What is taught in each turn of a rollout."""
@@ -157,6 +164,21 @@ class Signals:
     def lessons(self, material: Material) -> Mapping[str, Lesson]:
         """What each signal teaches."""
         return {each.name: each.signal.lesson(replace(material, options=each.options)) for each in self.others}
+
+    def compared(self, reference: ReactiveTransformer, memory: Callable[[], Tensor], rollout: Rollout) -> Rollout:
+        """The rollout with what the frozen start makes of the lessons that are compared with it.
+
+        Args:
+            reference: The frozen start.
+            memory: Gives its own memory before each turn, `[layers, turns, batch, slots, dim]`; only called where it is needed.
+            rollout: With lessons.
+        """
+        names = [each.name for each in self.others if each.signal.compares]
+        if not names:
+            return rollout
+        own = memory()
+        lessons = {name: replace(rollout.lessons[name], values=mean_log_probs(reference, own, rollout.lessons[name])) for name in names}
+        return replace(rollout, lessons={**rollout.lessons, **lessons})
 
     def weights(self, rollout: Rollout) -> dict[str, Tensor]:
         """What each turn counts in the mean of each signal, `[turns, batch]`."""
