@@ -22,6 +22,16 @@ def _signals_of(algorithm: AlgorithmConfig | None) -> dict[str, SignalConfig]:
     return {name: SignalConfig(coefficient=coefficient) for name, coefficient in given.items()}
 
 
+class SmallTalkConfig(BaseConfig):
+    """Small talk in what is trained on, drawn anew in each iteration: memory must last where nothing is told."""
+
+    share: float = Field(0.0, ge=0, le=1, description="Share of the conversations that get some; 0: none.")
+    turns: int = Field(8, ge=1, description="Turns of small talk at most; a conversation gets from 1 up to so many.")
+    place: Literal["spread", "first", "mixed"] = Field(
+        "mixed", description="spread: among all turns; first: before the first one; mixed: half of the conversations each."
+    )
+
+
 class EvaluationConfig(BaseConfig):
     """Held-out evaluation while training; never uses random resets or teacher forcing."""
 
@@ -43,6 +53,7 @@ class MRLConfig(BaseConfig):
         description="What the update learns from: a coefficient for each signal (`rxrl list signals`), or a mapping with `coefficient`, "
         "`final` and `options`. Signals that are not named are off. Default: as the algorithm says, most often reward: 1.",
     )
+    small_talk: SmallTalkConfig = SmallTalkConfig()
     compare_signals_every: int | None = Field(
         20, ge=1, description="Iterations between two measurements of the gradient of each signal; null: never. Only with several signals."
     )

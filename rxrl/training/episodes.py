@@ -15,10 +15,11 @@ from rxrl.curricula import Curriculum, Stage
 from rxrl.data.sources import EpisodeSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ConversationVectorEnv, scenario_values
+from rxrl.evaluation.stress import Place, with_small_talk
 from rxrl.factory import build_env
 from rxrl.models import ReactiveTransformer
 from rxrl.rewards import load_reward, mean_embeddings
-from rxrl.seeding import derive_seed
+from rxrl.seeding import Draws, derive_seed
 from rxrl.training.config import MRLConfig
 from rxrl.training.rollout import Rollout
 from rxrl.training.signals import Material, Signals
@@ -76,7 +77,17 @@ class Episodes:
             positions: How far each kind of conversation is used up; moved on in place.
         """
         mixture = self.mixture(stage_index, count, iteration)
-        return [conversation for stage, number in mixture for conversation in self.take(stage, number, iteration, positions)]
+        taken = [conversation for stage, number in mixture for conversation in self.take(stage, number, iteration, positions)]
+        return [self._talked_into(each, iteration) for each in taken] if self.config.small_talk.share else taken
+
+    def _talked_into(self, scenario: Scenario, iteration: int) -> Scenario:
+        """The same with small talk, where it is drawn; scenarios whose user reacts say what they say."""
+        settings, draws = self.config.small_talk, Draws(self.config.seed, "small talk", iteration, scenario.id)
+        if not isinstance(scenario, Conversation) or not draws.chance(settings.share):
+            return scenario
+        turns = 1 + draws.below(settings.turns)
+        place: Place = draws.choice(("spread", "first")) if settings.place == "mixed" else settings.place
+        return with_small_talk([scenario], turns, place, seed=draws.below(2**31))[0]
 
     def mixture(self, stage_index: int, count: int, iteration: int) -> list[tuple[Stage, int]]:
         """Stages (this one, and earlier ones by their share) and how many conversations each gives."""

@@ -33,6 +33,13 @@ SCENARIOS = {
     "balanced": {"episodes": 5, "algorithm": {"name": "impo", "minibatches": 2, "balance": 0.0}, "micro_batch": 1},
     # Users who react, mixed with conversations: what they say follows from answers that another process may have sampled.
     "mixed": {"episodes": 5, "algorithm": {"name": "impo", "minibatches": 2}, "source": MIXED},
+    # Signals besides the reward: what each teaches is of one process, the total that it is divided by of all.
+    "signals": {
+        "episodes": 5,
+        "algorithm": {"name": "impo", "minibatches": 2},
+        "signals": {"reward": 1, "reference": 0.5, "probes": 0.3, "teacher": 0.2, "preference": 0.3},
+        "micro_batch": 2,
+    },
     "grpo": {"episodes": 6, "algorithm": {"name": "grpo", "group_size": 2, "minibatches": 2}},
 }
 SGD = {"name": "sgd", "learning_rate": 0.05, "warmup": 0.0, "schedule": "constant", "max_grad_norm": 0.5}

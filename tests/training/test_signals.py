@@ -1,21 +1,27 @@
 """Signals: each is the loss that it says it is, over the one memory that own answers have written."""
 
 import copy
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch.nn import functional as F
 
 from rxrl.algorithms import AlgorithmConfig
+from rxrl.config import parse_config
 from rxrl.data.batches import episode_batch
 from rxrl.errors import ConfigError
 from rxrl.stages.losses import smat_loss
+from rxrl.training.config import MRLConfig
 from rxrl.training.gradients import SignalGradients
 from rxrl.training.replay import trajectory
 from rxrl.training.rules import check_signals
 from rxrl.training.signals import teacher
 from rxrl.training.signals.questions import with_value
+from rxrl.training.signals.registry import BUILT_IN
 from rxrl.training.token_statistics import LazyLogits
 from rxrl.training.update import actor_loss, totals_of
 from rxrl.types import EOS, SPECIAL_TOKENS, interaction_ids, prompt_ids
@@ -27,6 +33,7 @@ from tests.training.toy import EchoSource, conversations, lines, play, same, tar
 
 TEACHING = ["reference", "probes", "teacher"]
 """Signals that are learned from besides the reward."""
+PAGE = (Path(__file__).parents[2] / "docs/guides/signals.md").read_text(encoding="utf-8")
 QUIET = {"entropy": 0.0, "kl": 0.0, "balance": 0.0, "memory_difference": 0.0}
 
 
@@ -295,3 +302,45 @@ def test_a_stage_has_signals_of_its_own(tmp_path):
     check_signals(trainer.curriculum, trainer.config, trainer.episodes.source)
     with pytest.raises(ConfigError, match="signals of stage 'steps-2'"):
         trainer_in(tmp_path / "wrong", [{"steps": 2, "signals": {"refer": 1}}])
+
+
+def test_small_talk_is_inserted_into_a_share_of_what_is_trained_on_and_not_of_what_is_evaluated(tmp_path):
+    def talk(folder, **settings):
+        return trainer_in(tmp_path / folder, [{"steps": 2, "iterations": 1}], small_talk=settings)
+
+    trainer = talk("half", share=0.5, turns=3)
+    stage = trainer.curriculum.stages[0]
+    taken = trainer.episodes.conversations(0, 200, 0, {})
+    plain = talk("none").episodes.conversations(0, 200, 0, {})
+    extra = [len(each.follow_ups) - len(own.follow_ups) for each, own in zip(taken, plain, strict=True)]
+    assert 70 < sum(map(bool, extra)) < 130
+    assert {number for number in extra if number} == {1, 2, 3}
+    for each, own in zip(taken, plain, strict=True):
+        assert [turn for turn in each.follow_ups if turn.kind != "distract"] == list(own.follow_ups)
+    assert all(each.steps == 2 for each in trainer.episodes.to_evaluate(stage, 20))
+    assert [each.id for each in taken] == [each.id for each in plain]
+    again = trainer.episodes.conversations(0, 200, 0, {})
+    assert again == taken
+    assert trainer.episodes.conversations(0, 200, 1, {}) != taken
+
+
+def test_the_signal_of_the_page_trains(tmp_path):
+    [source] = re.findall(r"```python\n# my_package.py\n(.*?)```", PAGE, re.S)
+    (tmp_path / "calming.py").write_text(source)
+    trainer = trainer_in(tmp_path / "run", [{"steps": 4, "iterations": 1}], signals={"reward": 1, f"{tmp_path / 'calming.py'}:calm": 0.5})
+    trainer.train()
+    assert lines(trainer)[0]["signal/calm"] > 0
+    assert lines(trainer)[0]["signal/calm_grad_norm"] > 0
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, re.S))
+def test_the_settings_of_the_page_are_settings(block):
+    parse_config(yaml.safe_load(block), MRLConfig)
+
+
+def test_the_page_names_every_signal_and_option():
+    named = set(re.findall(r"^\| `(\w+)`", PAGE, re.M))
+    assert named >= set(BUILT_IN)
+    listed = PAGE + (Path(__file__).parents[2] / "docs/guides/algorithms/dmpo.md").read_text(encoding="utf-8")
+    options = {name for each in BUILT_IN.values() if each.options for name in each.options.model_fields}
+    assert all(f"`{name}`" in listed for name in options)
