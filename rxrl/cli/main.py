@@ -50,6 +50,8 @@ COMMANDS = {
     "train": LazyCommand("rxrl.cli.train", "train", "Train a model's memory with reinforcement learning."),
     "evaluate": LazyCommand("rxrl.cli.evaluate", "evaluate", "Measure what a model remembers, and for how long."),
     "report": LazyCommand("rxrl.cli.report", "report", "Write the HTML and JSON report of a run."),
+    "compare": LazyCommand("rxrl.cli.compare", "compare", "Put several runs and seeds on one page."),
+    "sweep": LazyCommand("rxrl.cli.sweep", "sweep", "Run a command for several seeds and settings."),
     "chat": LazyCommand("rxrl.cli.chat", "chat", "Talk to a model that remembers the conversation."),
     "complete": LazyCommand("rxrl.cli.complete", "complete", "Continue a text with the decoder of a model."),
     "fill-mask": LazyCommand("rxrl.cli.fill_mask", "fill_mask", "Fill in masked tokens with the encoder of a model."),

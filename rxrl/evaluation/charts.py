@@ -39,7 +39,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One value with its extent: a row of a dot plot or a column of a range plot."""
+    """One value with its extent: a row of a dot plot or a column of a range plot; `points` are single values behind it."""
 
     label: str
     style: str
@@ -47,6 +47,7 @@ class Mark:
     low: float | None = None
     high: float | None = None
     note: str = ""
+    points: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +289,7 @@ def _dot_row(row: Mark, x_axis: Axis, y: float, gutter: int, width: int) -> Mark
     parts = [_tag('<text class="row {}" x="{}" y="{}" text-anchor="end">{}</text>', row.style, gutter - 14, y + 4, row.label)]
     if row.low is not None and row.high is not None:
         parts.append(_tag('<line class="whisker {}" x1="{}" x2="{}" y1="{}" y2="{}"/>', row.style, x_axis(row.low), x_axis(row.high), y, y))
+    parts += [_tag('<circle class="point {}" cx="{}" cy="{}" r="3"/>', row.style, x_axis(value), y) for value in row.points]
     hint = f"{row.label}: {number(row.value, 3)} {row.note}"
     parts.append(_tag('<circle class="dot {}" cx="{}" cy="{}" r="5"><title>{}</title></circle>', row.style, x_axis(row.value), y, hint))
     parts.append(_tag('<text class="value" x="{}" y="{}" text-anchor="end">{}</text>', width - 6, y + 4, number(row.value)))

@@ -1,0 +1,26 @@
+"""Self-contained HTML pages: a template with its style sheet inside, all values escaped."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rxrl.evaluation.charts import number
+
+_SECTION = re.compile(r'<section id="([^"]+)"[^>]*>.*?<h2[^>]*>(.*?)</h2>', re.S)
+
+
+def page(template: str, **values: Any) -> str:
+    """The page of a template as text, with a table of contents made of its sections.
+
+    Args:
+        template: Name of a file in `templates/`.
+        values: What it shows; a name that it uses and that is missing is an error.
+    """
+    environment = Environment(
+        loader=PackageLoader("rxrl.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = number
+    return environment.get_template(template).render(**values)
