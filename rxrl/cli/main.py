@@ -50,6 +50,7 @@ COMMANDS = {
     "train": LazyCommand("rxrl.cli.train", "train", "Train a model's memory with reinforcement learning."),
     "evaluate": LazyCommand("rxrl.cli.evaluate", "evaluate", "Measure what a model remembers, and for how long."),
     "report": LazyCommand("rxrl.cli.report", "report", "Write the HTML and JSON report of a run."),
+    "probe": LazyCommand("rxrl.cli.probe", "probe", "Look into a memory: what it forgets, stores and does."),
     "compare": LazyCommand("rxrl.cli.compare", "compare", "Put several runs and seeds on one page."),
     "sweep": LazyCommand("rxrl.cli.sweep", "sweep", "Run a command for several seeds and settings."),
     "chat": LazyCommand("rxrl.cli.chat", "chat", "Talk to a model that remembers the conversation."),

@@ -13,7 +13,7 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rxrl import lexicon
@@ -31,7 +31,9 @@ __all__ = [
     "ConversationSource",
     "GeneratedSource",
     "RowsSource",
+    "Telling",
     "generate_conversation",
+    "generate_telling",
     "level_or_default",
     "reserved_value",
 ]
@@ -134,6 +136,46 @@ def generate_conversation(*, level: int, steps: int, strategy: str, split: str, 
     follow_ups = tuple(script.play(move) for move in plan.moves)
     name = f"{split}-level{level}-{strategy}-{steps}-seed{seed}-{index}"
     return Conversation(name, first, follow_ups, {"level": level, "strategy": strategy, "split": split})
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """A conversation that tells one fact an interaction, each of another attribute, and asks for nothing.
+
+    Attributes:
+        conversation: What is told; its answers acknowledge.
+        questions: For each interaction, the question for its fact, with the right answer.
+    """
+
+    conversation: Conversation
+    questions: tuple[Interaction, ...]
+
+
+def generate_telling(*, level: int, facts: int, split: str, seed: int, index: int) -> Telling:
+    """Returns the telling that these arguments name; it is for probes, which ask whenever they like.
+
+    Args:
+        level: 0, 1, 2 or 3: how it is said. Attributes are never shared, so that a value says which fact is meant.
+        facts: Facts that are told, at least 2 and at most one for each attribute.
+        split: `train`, `validation` or `test`: which values are allowed.
+        seed: Seed of the world.
+        index: Position in the endless sequence.
+
+    Raises:
+        ConfigError: An argument is outside of its range.
+    """
+    _check(level, 1, "multi-step", split)
+    apart = replace(LEVELS[level], sharing="none", kinds=("person",))
+    most = len(apart.topics["person"])
+    if not 2 <= facts <= most:
+        raise ConfigError(f"A telling has 2 to {most} facts, one for each attribute of a person, but {facts} were asked for.")
+    rng = random.Random(derive_seed(seed, "telling", level, facts, split, index))
+    plan = Plan(1, tuple(Move("tell", (number,)) for number in range(1, facts)))
+    script = _Script.cast(rng, apart, plan, split, separate_first=False, story_first=False)
+    told = [script.tell("tell", [number]) for number in range(facts)]
+    questions = tuple(script.ask(Move("ask", (number,))) for number in range(facts))
+    name = f"telling-{split}-level{level}-{facts}-seed{seed}-{index}"
+    return Telling(Conversation(name, told[0], tuple(told[1:]), {"level": level, "split": split}), questions)
 
 
 def _check(level: int, steps: int, strategy: str, split: str) -> None:

@@ -148,7 +148,7 @@ def line_plot(
         if level is not None:
             parts.append(_hline(level, x_axis, y_axis))
         parts += [_line(item, x_axis, y_axis) for item in series]
-        return _svg(width, height, title, parts)
+        return svg(width, height, title, parts)
 
     return draw
 
@@ -167,9 +167,9 @@ def dot_plot(
         parts = [_x_grid(marks, x_axis, Axis(0, 1, y_axis.end, y_axis.start), "", height, lines=True)]
         if level is not None:
             x = x_axis(level)
-            parts.append(_tag('<line class="level" x1="{}" x2="{}" y1="{}" y2="{}"/>', x, x, y_axis.start, y_axis.end))
+            parts.append(tag('<line class="level" x1="{}" x2="{}" y1="{}" y2="{}"/>', x, x, y_axis.start, y_axis.end))
         parts += [_dot_row(row, x_axis, y_axis(index + 0.5), gutter, width) for index, row in enumerate(rows)]
-        return _svg(width, height, title, parts)
+        return svg(width, height, title, parts)
 
     return draw
 
@@ -188,22 +188,21 @@ def range_plot(
         every = math.ceil(len(columns) / max(1, (width - 58) // 44))
         for index, (x, mark) in enumerate(zip(centres, columns, strict=True)):
             parts.append(_column(mark, x, y_axis, named=index % every == 0))
-        parts.insert(1 + len(columns), _tag('<polyline class="line {} thin" points="{}"/>', columns[0].style, path))
+        parts.insert(1 + len(columns), tag('<polyline class="line {} thin" points="{}"/>', columns[0].style, path))
         if x_label:
-            parts.append(
-                _tag('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>', (44 + width - 14) / 2, height - 6, x_label)
-            )
-        return _svg(width, height, title, parts)
+            parts.append(tag('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>', (44 + width - 14) / 2, height - 6, x_label))
+        return svg(width, height, title, parts)
 
     return draw
 
 
-def _svg(width: int, height: float, title: str, parts: Sequence[Markup]) -> Markup:
+def svg(width: int, height: float, title: str, parts: Sequence[Markup]) -> Markup:
+    """A drawing that screen readers take for one picture with the title as its name."""
     body = Markup("\n").join(parts)
-    return _tag('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>', width, height, title, body)
+    return tag('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>', width, height, title, body)
 
 
-def _tag(form: str, *values: object) -> Markup:
+def tag(form: str, *values: object) -> Markup:
     """Fills an SVG form; numbers are cut to a tenth of a pixel, all else is escaped."""
     return Markup(form).format(*(f"{value:.1f}" if isinstance(value, float) else value for value in values))
 
@@ -230,7 +229,7 @@ def _y_grid(y_axis: Axis, x_axis: Axis) -> Markup:
     digits = min(5, max(0, math.ceil(-math.log10(step) - 1e-9))) if step else 0
     digits += step > 0 and abs(round(step * 10**digits) - step * 10**digits) > 1e-6
     rows = (
-        _tag(
+        tag(
             '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text class="tick" x="{}" y="{}" text-anchor="end">{}</text>',
             x_axis.start, x_axis.end, y_axis(y), y_axis(y), x_axis.start - 8, y_axis(y) + 4, f"{y:,.{digits}f}",
         )
@@ -241,21 +240,21 @@ def _y_grid(y_axis: Axis, x_axis: Axis) -> Markup:
 
 def _x_grid(marks: Sequence[float], x_axis: Axis, y_axis: Axis, label: str, height: float, *, lines: bool = False) -> Markup:
     below = y_axis.start + 18
-    parts = [_tag('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>', x_axis(x), below, f"{x:,g}") for x in marks]
+    parts = [tag('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>', x_axis(x), below, f"{x:,g}") for x in marks]
     if lines:
         parts += [
-            _tag('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', x_axis(x), x_axis(x), y_axis.start, y_axis.end) for x in marks
+            tag('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', x_axis(x), x_axis(x), y_axis.start, y_axis.end) for x in marks
         ]
     if label:
         parts.append(
-            _tag('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>', (x_axis.start + x_axis.end) / 2, height - 4, label)
+            tag('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>', (x_axis.start + x_axis.end) / 2, height - 4, label)
         )
     return Markup().join(parts)
 
 
 def _border(x: float, label: str, x_axis: Axis, y_axis: Axis) -> Markup:
     at = x_axis(x)
-    return _tag(
+    return tag(
         '<line class="border" x1="{}" x2="{}" y1="{}" y2="{}"/><text class="tick" x="{}" y="{}">{}</text>',
         at, at, y_axis.start, y_axis.end - 8, at + 3, y_axis.end - 4, label,
     )  # fmt: skip
@@ -263,36 +262,36 @@ def _border(x: float, label: str, x_axis: Axis, y_axis: Axis) -> Markup:
 
 def _hline(value: float, x_axis: Axis, y_axis: Axis) -> Markup:
     y = y_axis(value)
-    return _tag('<line class="level" x1="{}" x2="{}" y1="{}" y2="{}"/>', x_axis.start, x_axis.end, y, y)
+    return tag('<line class="level" x1="{}" x2="{}" y1="{}" y2="{}"/>', x_axis.start, x_axis.end, y, y)
 
 
 def _band(series: Series, x_axis: Axis, y_axis: Axis) -> Markup:
     xs = [x_axis(x) for x, _ in series.points]
     lower = [f"{x:.1f},{y_axis(low):.1f}" for x, (low, _) in zip(xs, series.band, strict=True)]
     upper = [f"{x:.1f},{y_axis(high):.1f}" for x, (_, high) in zip(xs, series.band, strict=True)]
-    return _tag('<polygon class="band {}" points="{}"/>', series.style, " ".join(upper + lower[::-1]))
+    return tag('<polygon class="band {}" points="{}"/>', series.style, " ".join(upper + lower[::-1]))
 
 
 def _line(series: Series, x_axis: Axis, y_axis: Axis) -> Markup:
     positions = [(x_axis(x), y_axis(y)) for x, y in series.points]
-    line = _tag('<polyline class="line {}" points="{}"/>', series.style, " ".join(f"{x:.1f},{y:.1f}" for x, y in positions))
+    line = tag('<polyline class="line {}" points="{}"/>', series.style, " ".join(f"{x:.1f},{y:.1f}" for x, y in positions))
     if len(positions) > DENSE:
         return line
     form = '<circle class="dot {}" cx="{}" cy="{}" r="3"><title>{}: {}</title></circle>'
     dots = (
-        _tag(form, series.style, x, y, series.label, number(value, 3)) for (x, y), (_, value) in zip(positions, series.points, strict=True)
+        tag(form, series.style, x, y, series.label, number(value, 3)) for (x, y), (_, value) in zip(positions, series.points, strict=True)
     )
     return line + Markup().join(dots)
 
 
 def _dot_row(row: Mark, x_axis: Axis, y: float, gutter: int, width: int) -> Markup:
-    parts = [_tag('<text class="row {}" x="{}" y="{}" text-anchor="end">{}</text>', row.style, gutter - 14, y + 4, row.label)]
+    parts = [tag('<text class="row {}" x="{}" y="{}" text-anchor="end">{}</text>', row.style, gutter - 14, y + 4, row.label)]
     if row.low is not None and row.high is not None:
-        parts.append(_tag('<line class="whisker {}" x1="{}" x2="{}" y1="{}" y2="{}"/>', row.style, x_axis(row.low), x_axis(row.high), y, y))
-    parts += [_tag('<circle class="point {}" cx="{}" cy="{}" r="3"/>', row.style, x_axis(value), y) for value in row.points]
+        parts.append(tag('<line class="whisker {}" x1="{}" x2="{}" y1="{}" y2="{}"/>', row.style, x_axis(row.low), x_axis(row.high), y, y))
+    parts += [tag('<circle class="point {}" cx="{}" cy="{}" r="3"/>', row.style, x_axis(value), y) for value in row.points]
     hint = f"{row.label}: {number(row.value, 3)} {row.note}"
-    parts.append(_tag('<circle class="dot {}" cx="{}" cy="{}" r="5"><title>{}</title></circle>', row.style, x_axis(row.value), y, hint))
-    parts.append(_tag('<text class="value" x="{}" y="{}" text-anchor="end">{}</text>', width - 6, y + 4, number(row.value)))
+    parts.append(tag('<circle class="dot {}" cx="{}" cy="{}" r="5"><title>{}</title></circle>', row.style, x_axis(row.value), y, hint))
+    parts.append(tag('<text class="value" x="{}" y="{}" text-anchor="end">{}</text>', width - 6, y + 4, number(row.value)))
     return Markup().join(parts)
 
 
@@ -302,12 +301,12 @@ def _column(mark: Mark, x: float, y_axis: Axis, *, named: bool) -> Markup:
     hint = f"{mark.label} {mark.note}: min {number(low)}, mean {number(mark.value)}, max {number(high)}"
     top, bottom = y_axis(high) - 1, y_axis(low) + 1
     parts = [
-        _tag('<rect class="range {}" x="{}" y="{}" width="14" height="{}" rx="3"/>', mark.style, x - 7, top, bottom - top),
-        _tag('<circle class="dot {}" cx="{}" cy="{}" r="4.5"><title>{}</title></circle>', mark.style, x, y_axis(mark.value), hint),
+        tag('<rect class="range {}" x="{}" y="{}" width="14" height="{}" rx="3"/>', mark.style, x - 7, top, bottom - top),
+        tag('<circle class="dot {}" cx="{}" cy="{}" r="4.5"><title>{}</title></circle>', mark.style, x, y_axis(mark.value), hint),
     ]
     if named:
         below = y_axis.start + 22
-        parts.append(_tag('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>', x, below, mark.label))
+        parts.append(tag('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>', x, below, mark.label))
         if mark.note:
-            parts.append(_tag('<text class="tick faint" x="{}" y="{}" text-anchor="middle">{}</text>', x, below + 13, mark.note))
+            parts.append(tag('<text class="tick faint" x="{}" y="{}" text-anchor="middle">{}</text>', x, below + 13, mark.note))
     return Markup().join(parts)

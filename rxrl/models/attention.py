@@ -50,6 +50,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
     return out.transpose(-2, -3).flatten(-2)
 
 
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Weights that `attend` gives the keys where nothing is causal, for whoever wants to look at them.
+
+    Args:
+        q: `[batch, query_groups, time, head_dim]`.
+        k: `[batch, kv_groups, keys, head_dim]`.
+        mask: As in `attend`.
+
+    Returns:
+        `[batch, time, keys]`, mean over query groups.
+    """
+    scores = q @ k.repeat_interleave(q.shape[1] // k.shape[1], dim=1).mT * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights: Tensor = scores.softmax(-1).mean(1)
+    return weights
+
+
 def flash_attn() -> ModuleType:
     """The module flash-attn; a `ModelError` where it is not installed."""
     if importlib.util.find_spec("flash_attn") is None:

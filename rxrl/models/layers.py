@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from rxrl.models.attention import attend, flash_attn
+from rxrl.models.attention import attend, attention_weights, flash_attn
 from rxrl.models.config import AttentionBackend, AttentionConfig
 
 NORM_EPS = 1.1920929e-07
@@ -195,9 +195,15 @@ class CrossAttention(Attention):
 
     def forward(self, x: Tensor, angles: Tensor, memory_kv: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
         """Reads memory for `x` `[batch, time, dim]`; `mask` bool broadcastable to `[batch, 1, time, slots]`."""
-        q = rotate(split_heads(self.q_proj(x), self.head_dim), angles).transpose(1, 2)
-        out: Tensor = self.out_proj(attend(q, *memory_kv, mask, backend=self.backend))
+        out: Tensor = self.out_proj(attend(self._queries(x, angles), *memory_kv, mask, backend=self.backend))
         return out
+
+    def observed(self, x: Tensor, angles: Tensor, memory_kv: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
+        """What `forward` reads of each slot, `[batch, time, slots]`, mean over heads."""
+        return attention_weights(self._queries(x, angles), memory_kv[0], mask)
+
+    def _queries(self, x: Tensor, angles: Tensor) -> Tensor:
+        return rotate(split_heads(self.q_proj(x), self.head_dim), angles).transpose(1, 2)
 
 
 class SwiGLU(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rxrl.models.attention import attend
+from rxrl.models.attention import attend, attention_weights
 from rxrl.models.config import AttentionConfig, GateConfig, ModelConfig
 from rxrl.models.layers import Attention, normed_product, rms_norm, rope_angles, rotate
 
@@ -72,14 +72,40 @@ class StackedAttention(Attention):
             `[layers, batch, slots, dim]`.
         """
         layers, batch, slots, _ = queries.shape
+        q, k, v, mask = self._projected(queries, data, data_mask, rotate_keys, query_norm, data_norm)
+        out = attend(q, k, v, mask, backend=self.backend).view(layers, batch * slots, -1)
+        # In place: with its bias a batched product would first spread that over the whole result.
+        return torch.bmm(out, self.out_proj).add_(self.out_bias.unsqueeze(1)).view(layers, batch, slots, -1)
+
+    def observed(
+        self,
+        queries: Tensor,
+        data: Tensor,
+        data_mask: Tensor | None,
+        rotate_keys: bool,
+        query_norm: StackedRMSNorm | None = None,
+        data_norm: StackedRMSNorm | None = None,
+    ) -> Tensor:
+        """What `forward` reads of each token, `[layers, batch, slots, time]`, mean over heads."""
+        q, k, _, mask = self._projected(queries, data, data_mask, rotate_keys, query_norm, data_norm)
+        return attention_weights(q, k, mask).view(*queries.shape[:3], -1)
+
+    def _projected(
+        self,
+        queries: Tensor,
+        data: Tensor,
+        data_mask: Tensor | None,
+        rotate_keys: bool,
+        query_norm: StackedRMSNorm | None,
+        data_norm: StackedRMSNorm | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys and values `[layers * batch, groups, time, head_dim]`, and the mask of the keys."""
         q = self._heads(queries, self.q_proj, query_norm)
         k, v = self._heads(data, self.kv_proj, data_norm).chunk(2, dim=2)
         if rotate_keys:
             k = rotate(k, rope_angles(torch.arange(k.shape[1], device=k.device), self.head_dim, k.dtype))
-        mask = None if data_mask is None else data_mask.repeat(layers, 1)[:, None, None, :]
-        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, backend=self.backend).view(layers, batch * slots, -1)
-        # In place: with its bias a batched product would first spread that over the whole result.
-        return torch.bmm(out, self.out_proj).add_(self.out_bias.unsqueeze(1)).view(layers, batch, slots, -1)
+        mask = None if data_mask is None else data_mask.repeat(len(queries), 1)[:, None, None, :]
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask
 
     def _heads(self, x: Tensor, projection: Tensor, norm: StackedRMSNorm | None) -> Tensor:
         """`[layers or 1, batch, rows, dim]` to `[layers * batch, rows, groups, head_dim]`."""
@@ -146,6 +172,10 @@ class ResidualGate(nn.Module):
         values = self._before_activation(old, new)
         share = values.sigmoid() if self.config.activation == "sigmoid" else (1 + values.tanh()) / 2
         return share.expand(old.shape[:-1])
+
+    def observed(self, old: Tensor, new: Tensor) -> Tensor:
+        """As `openness`, for whoever watches the gate."""
+        return self.openness(old, new)
 
     def forward(self, old: Tensor, new: Tensor) -> Tensor:
         """What is old and what is new, mixed: `[layers, batch, slots, dim]` both and in return."""
