@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from rxrl.data.splits import SCENARIO
+from rxrl.data.tokenizer import Tokenizer
 from rxrl.endpoint import ChatEndpoint
 from rxrl.envs import ConversationVectorEnv, has_references, scenario_values
 from rxrl.envs.scenarios import Game, Player
 from rxrl.errors import ConfigError, RxrlError
-from rxrl.factory import build_env, load_checkpoint, make_vector_env
+from rxrl.factory import TokenEmbeddings, build_env, checkpoint_folder, load_checkpoint, make_vector_env
 from rxrl.models import ReactiveTransformer
 from rxrl.models.files import CONFIG_FILE
 from rxrl.policies import POLICIES, EndpointPolicy, HuggingFacePolicy, ModelPolicy, Oracle, Parrot
 from rxrl.policies.text import Dialogue, TextPolicy
-from rxrl.reading import OBJECT, read_json
+from rxrl.reading import OBJECT, hash_of, read_json
 from rxrl.registry import called
 from rxrl.seeding import Draws
 from rxrl.types import Policy, RewardFunction, Scenario, TextCodec
@@ -28,6 +30,10 @@ EVALUATION_ROWS = 100
 """Most conversations that an evaluation plays at once."""
 GAME_PLAYERS = {"best": "transcript", "blind": "none"}
 """Players that scenarios bring along, and what holds the conversation for them."""
+ADDRESSES = ("http://", "https://")
+"""Beginnings of the address of a chat endpoint."""
+MODEL_FILES = (".json", ".safetensors", ".bin", ".jinja", ".model")
+"""Endings of files in the folder of a model that its answers depend on."""
 HUB = "hf:"
 """Begins the name of a Hugging Face model that is no folder."""
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -99,26 +105,74 @@ def model_play(
     return Play(envs, ModelPolicy(model, envs.limits.answer + 1))
 
 
-def language_model_play(
-    name: str, conversations: Sequence[Scenario], *, known: Sequence[Scenario] = (), device: torch.device | str = "cpu", **options: Any
-) -> Play:
-    """A causal language model of Hugging Face that is to be evaluated, and its environment, as `model_play` makes them.
-
-    Args:
-        name: The folder of the model, or "hf:NAME".
-        conversations: Held-out conversations.
-        known: Other conversations, which show the values that there are of each attribute.
-        device: Where the model computes.
-        options: As in `make_play`.
-    """
-    values = scenario_values([*known, *conversations])
-    rows = min(EVALUATION_ROWS, len(conversations))
-    return make_play(name, conversations, num_envs=rows, device=device, values=values, **options)
-
-
 def is_language_model(name: str) -> bool:
     """Whether a name is that of a causal language model of Hugging Face, whose folders name the type of their model."""
     return name.startswith(HUB) or _is_hugging_face(Path(name))
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a name is that of a Reactive Transformer: a folder, or `owner/name` on the Hub."""
+    others = name in GAME_PLAYERS or name in POLICIES or is_language_model(name) or name.startswith(ADDRESSES)
+    return not others and _is_reactive(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whatever is evaluated, by name.
+
+    Attributes:
+        name: As `make_play` takes it.
+        memory: What holds the conversation, as `make_env` takes it; None is what the player needs.
+        device: Where a player computes that is a model of its own.
+        loaded: Model and tokenizer of a checkpoint; None for other players.
+    """
+
+    name: str
+    memory: str | None = None
+    device: torch.device | str = "cpu"
+    loaded: tuple[ReactiveTransformer, Tokenizer] | None = None
+
+    @classmethod
+    def open(cls, name: str, memory: str | None = None, device: torch.device | str = "cpu") -> Subject:
+        """Finds the player of a name, and reads it where it is a checkpoint.
+
+        Raises:
+            RxrlError: There is no such player, or it cannot be read.
+        """
+        if not is_checkpoint(name):
+            if name not in GAME_PLAYERS and not is_language_model(name) and not name.startswith(ADDRESSES):
+                POLICIES.find(name)
+            return cls(name, memory, device)
+        _check_own_memory(name, memory)
+        model, tokenizer = load_checkpoint(name)
+        return cls(name, None, device, (model.to(device), tokenizer))
+
+    def play(
+        self, conversations: Sequence[Scenario], *, known: Sequence[Scenario] = (), embed: TokenEmbeddings | None = None, **options: Any
+    ) -> Play:
+        """The player and an environment of as many rows as there are conversations, up to `EVALUATION_ROWS`.
+
+        Args:
+            conversations: Held-out conversations and scenarios.
+            known: Others, which show the values that there are of each attribute.
+            embed: What a reward embeds answers with; it gets the model of a checkpoint.
+            options: As in `make_play`.
+        """
+        if self.loaded is not None:
+            if embed is not None:
+                embed.model = self.loaded[0]
+            return model_play(*self.loaded, conversations, known=known, **options)
+        values, rows = scenario_values([*known, *conversations]), min(EVALUATION_ROWS, len(conversations))
+        return make_play(self.name, conversations, memory=self.memory, num_envs=rows, device=self.device, values=values, **options)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its answers depend on: its name, its memory, and the hashes of its files."""
+        where, _, attribute = self.name.rpartition(":")
+        code = Path(where) if attribute and where.endswith(".py") else Path(self.name)
+        folder = checkpoint_folder(self.name) if self.loaded is not None else code
+        files = [code] if code.is_file() else sorted(file for file in folder.glob("*") if file.suffix in MODEL_FILES)
+        return {"name": self.name, "memory": self.memory, "files": {file.name: hash_of(file) for file in files if file.is_file()}}
 
 
 class Play(NamedTuple):
@@ -167,17 +221,21 @@ def _reactive_play(
     name: str, conversations: Any, memory: Any, num_envs: int, device: torch.device | str, own: dict[str, Any], options: dict[str, Any]
 ) -> Play:
     _check_player_options(name, own, ("temperature",))
-    if memory is not None and not (isinstance(memory, (str, Path)) and Path(memory).resolve() == Path(name).resolve()):
-        raise ConfigError(f"The player {name} reads a Short-Term Memory of its own, not {memory!r}: leave the memory out.")
+    _check_own_memory(name, memory)
     model, tokenizer = load_checkpoint(name)
     model.to(device).eval()
     envs = make_vector_env(num_envs, conversations=conversations, memory=model, **{"tokenizer": tokenizer, **options})
     return Play(envs, ModelPolicy(model, envs.limits.answer + 1, **own))
 
 
+def _check_own_memory(name: str, memory: Any) -> None:
+    if memory is not None and not (isinstance(memory, (str, Path)) and Path(memory).resolve() == Path(name).resolve()):
+        raise ConfigError(f"The player {name} reads a Short-Term Memory of its own, not {memory!r}: leave the memory out.")
+
+
 def _text_player(name: str, device: torch.device | str, own: dict[str, Any]) -> Callable[[ConversationVectorEnv], Policy]:
     """What makes a player that answers with text, once the environment is there."""
-    if name.startswith(("http://", "https://")):
+    if name.startswith(ADDRESSES):
         endpoint = ChatEndpoint(name, own.pop("model", None), os.environ.get(KEY_VARIABLE))
         return lambda envs: EndpointPolicy(endpoint, envs.codec, max_tokens=envs.limits.answer, **own)
     if is_language_model(name):

@@ -6,10 +6,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from rxrl.data.corpora import Say
-from rxrl.data.mixing import MixedSource, Named, mix_of
+from rxrl.data.mixing import MixedSource, Named, mix_of, mixed_lists
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import EpisodeSource, RowsSource
-from rxrl.data.splits import SCENARIO, WORLD, DataConfig, Sources, generated, interaction_texts, mixed_sources, open_data, open_sources
+from rxrl.data.splits import (
+    DEFAULT_STEPS,
+    SCENARIO,
+    WORLD,
+    DataConfig,
+    Sources,
+    generated,
+    interaction_texts,
+    mixed_sources,
+    open_data,
+    open_sources,
+)
 from rxrl.data.world import GeneratedSource, level_or_default
 from rxrl.envs import scenarios
 from rxrl.envs.scenarios import Game
@@ -18,6 +29,8 @@ from rxrl.types import Scenario
 
 SCENARIO_STEPS, SCENARIO_COUNT = 12, 1000
 """Turns of scenarios, and how many an environment draws from, where nothing else is said."""
+KNOWN_SAMPLE = 500
+"""Training conversations of the generated world that show which values there are."""
 STORY_STEPS = 4
 """Turns of the supervised start whose texts serve for pre-training."""
 
@@ -158,3 +171,35 @@ def scenario_sources(name: str, *, level: int | None = None, seed: int = 0, step
 
     chosen = load_scenarios(name, level=level, steps=steps, split="test", seed=seed, count=test)
     return Sources(lessons["train"], lessons["validation"], chosen, stories, scenarios=(train, validation))
+
+
+def held_out_mix(
+    mix: Mapping[str, float], level: int | None, steps: int | None, strategy: str, count: int, seed: int, say: Say
+) -> tuple[Sequence[Scenario], Sequence[Scenario]]:
+    """Conversations and scenarios to play, by their weights, and others that show which values there are."""
+    if level is not None and not any(map(generated, mix)):
+        raise ConfigError("--level is for the generated world and scenarios: give either --level or --data FILE.")
+    found = [_held_out(name, level, steps, strategy, count, seed, say) for name in mix]
+    chosen = mixed_lists([(own, weight) for (own, _), weight in zip(found, mix.values(), strict=True)], count)
+    return chosen, [each for _, known in found for each in known]
+
+
+def _held_out(
+    name: str, level: int | None, steps: int | None, strategy: str, count: int, seed: int, say: Say
+) -> tuple[Sequence[Scenario], Sequence[Scenario]]:
+    """The same of one name."""
+    if strategy == "single-step" and steps is not None and steps > 1:
+        raise ConfigError(f"single-step conversations have one turn, but {steps} are asked for: leave out one of the two options.")
+    if name == WORLD:
+        test, train = (GeneratedSource(level=level_or_default(level), seed=seed, split=split) for split in ("test", "train"))
+        turns = 1 if strategy == "single-step" else steps or DEFAULT_STEPS
+        known = train.take(steps=1, strategy="multi-step", start=0, count=KNOWN_SAMPLE)
+        return test.take(steps=turns, strategy=strategy, start=0, count=count), known
+    if name.startswith(SCENARIO):
+        return load_scenarios(name, level=level, steps=steps, split="test", seed=seed, count=count), ()
+    rows = read_conversations(name, purpose="test", say=say)
+    if steps is None:
+        return rows[:count], rows
+    source = RowsSource(rows, seed)
+    count = min(count, source.available(steps, strategy)) or count
+    return source.take(steps=steps, strategy=strategy, start=0, count=count), rows

@@ -10,7 +10,6 @@ import typer
 
 from rxrl.cli.console import echo, plain_console
 from rxrl.cli.device import Device, find_device
-from rxrl.cli.evaluate import held_out_mix
 from rxrl.cli.person import at_terminal, typed
 from rxrl.cli.tally import Tally, memory_line
 from rxrl.cli.user import Talk, check_answering
@@ -23,6 +22,7 @@ from rxrl.players import Play, make_play
 from rxrl.policies import Person
 from rxrl.rewards.loading import read_spec
 from rxrl.seeding import derive_seed, generator
+from rxrl.supply import held_out_mix
 from rxrl.types import ANSWER_TOKENS, Scenario, Strategy
 
 DEFAULT_STEPS = 6

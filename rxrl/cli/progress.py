@@ -82,15 +82,62 @@ class Terminal(Callback):
             self.console.print(f"  {label} {step}/{total}  {text}")
 
     def _begin(self, total: int) -> None:
-        columns = (
-            TextColumn("{task.fields[label]}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=self.console, transient=False)
-        self._progress.start()
+        self._progress = _bar(self.console)
         self._task = self._progress.add_task("", total=total, label="", text="")
+
+
+class Bar:
+    """How far a piece of work is, with the time left: a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        console: Where it is shown.
+        unit: What is counted.
+    """
+
+    def __init__(self, console: PlainConsole, unit: str) -> None:
+        self.console, self.unit = console, unit
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._started = self._printed = time.monotonic()
+        self._before: int | None = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shows that `done` of `total` units are done."""
+        if self.console.is_terminal:
+            if self._progress is None:
+                self._progress = _bar(self.console)
+                self._task = self._progress.add_task("", total=total, label=self.unit, text="")
+            self._progress.update(self._task, completed=done, total=total)
+            return
+        now = time.monotonic()
+        if self._before is None or now - self._printed > PLAIN_SECONDS:
+            if self._before is not None and done > self._before:
+                left = (now - self._started) / (done - self._before) * (total - done)
+                self.console.print(f"  {self.unit} {done:,}/{total:,}, about {left:.0f} s left")
+                self._printed = now
+            else:
+                # What an earlier start has played takes no time now.
+                self._before, self._started = done, now
+
+
+def _bar(console: PlainConsole) -> Progress:
+    """A started bar with the columns that all bars have."""
+    columns = (
+        TextColumn("{task.fields[label]}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=console, transient=False)
+    progress.start()
+    return progress

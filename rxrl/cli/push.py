@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rxrl.cli.console import echo
-from rxrl.cli.report import read_object
+from rxrl.evaluation.saved import read_object
 from rxrl.factory import load_checkpoint
 from rxrl.models.interop.card import model_card
 from rxrl.models.interop.hub import push_to_hub

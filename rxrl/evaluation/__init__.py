@@ -16,9 +16,10 @@ from rxrl.evaluation.metrics import (
     summarise_controls,
     summarise_stage,
 )
-from rxrl.evaluation.play import CONTROLS, WHOLE_CONTROLS, Playthrough, TurnCost, play, play_conditions
+from rxrl.evaluation.play import CONTROLS, WHOLE_CONTROLS, Playthrough, play, play_conditions
 from rxrl.evaluation.records import TurnRecord, read_records, rescore, write_records
 from rxrl.evaluation.report import read_report, write_report, write_run_report
+from rxrl.evaluation.resuming import KeptBatches, TurnCost, Watch
 from rxrl.evaluation.scenarios import compare_scenarios
 from rxrl.evaluation.stress import measure_stress, stress_axes, stress_by_axis, with_small_talk
 
@@ -26,9 +27,11 @@ __all__ = [
     "CONTROLS",
     "WHOLE_CONTROLS",
     "Evaluation",
+    "KeptBatches",
     "Playthrough",
     "TurnCost",
     "TurnRecord",
+    "Watch",
     "chance",
     "compare",
     "compare_scenarios",

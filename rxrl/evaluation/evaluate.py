@@ -11,8 +11,9 @@ from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import DataError
 from rxrl.evaluation.headlines import as_html, as_latex, described
 from rxrl.evaluation.metrics import RESAMPLES, cost_by_turn, summarise, summarise_controls
-from rxrl.evaluation.play import TRUE, WHOLE_CONTROLS, Playthrough, play_parts
+from rxrl.evaluation.play import WHOLE_CONTROLS, Playthrough, play_parts
 from rxrl.evaluation.records import read_records, write_records
+from rxrl.evaluation.resuming import TRUE, Watch
 from rxrl.evaluation.scenarios import summarise_scenarios
 from rxrl.reading import OBJECT, Refusal, read_json
 from rxrl.types import Conversation, Policy, Scenario
@@ -21,7 +22,7 @@ from rxrl.writing import write_json
 if TYPE_CHECKING:
     import pandas as pd
 
-EVALUATION_FILE = "evaluation.json"
+EVALUATION_FILE, TIMINGS_FILE = "evaluation.json", "timings.json"
 _TRANSCRIPTS = "transcripts"
 _REFUSAL = Refusal(DataError, "make it again with an evaluation")
 
@@ -37,6 +38,7 @@ class Evaluation:
         controls: As `summarise_controls` gives it.
         cost: As `cost_by_turn` gives it; the only part that holds times.
         scenarios: As `summarise_scenarios` gives it; empty where no games were played.
+        about: What was evaluated and how, as plain values.
     """
 
     records: Playthrough
@@ -45,6 +47,7 @@ class Evaluation:
     controls: dict[str, Any]
     cost: list[dict[str, Any]]
     scenarios: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -76,20 +79,25 @@ class Evaluation:
             DataError: A file is missing, or is not what an evaluation writes.
         """
         folder = Path(folder)
-        content = read_json(folder / EVALUATION_FILE, OBJECT, _REFUSAL)
-        controls, cost, scenarios = (content.pop(name, empty) for name, empty in (("controls", {}), ("cost", []), ("scenarios", {})))
+        content = read_evaluation(folder)
+        controls, cost, scenarios, about = (content.pop(name) for name in ("controls", "cost", "scenarios", "about"))
         files = {path.name.split(".")[1]: path for path in sorted(folder.glob(f"{_TRANSCRIPTS}.*.jsonl"))}
         played = {name: Playthrough(read_records(path)) for name, path in files.items() if name != "unscored"}
-        return cls(Playthrough(read_records(folder / f"{_TRANSCRIPTS}.jsonl")), played, content, controls, cost, scenarios)
+        return cls(Playthrough(read_records(folder / f"{_TRANSCRIPTS}.jsonl")), played, content, controls, cost, scenarios, about)
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `evaluation.json`, `transcripts.jsonl` and `transcripts.<control>.jsonl`; returns the path of the first."""
+        """Writes `evaluation.json`, `transcripts.jsonl`, `transcripts.<control>.jsonl` and `timings.json`; returns the path of the first.
+
+        All but the last have the same bytes whenever the same is evaluated.
+        """
         folder = Path(folder)
         write_records(folder / f"{_TRANSCRIPTS}.jsonl", self.records)
         for control, records in self.control_records.items():
             write_records(folder / f"{_TRANSCRIPTS}.{control}.jsonl", records)
-        found = {**self.summary, "controls": self.controls, "cost": self.cost, "scenarios": self.scenarios}
-        return write_json(folder / EVALUATION_FILE, found)
+        write_json(folder / TIMINGS_FILE, {"cost": [{"turn": row["turn"], "seconds": row["seconds"]} for row in self.cost]})
+        cost = [{name: value for name, value in row.items() if name != "seconds"} for row in self.cost]
+        found = {**self.summary, "controls": self.controls, "cost": cost, "scenarios": self.scenarios}
+        return write_json(folder / EVALUATION_FILE, found | ({"about": self.about} if self.about else {}))
 
     def __repr__(self) -> str:
         return described(self.summary, self.controls, self.scenarios)
@@ -118,6 +126,23 @@ class Evaluation:
         return to_pandas(record for records in (self.records, *others) for record in records)
 
 
+def read_evaluation(folder: str | Path) -> dict[str, Any]:
+    """Content of the evaluation.json of a folder, with the times of its timings.json; `controls`, `cost`, `scenarios`, `about` are there.
+
+    Raises:
+        DataError: A file is missing or is not what an evaluation writes.
+    """
+    source, timings = Path(folder) / EVALUATION_FILE, Path(folder) / TIMINGS_FILE
+    content = {"controls": {}, "scenarios": {}, "about": {}, **read_json(source, OBJECT, _REFUSAL)}
+    times = read_json(timings, OBJECT, _REFUSAL) if timings.is_file() else {}
+    try:
+        seconds = {row["turn"]: row["seconds"] for row in times.get("cost", ())}
+        content["cost"] = [{**row, "seconds": row.get("seconds", seconds.get(row["turn"]))} for row in content.get("cost", ())]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DataError(f"{source} does not hold what an evaluation writes ({error}): make the file again with an evaluation.") from error
+    return content
+
+
 def evaluate(
     env: ConversationVectorEnv,
     policy: Policy,
@@ -127,6 +152,7 @@ def evaluate(
     greedy: bool = True,
     controls: Sequence[str] = (),
     resamples: int = RESAMPLES,
+    watch: Watch | None = None,
 ) -> Evaluation:
     """Plays held-out conversations, with controls, and summarises them.
 
@@ -139,9 +165,10 @@ def evaluate(
         controls: Any of `rxrl.evaluation.CONTROLS` and `rxrl.evaluation.WHOLE_CONTROLS`. In a mix of conversations and scenarios the former
             are those of the conversations, and the latter of the scenarios.
         resamples: Number of bootstrap samples.
+        watch: Follows the evaluation, and keeps what was played.
 
     Returns:
         Records, summaries and cost.
     """
-    played = play_parts(env, policy, conversations, seed=seed, greedy=greedy, controls=controls)
+    played = play_parts(env, policy, conversations, seed=seed, greedy=greedy, controls=controls, watch=watch)
     return Evaluation.of(played, seed=seed, resamples=resamples, scenarios=conversations)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.evaluation.chance import chance
-from rxrl.evaluation.play import TurnCost
 from rxrl.evaluation.records import TurnRecord, asking_keys
+from rxrl.evaluation.resuming import TurnCost
 from rxrl.facts import named
 from rxrl.types import Turn
 

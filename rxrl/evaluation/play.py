@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -22,36 +23,19 @@ from gymnasium.vector import AutoresetMode
 from rxrl.envs import ConversationVectorEnv, has_references, token_batch
 from rxrl.errors import ConfigError, DataError, PlayError, unknown_name
 from rxrl.evaluation.records import TurnRecord, asking_keys
+from rxrl.evaluation.resuming import TRUE, Played, TurnCost, Watch
 from rxrl.evaluation.swapping import Knowledge, arrange, choose_partners
 from rxrl.policies import Oracle
 from rxrl.rewards.retention import held
 from rxrl.seeding import derive_seed, generator
 from rxrl.types import Action, Conversation, Policy, Scenario, Score, TokenBatch, Turn
 
-TRUE = "true"
 EMPTY, SWAPPED, ORACLE = "empty_memory", "swapped_memory", "oracle"
 CONTROLS = (EMPTY, SWAPPED, ORACLE)
 """Controls at a turn: what was said before is the same."""
 EMPTY_WHOLE, SWAPPED_WHOLE = "empty_memory_whole", "swapped_memory_whole"
 WHOLE_CONTROLS = (EMPTY_WHOLE, SWAPPED_WHOLE)
 """Controls of whole dialogues, which the answers of the control itself lead through."""
-
-
-@dataclass(frozen=True, slots=True)
-class TurnCost:
-    """What one turn took, summed over conversations.
-
-    Attributes:
-        turn: Turn number.
-        rows: Conversations.
-        tokens: Tokens read: the prompt and the interaction written just before, or the whole history where memory is a transcript.
-        seconds: Time of answering, scoring and writing.
-    """
-
-    turn: int
-    rows: int
-    tokens: int
-    seconds: float
 
 
 class Playthrough(list[TurnRecord]):
@@ -139,8 +123,11 @@ def play_conditions(
         DataError: As in `play`.
         RewardError: The reward failed; `turns` of the error holds all turns with the true memory so far.
     """
-    _check(env, conversations, controls)
-    session = _Session(env, seed, greedy)
+    return _conditions(_Session(env, seed, greedy, Watch()), policy, conversations, controls)
+
+
+def _conditions(session: _Session, policy: Policy, conversations: Sequence[Scenario], controls: Sequence[str]) -> dict[str, Playthrough]:
+    _check(session.env, conversations, controls)
     inside = [control for control in controls if control in (EMPTY, SWAPPED)]
     results = session.play(policy, conversations, inside)
     for control in [control for control in controls if control in WHOLE_CONTROLS]:
@@ -148,7 +135,7 @@ def play_conditions(
         results[control] = Playthrough([replace(record, control=control) for record in played])
     if ORACLE in controls:
         try:
-            results[ORACLE] = session.play(Oracle(env), conversations, ())[TRUE]
+            results[ORACLE] = session.play(Oracle(session.env), conversations, (), name=ORACLE)[TRUE]
         except PlayError as error:
             error.turns = tuple(record.turn for record in results[TRUE])
             raise
@@ -164,6 +151,7 @@ def play_parts(
     seed: int,
     greedy: bool = True,
     controls: Sequence[str] = (),
+    watch: Watch | None = None,
 ) -> dict[str, Playthrough]:
     """As `play_conditions`; of a mix each kind by itself, so that memories are swapped within a kind, and with the controls that suit it.
 
@@ -175,6 +163,7 @@ def play_parts(
         greedy: As in `play`.
         controls: As in `play_conditions`. Where conversations and scenarios are mixed, those of whole dialogues are for scenarios alone,
             and the others for conversations.
+        watch: Follows the evaluation, and keeps what was played.
 
     Returns:
         A playthrough for `"true"` and for each control.
@@ -187,12 +176,14 @@ def play_parts(
     kinds: dict[str, list[Scenario]] = defaultdict(list)
     for each in conversations:
         kinds["" if isinstance(each, Conversation) else each.extra.get("scenario", type(each).__qualname__)].append(each)
+    mixed = "" in kinds and len(kinds) > 1
+    wanted = {kind: [control for control in controls if not mixed or (control in WHOLE_CONTROLS) == bool(kind)] for kind in kinds}
+    session = _Session(env, seed, greedy, watch or Watch())
+    session.watch.total += sum(_passes(wanted[kind]) * sum(each.steps for each in own) for kind, own in kinds.items())
     found: dict[str, list[Playthrough]] = {name: [] for name in (TRUE, *controls)}
     for kind, own in kinds.items():
-        mixed = "" in kinds and len(kinds) > 1
-        wanted = [control for control in controls if not mixed or (control in WHOLE_CONTROLS) == bool(kind)]
         try:
-            played = play_conditions(env, policy, own, seed=seed, greedy=greedy, controls=wanted)
+            played = _conditions(session, policy, own, wanted[kind])
         except PlayError as error:
             error.turns = (*(record.turn for part in found[TRUE] for record in part), *error.turns)
             raise
@@ -208,17 +199,22 @@ class _Session:
     env: ConversationVectorEnv
     seed: int
     greedy: bool
+    watch: Watch
 
-    def play(self, policy: Policy, conversations: Sequence[Scenario], controls: Sequence[str], reads: str = TRUE) -> dict[str, Playthrough]:
-        """Plays all conversations; `reads` says whose memory the answers that go on come from."""
+    def play(
+        self, policy: Policy, conversations: Sequence[Scenario], controls: Sequence[str], reads: str = TRUE, name: str = ""
+    ) -> dict[str, Playthrough]:
+        """Plays all conversations; `reads` says whose memory the answers that go on come from, `name` whose they are."""
         known = {each.id: Knowledge.of(each) for each in conversations} if SWAPPED in controls else {}
         found: dict[str, list[TurnRecord]] = {name: [] for name in (TRUE, *controls)}
         costs: list[TurnCost] = []
         try:
             for batch in self._batches(conversations, known):
-                for control, records, cost in self._play_batch(policy, batch, controls, known, reads):
+                key = (name, reads, *controls)
+                played = self.watch.batch(key, batch, partial(self._play_batch, policy, batch, controls, known, reads))
+                for control, records in played.records.items():
                     found[control] += records
-                    costs += [cost] if cost else []
+                costs += played.costs
         except PlayError as error:
             error.turns = (*(record.turn for record in found[TRUE]), *error.turns)
             raise
@@ -243,7 +239,7 @@ class _Session:
 
     def _play_batch(
         self, policy: Policy, batch: list[Scenario], controls: Sequence[str], known: Mapping[str, Knowledge], reads: str
-    ) -> Iterator[tuple[str, list[TurnRecord], TurnCost | None]]:
+    ) -> Iterator[Played]:
         env = self.env
         seeds = [derive_seed(self.seed, "stm0", conversation.id) for conversation in batch]
         observation, info = env.reset(seed=self.seed, options={"conversations": batch, "stm_seeds": seeds})
@@ -293,6 +289,11 @@ class _Ask:
         rows = list(sources)
         if not rows:
             return {}
+        if isinstance(self.policy, Oracle):
+            # It looks at the environment, whatever memory it is shown, and so answers for all rows of it.
+            action = self.policy.act(self.prompts, None, None)
+            given = TokenBatch(action.ids, action.mask).rows()
+            return {row: given[row] for row in rows}
         prompts, read = TokenBatch(self.prompts.ids[rows], self.prompts.mask[rows]), memory
         if list(sources.values()) != list(range(self.session.env.num_envs)):
             read = self.session.env.backend.select_rows(memory, list(sources.values()))
@@ -318,6 +319,11 @@ def _check(env: ConversationVectorEnv, conversations: Sequence[Scenario], contro
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise DataError(f"Expected every conversation once, got {len(twice)} ids more than once (first: {twice[0]!r}): remove the repeats.")
+
+
+def _passes(controls: Sequence[str]) -> int:
+    """How often a conversation is played: once for the true memory with its controls at a turn, and once for each other control."""
+    return 1 + sum(control in (*WHOLE_CONTROLS, ORACLE) for control in controls)
 
 
 def _record(turn: Turn, score: Score, control: str | None = None) -> TurnRecord:

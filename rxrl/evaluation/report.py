@@ -39,7 +39,7 @@ TRANSCRIPTS = ("transcripts.jsonl", "evaluation/mrl/transcripts.jsonl")
 
 _METRICS_REFUSAL = Refusal(advice="use the file that the run wrote")
 _COLUMNS = ("distance", "mean", "low", "high", "exact", "turns", "conversations")
-_CONDITIONS = ("after_mrl", "after_smat_continued", "after_supervised")
+_CONDITIONS = ("evaluation", "after_mrl", "after_smat_continued", "after_supervised")
 
 
 def write_report(
@@ -52,7 +52,7 @@ def write_report(
 
     Args:
         run: Content of report.json, every key optional: `seed`, `wall_seconds` and whether they count from where the run was `resumed`,
-            `preset`, `budget`; `after_supervised`, `after_mrl` and `after_smat_continued` from `summarise`; `controls` from
+            `preset`, `budget`; `after_supervised`, `after_mrl`, `after_smat_continued` and `evaluation` from `summarise`; `controls` from
             `summarise_controls`; `stress` from `stress_by_axis`; `comparisons` from `summarise_comparisons`; `stages`, each from
             `summarise_stage`; `cost` from `cost_by_turn`, or such lists by label; `scenarios` from `compare_scenarios`; `config`, any
             nested mapping; `title`; `notes`, sentences.
@@ -102,8 +102,8 @@ def read_report(run_dir: str | Path) -> dict[str, Any]:
     source = Path(run_dir) / REPORT_JSON
     if not source.is_file():
         raise DataError(
-            f"Expected {source}, found no such file: give the folder of a run, such as `rxrl quickstart` and `rxrl train` leave; "
-            "what `rxrl evaluate` leaves in a folder of its own is whole as it is."
+            f"Expected {source}, found no such file: give the folder of a run, or evaluate into this one first, with "
+            f"`rxrl evaluate WHAT --out {source.parent}`."
         )
     return read_json(source, OBJECT, Refusal(DataError, "make the file again with an evaluation"))
 

@@ -10,14 +10,15 @@ from rxrl.evaluation.charts import Mark, Series, dot_plot, legend, line_plot, nu
 Part = Mapping[str, Any]
 
 TOP: Final = 10.0
+# A line or mark without a label is what the page is about: after MRL, or the player of an evaluation.
 LINES: Final = (
-    ("after MRL", "mrl", "by_turn"),
+    ("", "mrl", "by_turn"),
     ("before MRL", "supervised", "before_by_turn"),
     ("best player", "oracle", "best_by_turn"),
     ("blind player", "plain", "blind_by_turn"),
 )
 MARKS: Final = (
-    ("after MRL", "mrl", "after"),
+    ("", "mrl", "after"),
     ("before MRL", "supervised", "before"),
     ("swapped memory", "swapped", "swapped_memory"),
     ("empty memory", "empty", "empty_memory"),
@@ -32,15 +33,19 @@ def scenario_views(found: Mapping[str, Part]) -> list[dict[str, Any]]:
 
 
 def _view(name: str, found: Part) -> dict[str, Any]:
-    lines = [(label, style, found.get(key) or ()) for label, style, key in LINES]
+    here = "after MRL" if _known(found, "before") else "this player"
+    lines = [(label or here, style, found.get(key) or ()) for label, style, key in LINES]
     shown = [(label, style, _points(values)) for label, style, values in lines]
     series = [Series(label, style, points) for label, style, points in shown if points]
     draw = line_plot(series, title=f"Score by turn, {name}", x_label="turn", y_range=(0.0, TOP)) if series else None
     marks = [
-        Mark(label, style, found[key], *(found.get(f"{key}_interval") or (None, None))) for label, style, key in MARKS if _known(found, key)
+        Mark(label or here, style, found[key], *(found.get(f"{key}_interval") or (None, None)))
+        for label, style, key in MARKS
+        if _known(found, key)
     ]
     return {
         "name": name,
+        "condition": here,
         "value": found.get("after"),
         "interval": found.get("after_interval"),
         "dialogues": found.get("dialogues"),
@@ -69,7 +74,7 @@ def _sentences(found: Part) -> Iterator[dict[str, str]]:
         place = way if found["share"] > 0 else "does not do better than no memory"
         text = (
             f"The best that can be earned without memory is {number(found['blind'])}, and the best player earns {number(found['best'])}. "
-            f"The model {place}."
+            f"{'The model' if _known(found, 'before') else 'This player'} {place}."
         )
         yield {"tone": tone, "text": text}
     if _known(found, "empty_memory") and _known(found, "swapped_memory"):

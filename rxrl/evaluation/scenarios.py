@@ -8,8 +8,9 @@ from typing import Any
 
 from rxrl.envs.scenarios import Game, bounds
 from rxrl.evaluation.metrics import RESAMPLES, bootstrap
-from rxrl.evaluation.play import EMPTY_WHOLE, SWAPPED_WHOLE, TRUE
+from rxrl.evaluation.play import EMPTY_WHOLE, SWAPPED_WHOLE
 from rxrl.evaluation.records import TurnRecord
+from rxrl.evaluation.resuming import TRUE
 from rxrl.types import Scenario
 
 

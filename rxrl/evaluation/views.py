@@ -15,6 +15,7 @@ Part = Mapping[str, Any]
 HEADLINES: Final = (("retention_at_16", "Retention in 16-turn episodes"), ("retention", "Retention"))
 CONDITIONS: Final = (
     ("after_mrl", "after MRL", "mrl"),
+    ("evaluation", "as evaluated", "mrl"),
     ("after_smat_continued", "SMAT continued", "smat"),
     ("after_supervised", "after supervised", "supervised"),
 )

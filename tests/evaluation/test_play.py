@@ -272,6 +272,7 @@ def test_evaluate_writes_what_a_report_reads(tmp_path):
     assert read_records(tmp_path / "transcripts.jsonl") == list(result.records)
     assert {path.name for path in tmp_path.iterdir()} == {
         "evaluation.json",
+        "timings.json",
         "transcripts.jsonl",
         *(f"transcripts.{c}.jsonl" for c in CONTROLS),
     }

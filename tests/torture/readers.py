@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Union, get_args, get_origin
 
-from rxrl.cli.report import later_evaluation
 from rxrl.config import BaseConfig, load_config
 from rxrl.curricula import load_curriculum
 from rxrl.data.importers import import_babi, import_chat, import_fairytaleqa, import_sgd
@@ -21,6 +20,7 @@ from rxrl.data.rows import read_conversations, write_conversations
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.evaluation.report import read_metrics, write_run_report
+from rxrl.evaluation.saved import later_evaluation
 from rxrl.manifest import MANIFEST_FILE, check_files
 from rxrl.models import ReactiveTransformer
 from rxrl.models.interop.rxlm import import_rxlm
