@@ -7,7 +7,6 @@ from typing import Annotated
 
 import torch
 import typer
-from accelerate import Accelerator  # type: ignore[import-untyped]
 
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError
@@ -24,6 +23,10 @@ def find_device(name: str | None) -> torch.device:
         ConfigError: There is no such device here.
     """
     if name is None:
+        if not torch.accelerator.is_available():
+            return torch.device("cpu")
+        from accelerate import Accelerator  # type: ignore[import-untyped]  # noqa: PLC0415 - takes its time
+
         return torch.device(Accelerator().device)
     try:
         return torch.empty(0, device=name).device

@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Annotated
 
-import torch
 import typer
 from rich.table import Table
 
 from rxrl.cli.console import echo, plain_console
 from rxrl.models import PRESETS, ModelConfig, ReactiveTransformer, count_parameters
 from rxrl.models.sizes import count_bytes
+from rxrl.models.skeleton import skeleton
 
 _SIZES: Mapping[str, Callable[[ModelConfig], str]] = {
     "dim": lambda config: str(config.dim),
@@ -58,10 +58,8 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print paramete
 
 
 def _counts(config: ModelConfig) -> dict[str, int]:
-    # Nothing is allocated on the meta device.
-    with torch.device("meta"):
-        model = ReactiveTransformer(config)
-        return count_parameters(model) | count_bytes(model)
+    model = skeleton(ReactiveTransformer, config)
+    return count_parameters(model) | count_bytes(model)
 
 
 def _shown(key: str, count: int) -> str:

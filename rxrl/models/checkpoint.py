@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from rxrl.manifest import check_files, write_manifest
 from rxrl.models.config import ModelConfig
 from rxrl.models.files import CONFIG_FILE, WEIGHTS_FILE, listed, refusal
 from rxrl.models.network import ReactiveNetwork
+from rxrl.models.skeleton import skeleton
 from rxrl.reading import read_json
 from rxrl.reading.tensors import Shapes, read_tensors
 from rxrl.writing import replacing, write_text
@@ -64,8 +64,7 @@ def load_model(kind: type[M], folder: Path) -> M:
     check_files(folder, [CONFIG_FILE, WEIGHTS_FILE])
     config_file, file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     config = read_json(config_file, ModelConfig, refusal(config_file, _LAYOUT))
-    with torch.device("meta"):
-        model = kind(config)
+    model = skeleton(kind, config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     weights, _ = read_tensors(file, refusal(file, _LAYOUT), check=lambda found: _check_shapes(file, found, expected))
     _check_values(file, weights)

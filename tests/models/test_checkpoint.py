@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,22 @@ def test_a_broken_checkpoint_gets_one_clear_sentence(saved: Path, damage, messag
 def test_a_checkpoint_that_is_not_there(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"There is no checkpoint .*nowhere: give its folder"):
         ReactiveTransformer.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_is_loaded_without_torchs_compiler():
+    """Importing it takes longer than everything else that a chat does before its first token."""
+    code = """
+import sys
+from rxrl.models import PRESETS, ReactiveTransformer
+from rxrl.models.skeleton import skeleton
+from tests.models.small import GATES, VARIANTS, config, writing
+from rxrl.models import AttentionConfig
+heads = AttentionConfig(query_groups=4, kv_groups=2)
+extra = [config(initial_memory="learned", reads_memory=True)]
+extra += [config(memory_attention=writing(variant, heads, heads, gate=gate)) for variant in VARIANTS for gate in GATES]
+for each in (*PRESETS.values(), *extra):
+    assert {parameter.device.type for parameter in skeleton(ReactiveTransformer, each).parameters()} == {"meta"}
+print(sorted({"torch._dynamo", "sympy"} & sys.modules.keys()))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert found.stdout.strip() == "[]"

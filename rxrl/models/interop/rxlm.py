@@ -30,6 +30,7 @@ from rxrl.models.interop.rxlm_files import PARTS, PREFIX, WHOLE, PartFile, read_
 from rxrl.models.interop.rxlm_pieces import Piece, RopeOrder, pieces_of, rope_order_named
 from rxrl.models.layers import ROPE_BASE
 from rxrl.models.model import ReactiveTransformer
+from rxrl.models.skeleton import skeleton
 
 Sources = str | Path | Mapping[str, str | Path]
 _MARK_ROPE, _MARK_NAME, _MARK_MEMORY = "rxrl.rope_order", "rxrl.name", "rxrl.initial_memory"
@@ -93,17 +94,16 @@ def _imported(sources: Sources, rope_order: RopeOrder | None, fresh: bool, seed:
     check_supported(parts, shared)
     memory, kind, notes = _initial_memory(parts)
     config, disagreements = read_model_config(parts, shared, _name(parts, sources, name), kind)
-    with torch.device("meta"):
-        skeleton = ReactiveTransformer(config)
-    _check_tensors(parts, skeleton)
-    orders = _rope_orders(parts, skeleton, rope_order, notes)
-    weights = _assemble(parts, skeleton, orders)
+    empty = skeleton(ReactiveTransformer, config)
+    _check_tensors(parts, empty)
+    orders = _rope_orders(parts, empty, rope_order, notes)
+    weights = _assemble(parts, empty, orders)
     if memory is not None:
         weights["initial_memory"] = memory.to(next(iter(weights.values())).dtype)
     if fresh:
-        skeleton, weights = _with_fresh_parts(config, weights, seed)
-    skeleton.load_state_dict(weights, assign=True)
-    return Imported(skeleton, orders, tuple(disagreements + notes), folders)
+        empty, weights = _with_fresh_parts(config, weights, seed)
+    empty.load_state_dict(weights, assign=True)
+    return Imported(empty, orders, tuple(disagreements + notes), folders)
 
 
 def _gather(sources: Sources) -> tuple[dict[str, PartFile], Mapping[str, Any], tuple[Path, ...]]:
