@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rxrl.envs.episode import Episode
 from rxrl.errors import EpisodeError
-from rxrl.types import EOS, Action, Score, TokenBatch, Turn, prompt_ids
+from rxrl.types import EOS, Action, Score, TokenBatch, Turn
 
 Observation = dict[str, NDArray[np.int64]]
 Ids = list[int]
@@ -101,12 +101,12 @@ def _term(score: Score | None, name: str) -> float:
 
 
 def observe(episodes: Sequence[Episode | None], width: int) -> Observation:
-    """The prompts of the next queries, `[BOS] [Q] query [A]`, padded to `width`; nothing where a row waits for no answer."""
+    """The prompts of the next queries, padded to `width`; nothing where a row waits for no answer."""
     ids = np.zeros((len(episodes), width), dtype=np.int64)
     length = np.zeros(len(episodes), dtype=np.int64)
     for row, episode in enumerate(episodes):
         if episode is not None and (spoken := episode.waiting) is not None:
-            prompt = prompt_ids(spoken.query_ids)
+            prompt = spoken.prompt
             ids[row, : len(prompt)] = prompt
             length[row] = len(prompt)
     return {"ids": ids, "length": length}

@@ -18,7 +18,7 @@ from rxrl.envs.render import print_lines, text_of
 from rxrl.envs.spaces import UnicodeText, is_unicode, padded_ids
 from rxrl.envs.vector import ConversationVectorEnv
 from rxrl.errors import EpisodeError, unknown_name
-from rxrl.types import PROMPT_MARKERS, Scenario
+from rxrl.types import ANSWER, PROMPT_MARKERS, Scenario
 from rxrl.validation import is_whole
 
 _OPTIONS = {"conversation": "conversations", "stm_seed": "stm_seeds", "strategy": "strategies", "stm": "stm", "carry": "carry"}
@@ -149,7 +149,9 @@ class ConversationEnv(OneRowEnv):
             raise EpisodeError(f"An answer is a text, got {type(action).__name__}; use ConversationTokensEnv to answer with token ids.")
         if not is_unicode(action):
             raise EpisodeError("An answer holds half of a surrogate pair, which is no text: decode it with errors='replace'.")
-        return self.batch.codec.encode(action)
+        ids = self.batch.codec.encode(action)
+        # A text is an answer, not a thought.
+        return [ANSWER, *ids] if self.batch.limits.think else ids
 
 
 class ConversationTokensEnv(OneRowEnv):
@@ -162,7 +164,7 @@ class ConversationTokensEnv(OneRowEnv):
         super().__init__(conversations, **options)
         top = int(self.batch.single_action_space["ids"].high.max())  # type: ignore[index]
         self.observation_space = padded_ids(self.batch.limits.query + PROMPT_MARKERS, top)
-        self.action_space = padded_ids(self.batch.limits.answer + 1, top)
+        self.action_space = padded_ids(self.batch.limits.said, top)
 
     def _observation(self, observation: Observation) -> dict[str, Any]:
         return {"ids": observation["ids"][_ROW], "length": observation["length"][_ROW]}

@@ -9,6 +9,7 @@ from rxrl.errors import RewardError, RxrlError, ScenarioError, reason
 from rxrl.facts import FactTracker
 from rxrl.scoring import checked_score
 from rxrl.seeding import derive_seed
+from rxrl.template import heard
 from rxrl.types import Dialogue, Interaction, Scenario, ScriptedDialogue, Turn
 
 CHECKED = 16
@@ -101,7 +102,7 @@ class CheckedDialogue:
             raise self._broke(turn, f"must say an rxrl.types.Interaction or None, but gave {type(said).__name__}")
         if self._scripted:
             return self._speech.scripted(self.scenario, turn, said)
-        if not isinstance(said.query, str) or not said.query.strip():
+        if not isinstance(said.query, str) or not heard(said).strip():
             raise self._broke(turn, f"must say a text, but its query is {said.query!r}")
         if tokens := self._speech.too_long(turn, said):
             raise self._broke(turn, f"says a query of {tokens} tokens, but at most {self._speech.limits.query} fit")

@@ -10,6 +10,7 @@ from rxrl.envs.speech import FRAME, Limits, Speech, Spoken
 from rxrl.errors import ScenarioError
 from rxrl.facts import Asked, FactTracker
 from rxrl.seeding import derive_seed
+from rxrl.template import THINK
 from rxrl.types import ANSWER, BOS, EOS, MASK, PAD, QUERY, SavedInteraction, Scenario, Score, Turn, interaction_ids
 
 _MARKERS = frozenset((PAD, BOS, EOS, MASK, QUERY, ANSWER))
@@ -43,13 +44,13 @@ class Continuation:
     Attributes:
         saved: Interactions that hold what the next query asks for; oldest first.
         history: All interactions so far; oldest first.
-        query_ids: Ids of the next query, without markers.
+        prompt: Ids of the next prompt, markers included.
         last: The last interaction, with the answer that would go into memory.
     """
 
     saved: tuple[SavedInteraction, ...]
     history: tuple[SavedInteraction, ...]
-    query_ids: tuple[int, ...]
+    prompt: tuple[int, ...]
     last: SavedInteraction
 
 
@@ -119,7 +120,7 @@ class Episode:
         Raises:
             ScenarioError: The scenario has nothing to say, or broke its contract.
         """
-        written = self._note(self.first, self.first.reference_ids, self.first.interaction.answer)
+        written = self._note(self.first, self.first.reference_ids, self.first.interaction.answer, reference=True)
         if not self._listen():
             raise ScenarioError(f"Scenario {self.scenario.id!r} says nothing before turn 1, so there is nothing to play.")
         return written
@@ -138,7 +139,7 @@ class Episode:
             index=self.turn + 1,
             steps=self.steps,
             strategy=self.strategy,
-            query=spoken.interaction.query,
+            query=spoken.query,
             answer=text,
             reference=spoken.interaction.answer,
             query_ids=spoken.query_ids,
@@ -156,6 +157,7 @@ class Episode:
             kind=spoken.interaction.kind,
             extra=spoken.extra,
             history=tuple(self.saved),
+            framed=() if spoken.framed is None and not self.limits.think else spoken.prompt,
         )
         return self._dialogue.judge(turn)
 
@@ -163,13 +165,17 @@ class Episode:
         """A turn of this episode as if it had been answered otherwise, for controls."""
         return self._dialogue.judge(replace(turn, answer=text, answer_ids=_without_markers(answer_ids), outcome=None))
 
-    def advance(self, written_ids: Sequence[int], text: str, *, write_last: bool) -> list[int] | None:
+    def advance(
+        self, written_ids: Sequence[int], text: str, *, write_last: bool, forced: bool = False, thought: Sequence[int] = ()
+    ) -> list[int] | None:
         """Ends the turn that was just scored: writes it, unless it was the last, and lets the user speak.
 
         Args:
             written_ids: Ids of the answer that goes into memory (the reference's under teacher forcing).
             text: The same as text.
             write_last: Whether the last interaction of an episode is written too.
+            forced: Whether it is the reference's.
+            thought: Ids of what was thought before the answer.
 
         Returns:
             The ids that were written; None where nothing was.
@@ -184,12 +190,12 @@ class Episode:
         late = self.limits.turns is not None and self.turn >= self.limits.turns
         over = self.limits.episode is not None and tokens >= self.limits.episode
         # A reacting user may end the conversation: that is known only once the answer counts as written.
-        written = self._note(answered, written_ids, text)
+        written = self._note(answered, written_ids, text, reference=forced, thought=thought)
         self.terminated = self.turn >= self.steps or not self._listen()
         self.truncated = not self.terminated and (over or late)
         if self.truncated and self.asked is not None:
             holding = tuple(self.saved[at] for at in self.asked.saved)
-            self._cut = Continuation(holding, tuple(self.saved), self._spoken[-1].query_ids, self.saved[-1])
+            self._cut = Continuation(holding, tuple(self.saved), self._spoken[-1].prompt, self.saved[-1])
         if self.done and not write_last:
             self.saved.pop()
             return None
@@ -204,14 +210,35 @@ class Episode:
         self.asked = self._tracker.ask(said.interaction)
         return True
 
-    def _note(self, spoken: Spoken, answer_ids: Sequence[int], text: str) -> list[int]:
+    def _note(
+        self, spoken: Spoken, answer_ids: Sequence[int], text: str, *, reference: bool = False, thought: Sequence[int] = ()
+    ) -> list[int]:
         """Notes an interaction as written with this answer; where it has to be cut, what is left of it is what was written."""
+        if spoken.framed is not None or thought:
+            return self._note_framed(spoken, answer_ids, text, reference, thought)
         query, answer = self.limits.fit(spoken.query_ids, answer_ids)
         text = text if len(answer) == len(answer_ids) else self._speech.decode(answer)
-        self.saved.append(SavedInteraction(spoken.interaction.query, text, tuple(query), tuple(answer)))
+        self.saved.append(SavedInteraction(spoken.query, text, tuple(query), tuple(answer)))
         self.tokens += len(query) + len(answer) + FRAME
         self._tracker.write(spoken.interaction, text)
         return interaction_ids(query, answer)
+
+    def _note_framed(self, spoken: Spoken, answer_ids: Sequence[int], text: str, reference: bool, thought: Sequence[int]) -> list[int]:
+        """The same in the interaction template: what was thought, and the segments of a reference, are written too."""
+        heard = spoken.prompt[:-1]
+        if reference and spoken.framed is not None:
+            said, answer = list(spoken.framed.said), list(answer_ids)
+        else:
+            said = [*((THINK, *thought) if thought else ()), ANSWER, *answer_ids]
+            room = len(said) if self.limits.interaction is None else self.limits.interaction - 1 - len(heard)
+            answer = list(answer_ids[: max(0, len(answer_ids) - max(0, len(said) - room))])
+            said = said[:room]
+        text = text if len(answer) == len(answer_ids) else self._speech.decode(answer)
+        ids = [*heard, *said, EOS]
+        self.saved.append(SavedInteraction(spoken.query, text, spoken.query_ids, tuple(answer), tuple(ids)))
+        self.tokens += len(ids)
+        self._tracker.write(spoken.interaction, text)
+        return ids
 
     def _saved_indices(self, asked: Asked) -> tuple[int, ...]:
         last = self.turn + 1 == self.steps

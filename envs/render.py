@@ -34,11 +34,11 @@ def transcript_lines(episode: Episode) -> list[Line]:
     first, waiting = episode.first.interaction, episode.waiting
     turns = "1 turn" if episode.steps == 1 else f"{episode.steps} turns"
     lines = [Line("", f"{episode.scenario.id} ({episode.strategy}, {turns})", "bold underline")]
-    lines += [Line("told:", first.query, "bold"), Line(ANSWER, first.answer)]
+    lines += [Line("told:", episode.first.query, "bold"), Line(ANSWER, first.answer)]
     for turn, score in episode.played:
         lines += [Line(f"{turn.index} Q:", turn.query, "bold"), Line(ANSWER, turn.answer, "cyan"), score_line(turn, score)]
     if waiting is not None:
-        lines.append(Line(f"{episode.turn + 1} Q:", waiting.interaction.query, "bold"))
+        lines.append(Line(f"{episode.turn + 1} Q:", waiting.query, "bold"))
     return lines
 
 

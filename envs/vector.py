@@ -38,9 +38,10 @@ from rxrl.envs.live import Live, LiveSpec, unwrap
 from rxrl.envs.render import Line, text_of, transcript_lines
 from rxrl.envs.spaces import box_of_ids
 from rxrl.envs.speech import SHORTEST_INTERACTION, Limits, Speech
-from rxrl.errors import EpisodeError, RewardError, ScenarioError, unknown_name
+from rxrl.errors import ConfigError, EpisodeError, RewardError, ScenarioError, unknown_name
 from rxrl.facts import Asked
 from rxrl.scoring import score_turns
+from rxrl.template import has_template, split_said
 from rxrl.types import EOS, PROMPT_MARKERS, MemoryBackend, RewardFunction, Scenario, Score, TextCodec, TokenBatch, Turn
 from rxrl.validation import is_whole
 
@@ -71,6 +72,9 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
             `strategy` names one uses that.
         max_query_tokens: Most tokens of a query; longer ones are cut, with a warning in the log.
         max_answer_tokens: Most tokens of an answer, without `[EOS]`; what comes after is ignored.
+        max_think_tokens: Most tokens that are thought before an answer; 0: answers come at once. Needs a codec with the markers of the
+            interaction template: prompts end with `[T]`, and an action is what is thought, `[A]`, and the answer. Thoughts are written
+            into memory, but rewards see the answer alone.
         max_interaction_tokens: Most tokens of an interaction as it is written, markers included; None = no limit.
         teacher_forcing: Whether the reference is written in place of the answer, or the probability of it for each turn.
         forced_turns: Turns up to which `teacher_forcing` holds; None = all.
@@ -103,6 +107,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         strategy: str | Mapping[str, float] = "multi-step",
         max_query_tokens: int = 128,
         max_answer_tokens: int = 128,
+        max_think_tokens: int = 0,
         max_interaction_tokens: int | None = None,
         teacher_forcing: bool | float = False,
         forced_turns: int | None = None,
@@ -127,7 +132,10 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
             limit("max_interaction_tokens", max_interaction_tokens, SHORTEST_INTERACTION),
             limit("max_episode_tokens", max_episode_tokens),
             limit("max_turns", max_turns),
+            limit("max_think_tokens", max_think_tokens, 0) or 0,
         )
+        if self.limits.think and not has_template(self.codec):
+            raise ConfigError("max_think_tokens needs a tokenizer with the markers of the interaction template: leave it out, or give one.")
         self.forcing = Forcing(probability("teacher_forcing", teacher_forcing), limit("forced_turns", forced_turns, 0))
         check_references(self.conversations, forcing=self.forcing.probability, reward=self.reward)
         self.write_last, self.warm_up = flag("write_last", write_last), flag("warm_up", warm_up)
@@ -146,7 +154,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         size = at_least_one("vocab_size", vocab_size) if vocab_size is not None else getattr(self.codec, "vocab_size", None)
         top = (int(size) if is_whole(size) else _FALLBACK_VOCABULARY) - 1
         self.single_observation_space = box_of_ids(self.limits.query + PROMPT_MARKERS, top)
-        self.single_action_space = box_of_ids(self.limits.answer + 1, top)
+        self.single_action_space = box_of_ids(self.limits.said, top)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
@@ -185,7 +193,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
     def next_queries(self) -> tuple[str, ...]:
         """Text of the query that each row waits with; empty where it waits for no answer."""
         waiting = [None if episode is None else episode.waiting for episode in self._episodes]
-        return tuple("" if spoken is None else spoken.interaction.query for spoken in waiting)
+        return tuple("" if spoken is None else spoken.query for spoken in waiting)
 
     @property
     def asked(self) -> tuple[Asked | None, ...]:
@@ -279,11 +287,11 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         """
         if not self._begun:
             raise EpisodeError("The environment was stepped before it was reset: call reset() first.")
-        answers = [ids[: self.limits.answer] for ids in answer_rows(actions, self.num_envs)]
+        thoughts, answers = self._parted(answer_rows(actions, self.num_envs))
         turns = self._turns(answers)
         scores = self._scores(turns)
         try:
-            terminated, truncated, written = self._advance(answers, turns)
+            terminated, truncated, written = self._advance(answers, turns, thoughts)
         except ScenarioError as error:
             error.turns = tuple(turn for turn in turns if turn is not None)
             raise
@@ -381,6 +389,13 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
 
     # Step
 
+    def _parted(self, said: list[Ids]) -> tuple[list[Ids], list[Ids]]:
+        """What each row thought, and its answer; where thoughts have no end, there is no answer."""
+        if not self.limits.think:
+            return [[] for _ in said], [ids[: self.limits.answer] for ids in said]
+        parts = [split_said(ids, think=True) for ids in said]
+        return [list(each["think"][: self.limits.think]) for each in parts], [list(each["answer"][: self.limits.answer]) for each in parts]
+
     def _turns(self, answers: list[Ids]) -> list[Turn | None]:
         return [
             None if episode is None or episode.done else episode.scored_turn(ids, self.codec.decode(ids))
@@ -399,7 +414,9 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
                 episode.played.append((turn, score))
         return scored
 
-    def _advance(self, answers: list[Ids], turns: list[Turn | None]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], list[Ids | None]]:
+    def _advance(
+        self, answers: list[Ids], turns: list[Turn | None], thoughts: list[Ids]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], list[Ids | None]]:
         """Writes the interactions of all rows and moves each to its next query."""
         written: list[Ids | None] = [None] * self.num_envs
         for row, (episode, turn) in enumerate(zip(self._episodes, turns, strict=True)):
@@ -407,7 +424,8 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
                 continue
             forced = self.forcing.holds(episode)
             ids, text = (turn.reference_ids, turn.reference) if forced else (answers[row], turn.answer)
-            written[row] = episode.advance(ids, text, write_last=self.write_last)
+            thought = () if forced else thoughts[row]
+            written[row] = episode.advance(ids, text, write_last=self.write_last, forced=forced, thought=thought)
         self._write(written)
         # Only of rows that have played this turn: repeated, the end of an episode would be counted at every later step.
         played = [episode if turn is not None else None for episode, turn in zip(self._episodes, turns, strict=True)]

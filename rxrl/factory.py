@@ -70,6 +70,11 @@ def load_checkpoint(path: str | Path) -> tuple[ReactiveTransformer, Tokenizer]:
             f"The tokenizer of {folder} has {tokenizer.vocab_size} tokens, but its model knows {model.config.vocab_size}: "
             "put back the tokenizer that the model was trained with."
         )
+    if tokenizer.template != model.config.template:
+        raise CheckpointError(
+            f"The tokenizer of {folder} has {'' if tokenizer.template else 'no '}markers of the interaction template, its model "
+            f"{'none' if tokenizer.template else 'has'}: put back the tokenizer that the model was trained with."
+        )
     return model, tokenizer
 
 

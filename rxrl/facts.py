@@ -15,6 +15,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from rxrl.caching import cached_by_size
+from rxrl.template import heard
 from rxrl.types import Conversation, Interaction
 
 _CACHE = 1 << 22
@@ -407,13 +408,13 @@ class FactTracker:
     def write(self, interaction: Interaction, answer: str) -> None:
         """Notes that `interaction` was written with `answer` (the reference or a generated answer)."""
         index = len(self._written)
-        self._written.append((interaction.query, answer))
+        self._written.append((heard(interaction), answer))
         self._note_told(interaction, answer, index)
         self._note_exposed(interaction, answer, index)
 
     def _note_told(self, interaction: Interaction, answer: str, index: int) -> None:
         for key, value in interaction.facts:
-            lost = answer != interaction.answer and _only_in(value, interaction.answer, interaction.query, answer)
+            lost = answer != interaction.answer and _only_in(value, interaction.answer, heard(interaction), answer)
             before = self._told.get(key)
             kept = before is not None and value_words(before.value) == value_words(value)
             if lost and before is not None and kept:
@@ -428,7 +429,7 @@ class FactTracker:
             if told.exposed_at == index or not (holds(answer, told.value) or any(holds(answer, alias) for alias in told.aliases)):
                 continue
             if key not in (interaction.asks or ()):
-                about = about or {*words(interaction.query), *words(answer)}
+                about = about or {*words(heard(interaction)), *words(answer)}
                 # A key without an entity is about the conversation as a whole: the value alone exposes it.
                 if not entity_words(key) <= about:
                     continue
@@ -502,7 +503,7 @@ def last_exposures(interaction: Interaction, written: Sequence[tuple[str, str]])
         For each content word of the reference that is not in the query and occurs in an earlier interaction: the
         index of the last one that holds it.
     """
-    wanted = content_words(interaction.answer) - content_words(interaction.query)
+    wanted = content_words(interaction.answer) - content_words(heard(interaction))
     found: dict[str, int] = {}
     # A user who reacts has no reference, so there is nothing to look for.
     for index, (query, answer) in enumerate(written if wanted else ()):

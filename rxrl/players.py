@@ -102,7 +102,7 @@ def model_play(
     envs: ConversationVectorEnv = build_env(
         conversations, memory=model.eval(), reward=reward, codec=tokenizer, known_values=values, num_envs=rows, **options
     )
-    return Play(envs, ModelPolicy(model, envs.limits.answer + 1))
+    return Play(envs, ModelPolicy(model, envs.limits.said))
 
 
 def is_language_model(name: str) -> bool:
@@ -225,7 +225,7 @@ def _reactive_play(
     model, tokenizer = load_checkpoint(name)
     model.to(device).eval()
     envs = make_vector_env(num_envs, conversations=conversations, memory=model, **{"tokenizer": tokenizer, **options})
-    return Play(envs, ModelPolicy(model, envs.limits.answer + 1, **own))
+    return Play(envs, ModelPolicy(model, envs.limits.said, **own))
 
 
 def _check_own_memory(name: str, memory: Any) -> None:

@@ -207,6 +207,7 @@ class Turn:
         kind: Free label of the interaction.
         extra: Extra columns of the conversation, overlaid by those of the interaction.
         outcome: What the scenario itself says about the answer; None where it says nothing.
+        framed: Ids of the whole prompt where it is not `[BOS] [Q] query [A]`: in the interaction template. Empty elsewhere.
     """
 
     conversation_id: str
@@ -232,16 +233,34 @@ class Turn:
     extra: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[SavedInteraction, ...] = ()
     outcome: Score | None = None
+    framed: tuple[int, ...] = ()
+
+    @property
+    def prompt(self) -> list[int]:
+        """Ids of the whole prompt, markers included."""
+        return list(self.framed) or prompt_ids(self.query_ids)
 
 
 @dataclass(frozen=True, slots=True)
 class SavedInteraction:
-    """An interaction as it was written into memory (its answer may be a generated one)."""
+    """An interaction as it was written into memory (its answer may be a generated one).
+
+    Attributes:
+        query, answer: Text of both.
+        query_ids, answer_ids: Ids of the same, without markers.
+        framed: All ids that were written where they are not `[BOS] [Q] query [A] answer [EOS]`: in the interaction template.
+    """
 
     query: str
     answer: str
     query_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
+    framed: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> list[int]:
+        """All ids that were written, markers included."""
+        return list(self.framed) or interaction_ids(self.query_ids, self.answer_ids)
 
 
 @dataclass(frozen=True, slots=True)

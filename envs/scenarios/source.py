@@ -9,6 +9,7 @@ from typing import Any
 from rxrl.envs.scenarios.game import Game, GameDialogue, check_arguments
 from rxrl.errors import ConfigError
 from rxrl.seeding import Draws, derive_seed
+from rxrl.template import texts_of as said_in
 from rxrl.types import STRATEGIES, Conversation, Interaction, Scenario
 
 RECALL = 0.5
@@ -102,4 +103,4 @@ def texts_of(scenario: Scenario) -> list[str]:
     else:
         dialogue = scenario.begin(0)
         interactions = [each for each in (dialogue.first, dialogue.say(())) if each is not None]
-    return [text for each in interactions for text in (each.query, each.answer) if text]
+    return [text for each in interactions for text in said_in(each) if text]

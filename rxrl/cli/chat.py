@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +17,16 @@ from rxrl.errors import CheckpointError, ConfigError, ModelError, unknown_name
 from rxrl.models import AnswerEnd, MemoryUpdated, ReactiveSession, Token, generate
 from rxrl.models.generation.sampling import chosen_sampling
 from rxrl.seeding import generator
+from rxrl.template import prompt_tokens
 from rxrl.types import TokenBatch, prompt_ids
 
-_COMMANDS = ("/reset", "/save", "/quit")
+_RESULT = "/result"
+_COMMANDS = ("/reset", "/save", _RESULT, "/quit")
+_SPEAKERS = {"think": "thinks> ", "answer": "model> ", "tool_call": "calls> "}
+"""What stands before each segment of what a model says."""
 
 
-def chat(
+def chat(  # noqa: PLR0913, PLR0917
     checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on the Hub.")],
     system: Annotated[str | None, typer.Option(help="System prompt; it is written into memory first.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token (default).")] = False,
@@ -30,6 +34,8 @@ def chat(
     top_k: Annotated[int | None, typer.Option(min=1, help="Sample from the K most likely tokens only.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample from the smallest set of tokens that has this probability.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = None,
+    think: Annotated[bool, typer.Option("--think", help="Let the model think before it answers.")] = False,
+    tools: Annotated[bool, typer.Option("--tools", help="Let the model call tools. /result TEXT says what a tool gave back.")] = False,
     load_memory: Annotated[Path | None, typer.Option(help="Saved memory to start from.")] = None,
     save_memory: Annotated[
         Path | None, typer.Option(callback=writable_file, help="File that /save writes the memory to; also written at the end.")
@@ -39,25 +45,31 @@ def chat(
 ) -> None:
     """Talk to a model that remembers the conversation: its memory is updated after each answer.
 
-    Commands begin with a slash: /reset forgets the conversation, /save [FILE] saves the memory, /quit ends.
+    Commands begin with a slash: /reset forgets the conversation, /save [FILE] saves the memory, /quit ends. --think and --tools need a
+    model whose tokenizer has the markers of the interaction template.
     """
-    sampling = _sampling(greedy, temperature, top_k, top_p) | {"max_new_tokens": max_new_tokens}
+    sampling = _sampling(greedy, temperature, top_k, top_p) | {"max_new_tokens": max_new_tokens, "think": think, "calls": tools}
     model, tokenizer = load_on(device, checkpoint)
+    if think or tools:
+        prompt_tokens("", tokenizer, think=think, result=tools)  # refuses a tokenizer without markers before anything is said
     session = ReactiveSession(model, tokenizer, generator=generator(seed, "chat"), system=system, background=at_terminal())
     if load_memory is not None:
         session.load(load_memory)
         if system is not None:
-            session.write(system, "")
+            session.write_system(system)
     _warm_up(session)
     c = model.config
-    echo(f"{c.name}, memory of {c.layers} x {c.slots} slots, up to {c.max_length} tokens a turn. Commands: {', '.join(_COMMANDS)}.")
+    commands = _COMMANDS if tools else tuple(each for each in _COMMANDS if each != _RESULT)
+    echo(f"{c.name}, memory of {c.layers} x {c.slots} slots, up to {c.max_length} tokens a turn. Commands: {', '.join(commands)}.")
     try:
         for line in _lines():
             _report(session.wait())
             if line == "/quit":
                 break
-            if line.startswith("/"):
-                _command(session, line, save_memory)
+            if tools and line.startswith(_RESULT + " "):
+                _answer(session, line.removeprefix(_RESULT).strip(), sampling | {"result": True})
+            elif line.startswith("/"):
+                _command(session, line, save_memory, commands)
             elif line:
                 _answer(session, line, sampling)
         _report(session.wait())
@@ -106,11 +118,14 @@ def _answer(session: ReactiveSession, text: str, sampling: dict[str, Any]) -> No
     except ModelError as error:
         echo(f"{error}", fg=typer.colors.RED, err=True)
         return
-    echo("model> ", nl=False)
+    now = ""
     try:
         for event in events:
             if isinstance(event, Token):
-                echo(event.text, nl=False)
+                if event.segment != now:
+                    echo(("\n" if now else "") + _SPEAKERS[event.segment], nl=False)
+                    now = event.segment
+                echo(event.text, nl=False, **({"dim": True} if now == "think" else {}))
                 sys.stdout.flush()
             elif isinstance(event, AnswerEnd):
                 echo(f"\n[first token] {1000 * event.first_token_seconds:.0f} ms", dim=True)
@@ -120,7 +135,7 @@ def _answer(session: ReactiveSession, text: str, sampling: dict[str, Any]) -> No
         echo("\n[answer abandoned, memory as it was]", dim=True)
 
 
-def _command(session: ReactiveSession, line: str, save_memory: Path | None) -> None:
+def _command(session: ReactiveSession, line: str, save_memory: Path | None, commands: Sequence[str]) -> None:
     name, _, argument = line.partition(" ")
     if name == "/reset":
         session.reset()
@@ -132,7 +147,7 @@ def _command(session: ReactiveSession, line: str, save_memory: Path | None) -> N
         else:
             _save(session, target)
     else:
-        echo(unknown_name("command", name, _COMMANDS), fg=typer.colors.RED, err=True)
+        echo(unknown_name("command", name, commands), fg=typer.colors.RED, err=True)
 
 
 def _save(session: ReactiveSession, target: Path) -> None:

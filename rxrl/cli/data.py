@@ -24,6 +24,7 @@ from rxrl.data.stores.manifest import MANIFEST
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import DEFAULT_LEVEL, GeneratedSource
 from rxrl.runs.folder import RunFolder
+from rxrl.template import texts_of as said_in
 from rxrl.types import Strategy
 
 app = typer.Typer(help="Generate, import and inspect conversations.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -90,10 +91,13 @@ def train_tokenizer(
     ],
     out: Annotated[Path, typer.Option(callback=writable_folder, help="Folder for the tokenizer.")],
     vocab_size: Annotated[int, typer.Option(min=263, help="Maximum number of tokens, including special tokens and bytes.")] = 512,
+    template: Annotated[
+        bool, typer.Option("--template", help="Add markers for instructions, thoughts, tool calls and tool results.")
+    ] = False,
 ) -> None:
     """Train a byte-level BPE tokenizer on conversations and texts."""
     with RunFolder(out).claimed():
-        trained = Tokenizer.train([text for source in sources for text in _texts_of(source)], vocab_size)
+        trained = Tokenizer.train([text for source in sources for text in _texts_of(source)], vocab_size, template=template)
         trained.save(out)
     echo(f"Wrote a tokenizer of {trained.vocab_size} tokens to {out} (hash {trained.hash[:12]}).")
 
@@ -144,7 +148,7 @@ def _texts_of(source: str) -> list[str]:
     split = open_corpus(source).choose("train", echo)
     if split.holds_texts():
         return texts_of(split, LengthLimit(10_000))
-    return [part for each in conversations_of(split) for turn in each.interactions for part in (turn.query, turn.answer)]
+    return [part for each in conversations_of(split) for turn in each.interactions for part in said_in(turn)]
 
 
 def _show_stats(stats: DataStats, unit: str, name: str) -> None:

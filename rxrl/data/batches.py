@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rxrl.data.sources import ConversationSource
 from rxrl.errors import DataError
-from rxrl.types import Conversation, TextCodec, TokenBatch, interaction_ids
+from rxrl.template import interaction_tokens
+from rxrl.types import Conversation, TextCodec, TokenBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def answer_positions(prompt_lengths: Tensor, mask: Tensor) -> Tensor:
 
 
 def checked_ids(conversation: Conversation, turn: int, codec: TextCodec, max_length: int) -> tuple[list[int], int]:
-    """`[BOS] [Q] query [A] answer [EOS]` of one interaction, and how many of these ids stand before the answer.
+    """One interaction as `[BOS] [Q] query [A] answer [EOS]` or as the template has it, and how many of these ids no loss is taken on.
 
     Args:
         conversation: What it belongs to.
@@ -111,11 +112,13 @@ def checked_ids(conversation: Conversation, turn: int, codec: TextCodec, max_len
         DataError: It is longer; the message names conversation and turn.
     """
     interaction = conversation.interactions[turn]
-    query = codec.encode(interaction.query)
-    ids = interaction_ids(query, codec.encode(interaction.answer))
-    if len(ids) > max_length:
-        raise long_interaction(conversation.id, turn, len(ids), max_length)
-    return ids, len(query) + 3
+    try:
+        tokens = interaction_tokens(interaction, codec)
+    except DataError as error:
+        raise DataError(f"Conversation {conversation.id!r}, turn {turn}: {error}") from None
+    if len(tokens.ids) > max_length:
+        raise long_interaction(conversation.id, turn, len(tokens.ids), max_length)
+    return tokens.ids, tokens.prompt
 
 
 def long_interaction(name: str, turn: int, length: int, limit: int) -> DataError:

@@ -1,8 +1,9 @@
 """Conversations on disk: validated rows in JSONL, Parquet or a `datasets` data set, and back.
 
 A row holds one conversation: `query` and `answer` of the first interaction, `interactions` for the follow-ups. `facts`, `asks`,
-`aliases`, `unknown` and `kind` are optional for each; at the top level they belong to the first interaction. Everything else is kept
-as it is for rewards and reports.
+`aliases`, `unknown`, `kind` and the segments of the interaction template (`rxrl.template`) are optional for each; at the top level they
+belong to the first interaction. A system prompt, `system`, is an interaction of its own before all others. Everything else is kept as it is
+for rewards and reports.
 """
 
 from __future__ import annotations
@@ -10,18 +11,29 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from rxrl.data.corpora import ROW_ENDINGS, Purpose, Row, Say, Split, ending, open_corpus
 from rxrl.data.tables import write_parquet
 from rxrl.errors import DataError, sentence, unknown_name
 from rxrl.facts import value_words
+from rxrl.template import SEGMENT_KEYS, segments, system_interaction, system_of, texts_of
 from rxrl.types import INTERACTION_MARKERS, Conversation, Interaction, TextCodec
-from rxrl.validation import first_refusal
+from rxrl.validation import first_refusal, shown
 from rxrl.writing import write_bytes
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -49,6 +61,10 @@ class InteractionRow(BaseModel):
     """An interaction as it stands in a row; unknown keys are kept."""
 
     model_config = ConfigDict(extra="allow", coerce_numbers_to_str=False)
+    internal: str | None = None
+    think: str | None = None
+    tool_call: str | None = None
+    tool_result: str | None = None
     query: Text
     answer: Text
     facts: list[FactRow] = Field(default_factory=list)
@@ -60,8 +76,17 @@ class InteractionRow(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_nulls(cls, row: Any) -> Any:
-        """Columns of Parquet and Hub files hold null where a row has no such key."""
-        return {key: value for key, value in row.items() if value is not None} if isinstance(row, Mapping) else row
+        """Columns of Parquet and Hub files hold null where a row has no such key; a tool may take the place of query or answer."""
+        if not isinstance(row, Mapping):
+            return row
+        found = {key: value for key, value in row.items() if value is not None}
+        return {**{key: "" for key, tool in _TOOLS.items() if found.get(tool)}, **found}
+
+    @field_validator("query", "answer", mode="wrap")
+    @classmethod
+    def _may_be_left_to_a_tool(cls, text: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
+        instead = info.data.get(_TOOLS[str(info.field_name)])
+        return "" if instead and text == "" else str(check(text))
 
     @field_validator("aliases", mode="before")
     @classmethod
@@ -84,8 +109,12 @@ class InteractionRow(BaseModel):
             aliases={key: tuple(words) for key, words in self.aliases.items()},
             unknown=self.unknown,
             kind=self.kind,
-            extra=dict(self.model_extra or {}),
+            extra={**{key: text for key in SEGMENT_KEYS if (text := getattr(self, key)) is not None}, **(self.model_extra or {})},
         )
+
+
+_TOOLS = {"query": "tool_result", "answer": "tool_call"}
+"""What an interaction may have in place of its query and its answer."""
 
 
 class ConversationRow(InteractionRow):
@@ -172,7 +201,7 @@ class LengthLimit:
     def complaint(self, conversation: Conversation) -> str | None:
         """Says which interaction of a conversation is too long, if any."""
         for turn, interaction in enumerate(conversation.interactions):
-            length = self.measure(interaction.query) + self.measure(interaction.answer)
+            length = sum(map(self.measure, texts_of(interaction))) + len(segments(interaction))
             if length > self.longest:
                 return f"interaction {turn} has {length} {self.unit}, but at most {self.longest} are allowed"
         return None
@@ -184,22 +213,56 @@ def to_conversation(row: Any, default_id: str) -> Conversation:
     Raises:
         ValueError: The row does not fit; the message says what is wrong with it.
     """
-    try:
-        checked = ConversationRow.model_validate(row)
-    except ValidationError as error:
-        raise ValueError(first_refusal(error, ConversationRow, "")) from error
+    if isinstance(row, Mapping) and row.get("system") is not None:
+        return _with_system(row, default_id)
+    checked = _checked(row, ConversationRow)
     first = checked.to_interaction()
-    extra = dict(first.extra)
-    first = Interaction(first.query, first.answer, first.facts, first.asks, first.aliases, first.unknown, first.kind)
+    extra = {key: value for key, value in first.extra.items() if key not in SEGMENT_KEYS}
+    first = replace(first, extra={key: value for key, value in first.extra.items() if key in SEGMENT_KEYS})
     follow_ups = tuple(interaction.to_interaction() for interaction in checked.interactions)
     return Conversation(checked.id or default_id, first, follow_ups, extra)
 
 
+class SystemRow(ConversationRow):
+    """A conversation with a system prompt before its first interaction, which may be all that follows."""
+
+    interactions: list[InteractionRow] = Field(default_factory=list)
+
+
+R = TypeVar("R", bound=ConversationRow)
+
+
+def _checked(row: Any, kind: type[R]) -> R:
+    try:
+        return kind.model_validate(row)
+    except ValidationError as error:
+        raise ValueError(first_refusal(error, kind, "")) from error
+
+
+def _with_system(row: Mapping[str, Any], default_id: str) -> Conversation:
+    """A conversation whose initial interaction is a system prompt; what else stands at the top level of the row is its first turn."""
+    system = row["system"]
+    if not isinstance(system, str) or not system.strip():
+        raise ValueError(f"system: expected text, got {shown(system)}")
+    own = {key: value for key, value in row.items() if key in InteractionRow.model_fields and value is not None}
+    rest = row.get("interactions")
+    rest = [] if rest is None else rest
+    if not own and isinstance(rest, list) and rest and isinstance(rest[0], Mapping):
+        own, rest = dict(rest[0]), rest[1:]
+    known = {*InteractionRow.model_fields, "id", "system", "interactions"}
+    checked = _checked({"id": row.get("id"), **own, "interactions": rest}, SystemRow)
+    turns = tuple(interaction.to_interaction() for interaction in (checked, *checked.interactions))
+    extra = {key: value for key, value in row.items() if key not in known and value is not None}
+    return Conversation(checked.id or default_id, system_interaction(system.strip()), turns, extra)
+
+
 def to_row(conversation: Conversation) -> dict[str, Any]:
     """The row of a conversation; keys without content are left out."""
+    system = system_of(conversation.first)
+    first = {"system": system} if system is not None else {**_interaction_row(conversation.first), **conversation.first.extra}
     return {
         "id": conversation.id,
-        **_interaction_row(conversation.first),
+        **first,
         "interactions": [{**_interaction_row(interaction), **interaction.extra} for interaction in conversation.follow_ups],
         **conversation.extra,
     }

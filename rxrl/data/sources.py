@@ -11,6 +11,7 @@ from typing import Protocol
 
 from rxrl.errors import DataError
 from rxrl.seeding import derive_seed
+from rxrl.template import heard
 from rxrl.types import Conversation, Scenario
 
 
@@ -33,10 +34,10 @@ class EpisodeSource(Protocol):
 def said(scenario: Scenario) -> tuple[tuple[str, str], ...]:
     """Query and answer of every interaction that is fixed: what makes two conversations the same, whatever they are called."""
     if isinstance(scenario, Conversation):
-        return tuple((each.query, each.answer) for each in scenario.interactions)
+        return tuple((heard(each), each.answer) for each in scenario.interactions)
     dialogue = scenario.begin(0)
     spoken = (dialogue.first, dialogue.say(()))
-    return tuple((each.query, each.answer) for each in spoken if each is not None)
+    return tuple((heard(each), each.answer) for each in spoken if each is not None)
 
 
 def fingerprint(source: EpisodeSource, *, steps: int = 1, strategy: str = "multi-step", count: int = 16) -> str:

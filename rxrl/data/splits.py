@@ -18,6 +18,7 @@ from rxrl.data.rows import LengthLimit, conversations_of
 from rxrl.data.sources import ConversationSource, EpisodeSource, RowsSource, said
 from rxrl.data.world import GeneratedSource, level_or_default
 from rxrl.errors import ConfigError, DataError
+from rxrl.template import heard
 from rxrl.types import Conversation, Scenario
 
 SCENARIO = "scenario:"
@@ -178,7 +179,7 @@ def interaction_texts(conversations: Sequence[Conversation]) -> list[str]:
 
     Where two are longer than the model, the end of the second is left out; the next text begins with it.
     """
-    return [f"{before.query} {before.answer} {i.query} {i.answer}" for c in conversations for before, i in pairwise(c.interactions)]
+    return [f"{heard(before)} {before.answer} {heard(i)} {i.answer}" for c in conversations for before, i in pairwise(c.interactions)]
 
 
 def mixed_sources(parts: Sequence[tuple[Sources, float]], test: int) -> Sources:

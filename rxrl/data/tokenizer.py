@@ -15,6 +15,7 @@ from rxrl.caching import cached_by_size
 from rxrl.data.words import WordEncoder
 from rxrl.errors import CheckpointError, ConfigError, DataError
 from rxrl.reading import OBJECT, Refusal, guarded, parse_json, read_json, read_text
+from rxrl.template import TEMPLATE_TOKENS
 from rxrl.types import SPECIAL_TOKENS
 from rxrl.writing import write_text
 
@@ -37,11 +38,12 @@ class Tokenizer:
         """Wraps a `tokenizers.Tokenizer` whose first ids are `rxrl.types.SPECIAL_TOKENS`.
 
         Raises:
-            CheckpointError: The special tokens do not have the ids 0 to 6.
+            CheckpointError: The special tokens do not have the ids 0 to 6, or those of the template not the ids behind them.
         """
         found = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
         if found != list(range(len(SPECIAL_TOKENS))):
             raise CheckpointError(f"A tokenizer needs the special tokens {', '.join(SPECIAL_TOKENS)} as ids 0 to 6, but they are {found}.")
+        self.template = _has_template(backend)
         self._backend = backend
         self._backend.encode_special_tokens = True
         self._hash = hashlib.sha256(_canonical_json(backend).encode()).hexdigest()
@@ -53,26 +55,28 @@ class Tokenizer:
         self._words = WordEncoder(self._backend, parse_json(self._backend.to_str(), "the tokenizer", OBJECT))
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    def train(cls, texts: Iterable[str], vocab_size: int, *, template: bool = False) -> Tokenizer:
         """Trains a tokenizer; the same texts in the same order give the same tokenizer.
 
         Args:
             texts: Training texts; text that is too varied for `vocab_size` falls apart into smaller pieces, never into unknowns.
             vocab_size: Largest number of tokens, special tokens and the 256 bytes included; small texts may give fewer.
+            template: Add the markers of the interaction template, `rxrl.template`.
 
         Raises:
             ConfigError: `vocab_size` does not hold the special tokens and all bytes.
         """
-        if vocab_size < SMALLEST_VOCABULARY:
+        special = [*SPECIAL_TOKENS, *(TEMPLATE_TOKENS if template else ())]
+        if vocab_size < (smallest := len(special) + 256):
             raise ConfigError(
-                f"vocab_size must be at least {SMALLEST_VOCABULARY} (special tokens and bytes), but is {vocab_size}: choose a larger one."
+                f"vocab_size must be at least {smallest} (special tokens and bytes), but is {vocab_size}: choose a larger one."
             )
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=list(SPECIAL_TOKENS),
+            special_tokens=special,
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
@@ -140,6 +144,21 @@ class Tokenizer:
     def hash(self) -> str:
         """SHA-256 of the canonical JSON: equal hashes mean equal tokenizers."""
         return self._hash
+
+
+def _has_template(backend: tokenizers.Tokenizer) -> bool:
+    """Whether it has the markers of the template, all of them behind the special tokens."""
+    added = {token.content: number for number, token in backend.get_added_tokens_decoder().items() if token.special}
+    found = [added.get(token) for token in TEMPLATE_TOKENS]
+    if not any(each is not None for each in found):
+        return False
+    first = len(SPECIAL_TOKENS)
+    if found != list(range(first, first + len(TEMPLATE_TOKENS))):
+        markers = ", ".join(TEMPLATE_TOKENS)
+        raise CheckpointError(
+            f"A tokenizer has the markers {markers} as ids {first} to {first + 3}, or none of them, but they are {found}."
+        )
+    return True
 
 
 def _check_ids(content: Mapping[str, Any]) -> None:

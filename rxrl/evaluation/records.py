@@ -58,11 +58,17 @@ class TurnRecord:
         """The record as JSON values, those of the turn beside the others; `exact` is added for readers of the file."""
         turn = {"turn" if item.name == "index" else item.name: getattr(self.turn, item.name) for item in fields(Turn)}
         for name in ("saved", "history"):
-            turn[name] = [asdict(interaction) for interaction in turn[name]]
+            turn[name] = [_without_empty_frame(asdict(interaction)) for interaction in turn[name]]
+        turn = _without_empty_frame(turn)
         if (outcome := self.turn.outcome) is not None:
             turn["outcome"] = {"value": outcome.value, "terms": dict(outcome.terms)}
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "turn"}
         return turn | own | {"exact": self.exact}
+
+
+def _without_empty_frame(values: dict[str, Any]) -> dict[str, Any]:
+    """Only the interaction template frames ids in another way than all data."""
+    return values if values["framed"] else {name: value for name, value in values.items() if name != "framed"}
 
 
 _REFUSAL = Refusal(advice="use a file that an evaluation wrote", expected="a turn record")

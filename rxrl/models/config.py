@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from rxrl.config import BaseConfig
+from rxrl.template import TEMPLATE_TOKENS
+from rxrl.types import SPECIAL_TOKENS
 
 _MANY, _LARGE = 1024, 2**22
 """Most layers, and largest size of an axis, so that the configuration of a broken checkpoint neither overflows nor takes for ever."""
@@ -174,6 +176,9 @@ class ModelConfig(BaseConfig):
     format_version: Literal[1] = 1
     name: str = "custom"
     vocab_size: int = Field(ge=8, le=_LARGE)
+    template: bool = Field(
+        default=False, description="The vocabulary has the markers of the interaction template, behind the special tokens."
+    )
     dim: int = Field(ge=4, le=_LARGE)
     layers: int = Field(ge=1, le=_MANY)
     heads: int = Field(ge=1, le=_MANY, description="Head size is dim / heads.")
@@ -193,6 +198,16 @@ class ModelConfig(BaseConfig):
         description="auto: kernels of rxrl where they are built and fit, torch's own attention elsewhere; sdpa: always torch's own; "
         "flash: flash-attn on CUDA, in float16 or bfloat16.",
     )
+
+    @property
+    def special_tokens(self) -> int:
+        """How many ids the vocabulary begins with that never stand for text."""
+        return len(SPECIAL_TOKENS) + (len(TEMPLATE_TOKENS) if self.template else 0)
+
+    @model_serializer(mode="wrap")
+    def _name_the_template_where_there_is_one(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return written if self.template else {key: value for key, value in written.items() if key != "template"}
 
     @property
     def head_dim(self) -> int:

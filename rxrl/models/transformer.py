@@ -13,6 +13,7 @@ from rxrl.models.config import DecoderConfig, ModelConfig
 from rxrl.models.experts import MixtureOfExperts, RouterStatistics
 from rxrl.models.groups import in_group
 from rxrl.models.layers import CrossAttention, RMSNorm, SelfAttention, SwiGLU, rope_angles
+from rxrl.types import SPECIAL_TOKENS
 
 MemoryKV = tuple[Tensor, Tensor]
 
@@ -142,6 +143,16 @@ class LayerCache:
         return LayerCache(self.keys[rows], self.values[rows], self.used, self.present)
 
 
+class OutputHead(nn.Linear):
+    """Hidden states to logits of the vocabulary.
+
+    Attributes:
+        special_tokens: How many ids the vocabulary begins with that never stand for text.
+    """
+
+    special_tokens: int = len(SPECIAL_TOKENS)
+
+
 class Decoder(nn.Module):
     """Reads memory, never writes it; the token embedding is handed in, because it is shared."""
 
@@ -150,7 +161,8 @@ class Decoder(nn.Module):
         self.config = config
         self.layers = cast(Sequence[DecoderLayer], nn.ModuleList(DecoderLayer(config) for _ in range(config.layers)))
         self.head_norm = _head_norm(config)
-        self.head = nn.Linear(config.dim, config.vocab_size)
+        self.head = OutputHead(config.dim, config.vocab_size)
+        self.head.special_tokens = config.special_tokens
 
     def angles(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
         """Rotations of `positions` `[time]` or `[batch, time]`."""

@@ -18,6 +18,7 @@ from rxrl.runs.tracking import read_metrics
 from rxrl.stages.config import LanguageConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, StageConfig
 from rxrl.stages.language_modelling import LanguageTask
 from rxrl.stages.tasks import MemoryAttentionTask, ReadingTask, SmatTask, StageTask
+from rxrl.template import segments, texts_of
 from rxrl.training.trainer import MRLTrainer
 
 CHECKPOINT = "checkpoint"
@@ -32,9 +33,10 @@ def train_tokenizer(config: PipelineConfig, sources: Sources) -> Tokenizer:
     told = [] if only_texts else sources.train.take(steps=1, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
     longest = WORLD in config.data.mix and all(map(generated, config.data.mix))
     longer = told if not longest else sources.train.take(steps=16, strategy="multi-step", start=0, count=TOKENIZER_CONVERSATIONS)
-    texts = [text for c in [*told, *longer] for i in c.interactions for text in (i.query, i.answer)]
+    said = [interaction for conversation in (*told, *longer) for interaction in conversation.interactions]
+    texts = [text for interaction in said for text in texts_of(interaction) if text]
     size = int(config.model.get("vocab_size", preset(config.preset).vocab_size))
-    return Tokenizer.train([*stories, *texts], size)
+    return Tokenizer.train([*stories, *texts], size, template=any(map(segments, said)))
 
 
 def fresh_model(
@@ -44,7 +46,7 @@ def fresh_model(
     preset(size)
     config = PipelineConfig(seed=seed, preset=size, data=DataConfig(train=mix_of(data or WORLD)))
     codec = train_tokenizer(config, sources) if tokenizer is None else Tokenizer.load(tokenizer)
-    return ReactiveTransformer.from_preset(size, seed=seed, vocab_size=codec.vocab_size), codec
+    return ReactiveTransformer.from_preset(size, seed=seed, vocab_size=codec.vocab_size, template=codec.template), codec
 
 
 def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Tokenizer, max_length: int) -> StageTask:

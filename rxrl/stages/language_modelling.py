@@ -19,7 +19,7 @@ from rxrl.runs.processes import Share
 from rxrl.seeding import generator
 from rxrl.stages.batches import RowDraws, StageBatch, Whole, Widest, widened
 from rxrl.stages.config import LanguageConfig
-from rxrl.stages.losses import decoder_loss, encoder_loss, joint_loss, masked_counts
+from rxrl.stages.losses import decoder_loss, encoder_loss, joint_loss, masked_counts, predicted
 from rxrl.stages.tasks import ALL_GROUPS
 from rxrl.types import BOS, EOS, TokenBatch
 
@@ -143,7 +143,7 @@ class LanguageTask:
         stm = model.init_memory(len(batch.ids), generator(self.config.seed, "empty memory"))
         logits = model.decode(batch.ids, batch.mask, stm)[:, :-1]
         right = logits.argmax(-1) == batch.ids[:, 1:]
-        return metrics | {"ar_accuracy_empty_memory": float(right[batch.mask[:, 1:]].float().mean())}
+        return metrics | {"ar_accuracy_empty_memory": float(right[predicted(model, batch)].float().mean())}
 
     def phase_done(self, validation: dict[str, Any]) -> bool:
         """Runs to its end."""

@@ -13,10 +13,13 @@ from rxrl.models.experts import RouterStatistics, load_balance_loss
 from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.models.transformer import Decoder, Encoder
 from rxrl.stages.batches import RowDraws, Whole
-from rxrl.types import MASK, SPECIAL_TOKENS, TokenBatch
+from rxrl.template import INTERNAL, RESULT, THINK
+from rxrl.types import ANSWER, MASK, QUERY, SPECIAL_TOKENS, TokenBatch
 
 
-def mask_tokens(batch: TokenBatch, vocab_size: int, share: float, draws: torch.Generator | RowDraws) -> tuple[Tensor, Tensor]:
+def mask_tokens(
+    batch: TokenBatch, vocab_size: int, share: float, draws: torch.Generator | RowDraws, special: int = len(SPECIAL_TOKENS)
+) -> tuple[Tensor, Tensor]:
     """Masked language modelling: of the chosen tokens 80 % become `[MASK]`, 10 % random, 10 % stay (Devlin et al. 2019).
 
     Args:
@@ -24,18 +27,18 @@ def mask_tokens(batch: TokenBatch, vocab_size: int, share: float, draws: torch.G
         vocab_size: Random tokens are drawn from the ids behind the special ones.
         share: Share of the real, non-special tokens that is chosen; at least one of each row that has any.
         draws: Of the rows, or a CPU generator.
+        special: Special tokens of the vocabulary.
 
     Returns:
         Masked ids int64 `[batch, time]` and chosen positions, bool `[batch, time]`.
     """
     columns, device = batch.ids.shape[1], batch.ids.device
     drawn = RowDraws.of(draws, len(batch.ids))
-    eligible = batch.mask & (batch.ids >= len(SPECIAL_TOKENS))
+    eligible = batch.mask & (batch.ids >= special)
     draw = drawn.uniform(columns).to(device).masked_fill(~eligible, 2.0)
     chosen = (draw < share) | ((draw == draw.amin(1, keepdim=True)) & eligible)
     how = drawn.uniform(columns).to(device)
-    first = len(SPECIAL_TOKENS)
-    random_ids = drawn.rows(lambda rows, each: torch.randint(first, vocab_size, (rows, columns), generator=each)).to(device)
+    random_ids = drawn.rows(lambda rows, each: torch.randint(special, vocab_size, (rows, columns), generator=each)).to(device)
     masked = torch.where(chosen & (how < 0.8), torch.full_like(batch.ids, MASK), batch.ids)
     return torch.where(chosen & (how >= 0.8) & (how < 0.9), random_ids, masked), chosen
 
@@ -89,7 +92,7 @@ def joint_loss(
         whole: The batch that these rows are a part of; None: they are all of it.
     """
     drawn = RowDraws.of(draws, len(batch.ids))
-    masked_ids, chosen = mask_tokens(batch, model.config.vocab_size, mask_share, drawn)
+    masked_ids, chosen = mask_tokens(batch, model.config.vocab_size, mask_share, drawn, model.config.special_tokens)
     encoded = model.encode(masked_ids, batch.mask)
     mlm, mlm_accuracy = _masked(model, encoded, batch, chosen, whole)
     memory = encoded.detach()
@@ -118,7 +121,7 @@ def encoder_loss(
 ) -> LossResult:
     """Masked language modelling of the encoder with the MLM head; arguments as in `joint_loss`."""
     drawn = RowDraws.of(draws, len(batch.ids))
-    masked_ids, chosen = mask_tokens(batch, model.config.vocab_size, mask_share, drawn)
+    masked_ids, chosen = mask_tokens(batch, model.config.vocab_size, mask_share, drawn, model.config.special_tokens)
     stm = None if silent(model.encoder) else drawn.memory(model)
     loss, accuracy = _masked(model, model.encode(masked_ids, batch.mask, stm), batch, chosen, whole)
     return LossResult(loss, {"mlm_loss": loss.detach(), "mlm_accuracy": accuracy})
@@ -150,7 +153,21 @@ def silent(part: Encoder | Decoder) -> bool:
 
 def masked_counts(model: ReactiveTransformer, batch: TokenBatch, draws: RowDraws, share: float) -> dict[str, Tensor]:
     """What the losses of language modelling divide by: tokens that the encoder and that the decoder predict."""
-    return {"mlm": mask_tokens(batch, model.config.vocab_size, share, draws)[1].sum(), "ar": batch.mask[:, 1:].sum()}
+    chosen = mask_tokens(batch, model.config.vocab_size, share, draws, model.config.special_tokens)[1]
+    return {"mlm": chosen.sum(), "ar": predicted(model, batch).sum()}
+
+
+def predicted(model: ReactiveTransformer, batch: TokenBatch) -> Tensor:
+    """Tokens that the decoder learns to predict from those before them, bool `[batch, time - 1]`.
+
+    All real ones; in the interaction template, those of an interaction that the model itself says, behind the first `[T]` or `[A]`.
+    """
+    real = batch.mask[:, 1:]
+    if not model.config.template:
+        return real
+    told = ~torch.isin(batch.ids[:, 1:2], batch.ids.new_tensor((QUERY, INTERNAL, RESULT)))
+    begun = torch.isin(batch.ids, batch.ids.new_tensor((THINK, ANSWER))).cumsum(1) > 0
+    return real & (told | begun[:, :-1])
 
 
 def _masked(model: ReactiveTransformer, encoded: Tensor, batch: TokenBatch, chosen: Tensor, whole: Whole | None) -> tuple[Tensor, Tensor]:
@@ -164,7 +181,7 @@ def _autoregressive(
     """Loss and accuracy of the next token, and the balance of the experts."""
     statistics = RouterStatistics(batch.mask)
     hidden = model.decode_hidden(batch.ids, batch.mask, memory, memory_mask, statistics)
-    real = batch.mask[:, 1:]
+    real = predicted(model, batch)
     logits = model.decoder.head(hidden[:, :-1][real])
     loss, accuracy = token_cross_entropy(logits, batch.ids[:, 1:][real], total_of(whole, "ar"))
     return loss, accuracy, _balance(statistics, loss, whole)

@@ -17,7 +17,7 @@ from rxrl.errors import PlayError
 from rxrl.runs.processes import Share
 from rxrl.seeding import derive_seed, generator
 from rxrl.training.lessons import Lesson
-from rxrl.types import Action, Policy, SavedInteraction, Scenario, TokenBatch, Turn, interaction_ids, prompt_ids
+from rxrl.types import Action, Policy, SavedInteraction, Scenario, TokenBatch, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class _Recorder:
 
 def critic_ids(turn: Turn, whole: bool = False) -> list[int]:
     """What the critic reads: the saved interactions, or all earlier ones where it reads the `whole` dialogue; then the query."""
-    return _saved_and_query(turn.history if whole else turn.saved, turn.query_ids)
+    return _saved_and_prompt(turn.history if whole else turn.saved, turn.prompt)
 
 
 Following = tuple[list[int], list[int], list[int]]
@@ -207,16 +207,12 @@ def following(continuation: Continuation | None, whole: bool = False) -> Followi
     """What would have followed an episode, had it gone on; empty where it was not cut. `whole` as in `critic_ids`."""
     if continuation is None:
         return [], [], []
-    query, last = continuation.query_ids, continuation.last
-    return (
-        _saved_and_query(continuation.history if whole else continuation.saved, query),
-        prompt_ids(query),
-        interaction_ids(last.query_ids, last.answer_ids),
-    )
+    saved, prompt = continuation.history if whole else continuation.saved, list(continuation.prompt)
+    return _saved_and_prompt(saved, prompt), prompt, continuation.last.ids
 
 
-def _saved_and_query(saved: Sequence[SavedInteraction], query: Sequence[int]) -> list[int]:
-    return [token for each in saved for token in interaction_ids(each.query_ids, each.answer_ids)] + prompt_ids(query)
+def _saved_and_prompt(saved: Sequence[SavedInteraction], prompt: Sequence[int]) -> list[int]:
+    return [token for each in saved for token in each.ids] + list(prompt)
 
 
 def collect(

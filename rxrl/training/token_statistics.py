@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from rxrl.algorithms.losses import estimated_kl
 from rxrl.models import answer_logits
 from rxrl.models.layers import wide
+from rxrl.types import SPECIAL_TOKENS
 
 CHUNK = 1 << 22
 """Logits that are computed at a time. Of the sizes that were measured, those from half to twice this one are the fastest on CPUs."""
@@ -45,7 +46,8 @@ class LazyLogits:
         dtype, device = hidden.dtype, hidden.device.type
         if torch.is_autocast_enabled(device) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
-        return cls(hidden.to(dtype), head.weight.to(dtype), answer_logits(head.bias).to(dtype))
+        special = getattr(head, "special_tokens", len(SPECIAL_TOKENS))
+        return cls(hidden.to(dtype), head.weight.to(dtype), answer_logits(head.bias, special).to(dtype))
 
     def split(self, counts: list[int]) -> list[LazyLogits]:
         """The same in parts of so many tokens."""

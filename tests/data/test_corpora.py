@@ -17,6 +17,7 @@ from rxrl.data.importers import import_chat, import_text
 from rxrl.data.rows import read_conversations
 from rxrl.data.splits import DataConfig, holds_texts, open_data, open_sources, open_texts
 from rxrl.errors import DataError
+from rxrl.template import system_interaction
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
@@ -242,7 +243,8 @@ def test_chats_get_an_answer_that_helps(folder: Path) -> None:
         read_conversations("chat.jsonl")
     assert CliRunner().invoke(app, advised(caught.value)).exit_code == 0
     first, second = read_conversations("out.jsonl")
-    assert [(each.query, each.answer) for each in first.interactions] == [("Be kind.\nMia has 3 cats.", "Okay."), ("How\nmany?", "3.")]
+    assert [(each.query, each.answer) for each in first.follow_ups] == [("Mia has 3 cats.", "Okay."), ("How\nmany?", "3.")]
+    assert first.first == system_interaction("Be kind.")
     assert (first.id, first.extra) == ("chat-1", {"source": "x"})
     assert [(each.query, each.answer) for each in second.interactions] == [("a", "b"), ("c", "d")]
     assert second.id == "7"
@@ -253,7 +255,7 @@ def test_chats_get_an_answer_that_helps(folder: Path) -> None:
     [
         ([("assistant", "Hi."), ("user", "a"), ("assistant", "b")], "begins with an answer"),
         ([("user", "a"), ("assistant", "b")], "has 1 question with an answer, but two are needed"),
-        ([("user", "a"), ("tool", "b")], "the role 'tool' is neither"),
+        ([("user", "a"), ("narrator", "b")], "the role 'narrator' is neither"),
         ([("user", [{"type": "image"}]), ("assistant", "b")], "something other than text"),
         ([("user", None), ("assistant", "b")], "something other than text"),
     ],

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rxrl.data.batches import EpisodeBatch, answer_positions, long_interaction, turns_first
 from rxrl.data.rows import to_conversation
 from rxrl.data.sources import cut
-from rxrl.data.stores.manifest import REFUSAL, StoreFiles
+from rxrl.data.stores.manifest import ASKS, FRAMED, REFUSAL, StoreFiles
 from rxrl.data.stores.parts import Part, Parting, shared_keys
 from rxrl.data.stores.permutation import Permutation
 from rxrl.data.stores.sums import RunningSums, Whole
@@ -66,10 +66,12 @@ class ConversationStore:
         return int(self.interactions[index - 1]) if index else 0, int(self.interactions[index])
 
     def interaction(self, number: int) -> tuple[list[int], int]:
-        """`[BOS] [Q] query [A] answer [EOS]` of one of all interactions, and how many of these ids stand before the answer."""
+        """One of all interactions, `[BOS] [Q] query [A] answer [EOS]` or as the template has it, and on how many ids no loss is taken."""
         start = int(self.ends[number - 1, 1]) if number else 0
         middle, end = (int(each) for each in self.ends[number])
         ids = self.files.checked(self.ids[start:end]).tolist()
+        if self.asking[number] & FRAMED:
+            return [BOS, *ids, EOS], middle - start + 1 + (end > middle)
         return [BOS, QUERY, *ids[: middle - start], ANSWER, *ids[middle - start :], EOS], middle - start + 3
 
     def source(self, seed: int, part: Part = "all", share: float = 0.05) -> StoredConversations:
@@ -149,7 +151,7 @@ class StoredConversations:
                 if turn:
                     prompts[turn - 1, row] = prompt
         decoded = turns_first(written[1:])
-        asking = torch.tensor([[bool(self.store.asking[numbers[turn]]) for _, numbers in chosen] for turn in range(1, steps + 1)])
+        asking = torch.tensor([[bool(self.store.asking[numbers[turn]] & ASKS) for _, numbers in chosen] for turn in range(1, steps + 1)])
         real = torch.ones(steps, count, dtype=torch.bool)
         return EpisodeBatch(turns_first(written[:-1]), decoded, answer_positions(prompts, decoded.mask), real, asking)
 

@@ -15,6 +15,8 @@ from rxrl.reading import Refusal, mapped, read_json
 
 MANIFEST = "store.json"
 VERSION = 1
+ASKS, FRAMED = 1, 2
+"""Marks of an interaction: its query asks for something, or may; its ids have the markers of the interaction template among them."""
 REFUSAL = Refusal(DataError, "write the store anew with `rxrl data tokenize`", expected="the description of a token store")
 Kind = Literal["texts", "conversations"]
 

@@ -16,11 +16,13 @@ from rxrl.data.corpora import Row, Shard, Split
 from rxrl.data.importers.common import one_line
 from rxrl.data.rows import json_line, to_conversation, to_row
 from rxrl.data.sources import said
-from rxrl.data.stores.manifest import token_type
+from rxrl.data.stores.manifest import ASKS, FRAMED, token_type
 from rxrl.data.stores.options import ArrayFiles, Options
 from rxrl.data.stores.sections import Refusals, Section, rows_of, sections_of
 from rxrl.data.tokenizer import Tokenizer
+from rxrl.errors import DataError
 from rxrl.reading import mapped
+from rxrl.template import interaction_tokens, segments
 from rxrl.types import INTERACTION_MARKERS, STRATEGIES, Conversation
 
 T = TypeVar("T")
@@ -125,6 +127,11 @@ class ConversationWriter:
                     conversation = to_conversation(row.value(), row.default_id)
                     for text in _texts([(row, conversation)]):
                         text.encode()
+                    for interaction in filter(segments, conversation.interactions):
+                        interaction_tokens(interaction, self._tokenizer)
+                except DataError as error:
+                    self._refusals.refuse(row.source, row.number, str(error).rstrip("."))
+                    continue
                 except UnicodeEncodeError:
                     self._refusals.refuse(row.source, row.number, "it holds half of a surrogate pair, which is no character")
                     continue
@@ -137,16 +144,17 @@ class ConversationWriter:
                 yield row, conversation
 
     def _append(self, group: Sequence[tuple[Row, Conversation]], ids: Sequence[Sequence[int]]) -> None:
+        ids, framed = self._in_the_template(group, ids)
         lengths = np.array([len(each) for each in ids], dtype=np.uint64)
         counts = [len(each.interactions) for _, each in group]
         rows = [json_line(to_row(each), each.id) for _, each in group]
         keys = [(hash_of(*chain.from_iterable(said(each))), hash_of(each.id, *said(each)[0])) for _, each in group]
-        marks = [interaction.asks != () for _, each in group for interaction in each.interactions]
+        marks = [ASKS * (interaction.asks != ()) for _, each in group for interaction in each.interactions]
         named = [_NAMES.index(str(each.extra["strategy"])) if each.extra.get("strategy") in STRATEGIES else 0 for _, each in group]
         ends = np.uint64(self._tokens) + np.cumsum(lengths, dtype=np.uint64)
         self._arrays.append("tokens", np.fromiter(chain.from_iterable(ids), self._dtype, int(lengths.sum())))
         self._arrays.append("ends", ends)
-        self._arrays.append("asking", np.array(marks, dtype=np.uint8))
+        self._arrays.append("asking", np.array(marks, dtype=np.uint8) + np.array(framed, dtype=np.uint8))
         self._arrays.append("interactions", np.uint64(self._interactions) + np.cumsum(counts, dtype=np.uint64))
         self._arrays.append("rows", np.frombuffer(b"".join(rows), dtype=np.uint8))
         self._arrays.append("row_ends", np.uint64(self._bytes) + np.cumsum([len(row) for row in rows], dtype=np.uint64))
@@ -158,6 +166,18 @@ class ConversationWriter:
         self._tokens, self._items = int(ends[-1]), self._items + len(group)
         self._interactions += sum(counts)
         self._bytes += sum(map(len, rows))
+
+    def _in_the_template(
+        self, group: Sequence[tuple[Row, Conversation]], ids: Sequence[Sequence[int]]
+    ) -> tuple[list[Sequence[int]], list[int]]:
+        """What is heard and what is said of every interaction, and `FRAMED` for those whose markers are among these ids."""
+        found, framed = list(ids), [0] * (len(ids) // 2)
+        for place, interaction in enumerate(each for _, conversation in group for each in conversation.interactions):
+            if segments(interaction):
+                tokens = interaction_tokens(interaction, self._tokenizer)
+                found[2 * place : 2 * place + 2] = (tokens.heard[2:], tokens.said[1:]) if tokens.plain else (tokens.heard[1:], tokens.said)
+                framed[place] = 0 if tokens.plain else FRAMED
+        return found, framed
 
 
 def hash_of(*texts: str) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rxrl.errors import ModelError
 from rxrl.models.generation.decoding import Decoding, begin
-from rxrl.models.generation.sampling import Sampling, answer_logits, check_finite, draw
+from rxrl.models.generation.sampling import Markers, Sampling, answer_logits, check_finite, draw
 from rxrl.models.layers import wide
 from rxrl.models.network import ReactiveNetwork
 from rxrl.models.transformer import Decoder
@@ -84,17 +84,20 @@ def generate(
     max_new_tokens: int,
     generators: Sequence[torch.Generator] | None = None,
     sampling: Sampling = _AS_THEY_ARE,
+    calls: bool = False,
 ) -> Generation:
     """Continues prompts until `[EOS]` or the token limit.
 
     Args:
         model: The Reactive Transformer.
-        prompts: `[BOS] [Q] query [A]` of each row, right-padded, of any lengths. A row without tokens gets no answer.
+        prompts: `[BOS] [Q] query [A]` of each row, right-padded, of any lengths. A row without tokens gets no answer. Behind `[T]` of the
+            template a row thinks, then says `[A]` and its answer.
         stm: Memory that is read, `[layers, batch, slots, dim]`.
         max_new_tokens: Limit of generated tokens, `[EOS]` included; cut for each row to what the model's length leaves
             for the interaction as it is written.
         generators: One CPU generator a row; each row's draws depend on its own alone. None: greedy.
         sampling: Distribution of the draws.
+        calls: Whether an answer may be followed by `[C]` and a tool call, in the template.
 
     Returns:
         Generated tokens with log-probabilities.
@@ -103,7 +106,7 @@ def generate(
         ModelError: A prompt fills the model's length limit, or an option is out of range.
         PolicyError: The model's logits are not finite.
     """
-    steps = _checked_steps(model, prompts, stm, max_new_tokens, generators, sampling)
+    steps = _checked_steps(model, prompts, stm, max_new_tokens, generators, sampling, calls)
     return _gathered(list(steps), len(prompts.ids), stm)
 
 
@@ -136,9 +139,10 @@ def generate_steps(
     max_new_tokens: int,
     generators: Sequence[torch.Generator] | None,
     sampling: Sampling,
+    calls: bool = False,
 ) -> Iterator[Step]:
     """The same token by token, as a stream; arguments as in `generate`, which are checked at once."""
-    return (each.of_running() for each in _checked_steps(model, prompts, stm, max_new_tokens, generators, sampling))
+    return (each.of_running() for each in _checked_steps(model, prompts, stm, max_new_tokens, generators, sampling, calls))
 
 
 def _checked_steps(
@@ -148,7 +152,10 @@ def _checked_steps(
     max_new_tokens: int,
     generators: Sequence[torch.Generator] | None,
     sampling: Sampling,
+    calls: bool,
 ) -> Iterator[_Computed]:
+    if calls and not model.config.template:
+        raise ModelError("Tool calls need a model whose tokenizer has the markers of the interaction template: leave them out.")
     if not len(prompts.ids):
         raise ModelError("There are no prompts: give at least one.")
     if len(prompts.ids) != stm.shape[1]:
@@ -168,7 +175,7 @@ def _checked_steps(
     if generators is not None:
         draws = _draws_per_row(model, max_new_tokens)
         uniform = torch.stack([torch.rand(draws, generator=generator, dtype=torch.float64) for generator in generators])
-    return _steps(model, prompts.to(model.device), stm, room.clamp(max=max_new_tokens), uniform, sampling)
+    return _steps(model, prompts.to(model.device), stm, room.clamp(max=max_new_tokens), uniform, sampling, calls)
 
 
 def _draws_per_row(model: ReactiveNetwork, max_new_tokens: int) -> int:
@@ -179,7 +186,7 @@ def _draws_per_row(model: ReactiveNetwork, max_new_tokens: int) -> int:
 # No autograd bookkeeping at all: a step is many small kernels, and what each costs besides its work is a good part of it.
 @torch.inference_mode()
 def _steps(
-    model: ReactiveNetwork, prompts: TokenBatch, stm: Tensor, limits: Tensor, uniform: Tensor | None, sampling: Sampling
+    model: ReactiveNetwork, prompts: TokenBatch, stm: Tensor, limits: Tensor, uniform: Tensor | None, sampling: Sampling, calls: bool
 ) -> Iterator[_Computed]:
     rows = prompts.mask.any(1).nonzero().squeeze(1)
     if not len(rows):
@@ -187,13 +194,16 @@ def _steps(
     limits = limits.to(model.device)[rows]
     longest = int(limits.max())
     uniform = None if uniform is None else uniform.to(model.device)[rows]
-    state, head = _Running.begin(model, prompts, stm, rows, longest), _AnswerHead.of(model.decoder, len(rows))
+    markers = Markers.of(_last(prompts)[rows], calls) if model.config.template else None
+    state, head = _Running.begin(model, prompts, stm, rows, longest), _AnswerHead.of(model.decoder, len(rows), markers)
     for step in range(longest):
         raw = head.log_probs(state.last)
         drawn_from = sampling.distribution(raw)
         token = raw.max(-1).indices if uniform is None else draw(drawn_from, uniform.narrow(1, step, 1))
         raw_log_probs = _at(raw, token)
         log_probs = raw_log_probs if drawn_from is raw else _at(drawn_from, token)
+        if markers is not None:
+            markers.note(token)
         ended = (token == EOS) | (limits == step + 1)
         computed = state.take(Step(state.rows, token, log_probs, raw_log_probs, ended, len(token) if step else 0))
         # Where finished rows cost nothing, the next token is on its way before it is known whether anybody needs it.
@@ -208,7 +218,14 @@ def _steps(
             kept = state.compact()
             if kept is not None:
                 token, limits, uniform = token[kept], limits[kept], None if uniform is None else uniform[kept]
+                if markers is not None:
+                    markers.keep(kept)
             state.advance(model, token, step)
+
+
+def _last(prompts: TokenBatch) -> Tensor:
+    """Last token of every prompt, int64 `[batch]`."""
+    return prompts.ids.gather(1, (prompts.lengths - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
 
 
 def _at(log_probs: Tensor, token: Tensor) -> Tensor:
@@ -222,17 +239,21 @@ class _AnswerHead:
 
     weight: Tensor
     bias: Tensor
+    markers: Markers | None = None
 
     @classmethod
-    def of(cls, decoder: Decoder, rows: int) -> _AnswerHead:
+    def of(cls, decoder: Decoder, rows: int, markers: Markers | None) -> _AnswerHead:
         weight = decoder.head.weight.t()
         # Read row by row a product takes two thirds of the time, which pays for the copy except where somebody waits for a first token.
-        return cls(weight if rows == 1 else weight.contiguous(), answer_logits(decoder.head.bias))
+        allowed = (EOS,) if markers is None else markers.SAID
+        bias = answer_logits(decoder.head.bias, decoder.head.special_tokens, allowed)
+        return cls(weight if rows == 1 else weight.contiguous(), bias, markers)
 
     def log_probs(self, hidden: Tensor) -> Tensor:
         """`[batch, dim]` to log-probabilities `[batch, vocab]` under temperature 1, in float32 or wider."""
         logits = torch.addmm(self.bias, hidden, self.weight)
-        return logits.log_softmax(-1, dtype=wide(logits.dtype))
+        log_probs = logits.log_softmax(-1, dtype=wide(logits.dtype))
+        return log_probs if self.markers is None else self.markers.allow(log_probs)
 
 
 class _Awaited:

@@ -114,8 +114,8 @@ def fill_masks(
     logits = model.mlm_head(hidden[[at for at, token in enumerate(ids) if token == MASK]])
     check_finite(logits.sum())
     logits = logits.to(wide(logits.dtype))
-    logits[:, : len(SPECIAL_TOKENS)] = float("-inf")
-    found = logits.log_softmax(-1).topk(min(top_k, logits.shape[-1] - len(SPECIAL_TOKENS)), dim=-1)
+    logits[:, : model.config.special_tokens] = float("-inf")
+    found = logits.log_softmax(-1).topk(min(top_k, logits.shape[-1] - model.config.special_tokens), dim=-1)
     inside = _Continuation(tokenizer, tokenizer.encode("a"))
     return [
         [Guess(inside.decode([token]), token, probability) for token, probability in zip(tokens, probabilities, strict=True)]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rxrl.errors import ModelError, PolicyError
-from rxrl.types import ANSWER, BOS, MASK, PAD, QUERY, UNK
+from rxrl.template import CALL, THINK
+from rxrl.types import ANSWER, EOS, SPECIAL_TOKENS
 
-FORBIDDEN = (PAD, BOS, UNK, MASK, QUERY, ANSWER)
+FORBIDDEN = tuple(token for token in range(len(SPECIAL_TOKENS)) if token != EOS)
 """Special tokens that cannot stand in an answer: all but `[EOS]`."""
 LEAST_TEMPERATURE = 1e-6
 """Below it logits would leave the range of float32."""
@@ -68,15 +70,54 @@ def chosen_sampling(temperature: float | None, top_k: int | None, top_p: float |
     return temperature == 0, Sampling(temperature or 1.0, top_k, top_p)
 
 
-def answer_logits(logits: Tensor) -> Tensor:
+def answer_logits(logits: Tensor, special_tokens: int = len(SPECIAL_TOKENS), allowed: Collection[int] = (EOS,)) -> Tensor:
     """Logits with special tokens other than `[EOS]` made impossible; the policy's distribution everywhere.
 
     Args:
         logits: `[..., vocab]`.
+        special_tokens: Special tokens of the vocabulary, the markers of the template included.
+        allowed: Those of them that are possible.
     """
     banned = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    banned[list(FORBIDDEN)] = True
+    banned[[token for token in range(special_tokens) if token not in allowed]] = True
     return logits.masked_fill(banned, float("-inf"))
+
+
+class Markers:
+    """Which markers each row of a template may say next: `[A]` ends what it thinks, `[C]` begins a tool call, `[EOS]` ends the rest.
+
+    Args:
+        thinking: Whether a row is still thinking, bool `[rows]`.
+        calls: Whether tools may be called.
+    """
+
+    SAID = (EOS, ANSWER, CALL)
+
+    def __init__(self, thinking: Tensor, calls: bool) -> None:
+        self._thinking = thinking
+        self._may_call = torch.full_like(thinking, calls)
+
+    @classmethod
+    def of(cls, last: Tensor, calls: bool) -> Markers | None:
+        """Those of prompts with these last tokens, int64 `[rows]`; None where only `[EOS]` is possible."""
+        thinking = last == THINK
+        return cls(thinking, calls) if calls or bool(thinking.any()) else None
+
+    def allow(self, log_probs: Tensor) -> Tensor:
+        """Log-probabilities `[rows, vocab]` of what each row may say."""
+        possible = torch.stack([~self._thinking, self._thinking, ~self._thinking & self._may_call], dim=1)
+        columns = log_probs.new_tensor(self.SAID, dtype=torch.int64)
+        kept = log_probs[:, columns].masked_fill(~possible, float("-inf"))
+        return log_probs.index_copy(1, columns, kept).log_softmax(-1)
+
+    def note(self, token: Tensor) -> None:
+        """Takes note of what each row has said, int64 `[rows]`."""
+        self._thinking = self._thinking & (token != ANSWER)
+        self._may_call = self._may_call & (token != CALL)
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with these rows only, int64 `[kept]`."""
+        self._thinking, self._may_call = self._thinking[rows], self._may_call[rows]
 
 
 def truncate_distribution(log_probs: Tensor, top_k: int | None, top_p: float | None) -> Tensor:

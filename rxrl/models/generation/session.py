@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -28,8 +29,11 @@ from rxrl.models.generation.sampling import chosen_sampling
 from rxrl.models.network import ReactiveNetwork
 from rxrl.reading import Refusal
 from rxrl.reading.tensors import Shapes, read_tensors
-from rxrl.types import EOS, TextCodec, TokenBatch, interaction_ids, prompt_ids
+from rxrl.template import CALL, has_template, interaction_tokens, prompt_tokens, system_interaction
+from rxrl.types import ANSWER, EOS, TextCodec, TokenBatch, interaction_ids
 from rxrl.writing import replacing
+
+Segment = Literal["think", "answer", "tool_call"]
 
 _MEMORY_NAME = "stm"
 _UNFINISHED = "\ufffd"
@@ -43,11 +47,13 @@ class Token:
         text: The text that became certain with it: "" within a character of several bytes. Joined, they are the answer.
         id: Its id; `[EOS]` for the last one, unless the token limit was reached.
         log_prob: Under the distribution it was drawn from.
+        segment: What it belongs to: `answer`, or `think` or `tool_call` of the template.
     """
 
     text: str
     id: int
     log_prob: float
+    segment: Segment = "answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +61,20 @@ class AnswerEnd:
     """The answer is complete.
 
     Attributes:
-        text: The whole answer.
-        ids: Its ids, without `[EOS]`.
+        text: The whole answer, without what was thought and a tool call.
+        ids: All ids that were said, without `[EOS]`.
         first_token_seconds: Time to the first token.
         seconds: Time to the last one, what the reader of the events did in between included.
+        thought: What was thought before the answer.
+        tool_call: What a tool is asked for, behind the answer.
     """
 
     text: str
     ids: tuple[int, ...]
     first_token_seconds: float = field(default=0.0, compare=False)
     seconds: float = field(default=0.0, compare=False)
+    thought: str = ""
+    tool_call: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +98,34 @@ class MemoryUpdated:
 Event = Token | AnswerEnd | MemoryUpdating | MemoryUpdated
 
 
-def stream_tokens(tokenizer: TextCodec, tokens: Iterable[tuple[int, float, bool]]) -> Iterator[Token | AnswerEnd]:
+def stream_tokens(tokenizer: TextCodec, tokens: Iterable[tuple[int, float, bool]], think: bool = False) -> Iterator[Token | AnswerEnd]:
     """Generated tokens with the text that became certain with each, then the whole.
 
     Args:
         tokenizer: Decodes ids.
         tokens: Id, log-probability and whether it is the last one, of each token.
+        think: Whether they begin with what is thought, up to `[A]`.
     """
-    answer: list[int] = []
-    shown, start, first = "", time.perf_counter(), 0.0
+    said: list[int] = []
+    texts: dict[Segment, str] = dict.fromkeys(get_args(Segment), "")
+    now: Segment = "think" if think else "answer"
+    own: list[int] = []
+    borders: dict[int, Segment] = {ANSWER: "answer", CALL: "tool_call"} if has_template(tokenizer) else {}
+    start, first = time.perf_counter(), 0.0
     for token, log_prob, ended in tokens:
         first = first or time.perf_counter() - start
         if token != EOS:
-            answer.append(token)
-        text = tokenizer.decode(answer)
+            said.append(token)
+        if token in borders:
+            now, own = borders[token], []
+        elif token != EOS:
+            own.append(token)
+        text = tokenizer.decode(own)
         certain = text if ended else text.rstrip(_UNFINISHED)
-        yield Token(certain[len(shown) :], token, log_prob)
-        shown = certain
-    yield AnswerEnd(shown, tuple(answer), first, time.perf_counter() - start)
+        yield Token(certain[len(texts[now]) :], token, log_prob, now)
+        texts[now] = certain
+    seconds = time.perf_counter() - start
+    yield AnswerEnd(texts["answer"], tuple(said), first, seconds, texts["think"], texts["tool_call"])
 
 
 class ReactiveSession:
@@ -116,7 +136,7 @@ class ReactiveSession:
         tokenizer: The one that the model was trained with.
         stm: Memory to start from, `[layers, 1, slots, dim]`; None draws stm0.
         generator: CPU generator of stm0 and of samples; None starts one from seed 0.
-        system: A system prompt: written as an initial interaction without an answer, now and after each `reset`.
+        system: A system prompt: written as the initial interaction, now and after each `reset`.
         background: Write memory in a thread after each answer. An error in it is raised by what needs the memory next, once;
             the memory is then what it was before.
 
@@ -143,7 +163,7 @@ class ReactiveSession:
             raise ModelError(f"Memory for this model has the shape {list(self._memory_shape)}, got {list(stm.shape)}.")
         self._stm = self._fresh() if stm is None else stm.detach().to(model.device, model.dtype)
         if system is not None:
-            self.write(system, "")
+            self.write_system(system)
 
     @property
     def stm(self) -> Tensor:
@@ -171,6 +191,9 @@ class ReactiveSession:
         top_k: int | None = None,
         top_p: float | None = None,
         max_new_tokens: int | None = None,
+        think: bool = False,
+        calls: bool = False,
+        result: bool = False,
     ) -> Iterator[Event]:
         """Answers a query, token by token, then writes the interaction into memory.
 
@@ -180,6 +203,9 @@ class ReactiveSession:
             top_k: Sample from this many of the likeliest tokens.
             top_p: Sample from the smallest set of tokens with at least this probability, in (0, 1].
             max_new_tokens: Limit of the answer, `[EOS]` included; None: what the model's length leaves.
+            think: Let the model think before it answers.
+            calls: Let it call a tool behind its answer.
+            result: The text is what a tool gave back.
 
         Returns:
             An iterator of `Token`s, then `AnswerEnd`, then `MemoryUpdated` (in the background: `MemoryUpdating`).
@@ -187,18 +213,21 @@ class ReactiveSession:
         Raises:
             ModelError: The query leaves no room for an answer, or an option is out of range; from the iterator: the memory that the
                 answer was read from has been reset or replaced, so that it is not written.
+            DataError: Thinking or tools are asked for, and the tokenizer has no markers for them.
         """
-        query_ids = self.tokenizer.encode(text)
+        prompt = prompt_tokens(text, self.tokenizer, think=think, result=result)
         greedy, sampling = chosen_sampling(temperature, top_k, top_p)
         steps = generate_steps(
             self.model,
-            TokenBatch.pad([prompt_ids(query_ids)]),
+            TokenBatch.pad([prompt]),
             self.stm,
             max_new_tokens=self.model.config.max_length if max_new_tokens is None else max_new_tokens,
             generators=None if greedy else [self._generator],
             sampling=sampling,
+            calls=calls,
         )
-        return self._events(query_ids, ((int(step.tokens), float(step.log_probs), bool(step.ended)) for step in steps), self._begun)
+        tokens = ((int(step.tokens), float(step.log_probs), bool(step.ended)) for step in steps)
+        return self._events(prompt, stream_tokens(self.tokenizer, tokens, think), self._begun)
 
     def write(self, query: str, answer: str) -> MemoryUpdated:
         """Writes an interaction that was not generated, for example a system prompt.
@@ -207,13 +236,22 @@ class ReactiveSession:
             ModelError: It is longer than the model's limit.
         """
         self.wait()
-        return self._write(self.tokenizer.encode(query), self.tokenizer.encode(answer))
+        return self._write(interaction_ids(self.tokenizer.encode(query), self.tokenizer.encode(answer)))
+
+    def write_system(self, text: str) -> MemoryUpdated:
+        """Writes a system prompt, as training does where a conversation begins with one.
+
+        Raises:
+            ModelError: It is longer than the model's limit.
+        """
+        self.wait()
+        return self._write(interaction_tokens(system_interaction(text), self.tokenizer).ids)
 
     def reset(self) -> None:
         """Forgets the conversation, a write in the background included: fresh stm0, then the system prompt."""
         self._replace(self._fresh())
         if self.system is not None:
-            self.write(self.system, "")
+            self.write_system(self.system)
 
     def save(self, path: str | Path) -> None:
         """Writes the memory to a safetensors file; it means something to the model that wrote it only."""
@@ -258,25 +296,25 @@ class ReactiveSession:
     def _fresh(self) -> Tensor:
         return self.model.init_memory(1, self._generator).detach()
 
-    def _events(self, query_ids: Sequence[int], tokens: Iterator[tuple[int, float, bool]], begun: int) -> Iterator[Event]:
+    def _events(self, prompt: Sequence[int], said: Iterator[Token | AnswerEnd], begun: int) -> Iterator[Event]:
         answer: tuple[int, ...] = ()
-        for event in stream_tokens(self.tokenizer, tokens):
+        for event in said:
             if isinstance(event, AnswerEnd):
                 answer = event.ids
             yield event
         if begun != self._begun:
             raise ModelError("Memory was reset or loaded while this answer streamed, so the answer is not written.")
         if self._writer is None:
-            yield self._write(query_ids, answer)
+            yield self._write([*prompt, *answer, EOS])
         else:
             self.wait()
-            self._pending = self._writer.submit(self._write, query_ids, answer)
+            self._pending = self._writer.submit(self._write, [*prompt, *answer, EOS])
             yield MemoryUpdating()
 
     @torch.no_grad()
-    def _write(self, query_ids: Sequence[int], answer_ids: Sequence[int]) -> MemoryUpdated:
+    def _write(self, ids: Sequence[int]) -> MemoryUpdated:
         before, start = self._stm, time.perf_counter()
-        batch = TokenBatch.pad([interaction_ids(query_ids, answer_ids)], self.model.device)
+        batch = TokenBatch.pad([ids], self.model.device)
         after = self.model.write_memory(before, batch.ids, batch.mask)
         change = float(drift(before, after))
         self._stm = after
