@@ -34,6 +34,8 @@ ADDRESSES = ("http://", "https://")
 """Beginnings of the address of a chat endpoint."""
 MODEL_FILES = (".json", ".safetensors", ".bin", ".jinja", ".model")
 """Endings of files in the folder of a model that its answers depend on."""
+LONGEST_QUERY = 4096
+"""Most tokens of a query for players without a limit of their own."""
 HUB = "hf:"
 """Begins the name of a Hugging Face model that is no folder."""
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -163,7 +165,8 @@ class Subject:
                 embed.model = self.loaded[0]
             return model_play(*self.loaded, conversations, known=known, **options)
         values, rows = scenario_values([*known, *conversations]), min(EVALUATION_ROWS, len(conversations))
-        return make_play(self.name, conversations, memory=self.memory, num_envs=rows, device=self.device, values=values, **options)
+        given: dict[str, Any] = {"max_query_tokens": LONGEST_QUERY, "values": values, "num_envs": rows, **options}
+        return make_play(self.name, conversations, memory=self.memory, device=self.device, **given)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     lines += ["def importers(source, limit=2):", "    '''Rows of anything.'''"]
     lines += ["    return [{'query': source, 'answer': 'a', 'interactions': [{'query': 'q', 'answer': 'b'}]}] * limit"]
     lines += ["def policies(codec): return None", "curricula = Curriculum.custom([1], name='mine')"]
+    lines += ["from rxrl.evaluation.suites import SUITES", "class suites(SUITES.built_in['mqar']): pass"]
     lines += ["from rxrl.training.signals import Signal", "signals = Signal('mine', lambda inputs: inputs.rollout.rewards)"]
     (tmp_path / "everything.py").write_text("\n".join(lines))
     information = tmp_path / "everything-1.0.dist-info"

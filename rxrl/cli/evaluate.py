@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rxrl import __version__
 from rxrl.cli.console import plain_console
 from rxrl.cli.device import Device, find_device
-from rxrl.cli.evaluation_tables import tables
+from rxrl.cli.evaluation_tables import stress_notes, suite_notes, tables
 from rxrl.cli.output import writable_folder
 from rxrl.cli.progress import Bar
+from rxrl.cli.shared import assigned
 from rxrl.data.mixing import mix_of
 from rxrl.data.splits import SCENARIO, WORLD
-from rxrl.evaluation import CONTROLS, WHOLE_CONTROLS, KeptBatches, Watch
-from rxrl.evaluation import evaluate as evaluate_policy
-from rxrl.evaluation.records import keeping_transcripts
-from rxrl.evaluation.resuming import hash_of_conversations
+from rxrl.data.world import level_or_default
+from rxrl.errors import ConfigError, DataError
+from rxrl.evaluation import CONTROLS, WHOLE_CONTROLS, Evaluation
+from rxrl.evaluation.assessment import Assessment
+from rxrl.evaluation.axes import AXES, Course, axes_of
+from rxrl.evaluation.suites import SUITES, Setting, Suite, played_of
+from rxrl.evaluation.suites.games import Scenarios
 from rxrl.evaluation.verdicts import memory_verdict
 from rxrl.factory import TokenEmbeddings
 from rxrl.players import Subject, is_checkpoint
@@ -29,7 +32,11 @@ from rxrl.rewards import load_reward, read_spec
 from rxrl.runs.folder import RunFolder
 from rxrl.scoring import reward_name, without_score
 from rxrl.supply import held_out_mix, named_reward
-from rxrl.types import ANSWER_TOKENS, Strategy
+from rxrl.terminal import PlainConsole
+from rxrl.types import ANSWER_TOKENS, Conversation, Strategy
+
+CONVERSATIONS, STRESSED = 200, 50
+"""Conversations where nobody says how many, and those of a point under stress."""
 
 
 def evaluate(  # noqa: PLR0913, PLR0917
@@ -62,7 +69,15 @@ def evaluate(  # noqa: PLR0913, PLR0917
         int | None, typer.Option(min=1, max=256, help="Turns of each conversation. Default: 16, or all turns of --data.")
     ] = None,
     strategy: Annotated[Strategy, typer.Option(help="Structure of the conversations.")] = "multi-step",
-    conversations: Annotated[int, typer.Option(min=1, help="Maximum number of conversations.")] = 200,
+    conversations: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum number of conversations; of each group of a suite. Default: 200, or what the suite takes."),
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="Play a benchmark: a name (rxrl list suites). --data is the place of its data.")] = None,
+    options: Annotated[list[str] | None, typer.Option("--set", help="Option of the suite, as name=value. Repeatable.")] = None,
+    stress: Annotated[
+        str | None, typer.Option(help=f"Also play under stress: axes such as time,load, of {', '.join(AXES)}, or all.")
+    ] = None,
     controls: Annotated[
         bool, typer.Option("--controls/--no-controls", help="Also play with empty and with swapped memory, and with the reference answers.")
     ] = True,
@@ -83,42 +98,121 @@ def evaluate(  # noqa: PLR0913, PLR0917
 ) -> None:
     """Measure what a model, or any other player, remembers, by distance, next to its controls."""
     console = plain_console()
-    mix = mix_of(data or WORLD)
+    task = _Task(data, suite, options or [], stress, level, steps, strategy, conversations, seed, controls)
+    mix = task.check()
     # What is wrong with the reward is said before a checkpoint is read.
     embed = TokenEmbeddings() if is_checkpoint(what) else None
     handed_in: dict[str, Any] = {} if embed is None else {"embed": embed}
     function = load_reward(read_spec(reward) if reward else named_reward(mix), **handed_in)
-    with nullcontext() if out is None else RunFolder(out).claimed():
+    settings = {
+        "what": what, "memory": memory, **task.settings(mix), "greedy": greedy, "reward": reward_name(function),
+        "max_answer_tokens": max_answer_tokens,
+    }  # fmt: skip
+    with nullcontext() if out is None else RunFolder(out).claimed(), Bar(console, "turns") as bar:
+        given = {"max_answer_tokens": task.answer_tokens(max_answer_tokens), "strategy": strategy}
         subject = Subject.open(what, memory, find_device(device))
-        chosen, known = held_out_mix(mix, level, steps, strategy, conversations, seed, console.print)
-        game = subject.play(chosen, known=known, embed=embed, reward=function, max_answer_tokens=max_answer_tokens, strategy=strategy)
-        settings = {
-            "what": what, "memory": memory, "data": mix, "level": level, "steps": steps, "strategy": strategy, "greedy": greedy,
-            "conversations": len(chosen), "reward": reward_name(function), "max_answer_tokens": max_answer_tokens, "seed": seed,
-        }  # fmt: skip
-        console.print(f"Playing {len(chosen)} conversations.")
-        kept = None if out is None else KeptBatches(out, _identity(subject, settings, hash_of_conversations(chosen)))
-        with Bar(console, "turns") as bar, nullcontext() if out is None else keeping_transcripts(out / "transcripts.unscored.jsonl"):
-            found = evaluate_policy(
-                *game, chosen, seed=seed, greedy=greedy, controls=_wanted(mix) if controls else (), watch=Watch(bar, kept)
-            )
+        job = Assessment(subject, function, seed, greedy, out, settings, given, embed, bar)
+        found = task.measure(job, mix, console)
         console.print(*tables(found), sep="\n")
+        for note in (*suite_notes(found.suite), *stress_notes(found.stress)):
+            console.print(note, soft_wrap=True)
         if verdict := memory_verdict(found.controls):
             console.print(verdict, soft_wrap=True)
         if nothing := without_score(reward_name(function), (record.reward for record in found.records)):
             console.print(nothing, soft_wrap=True)
-        if out is not None and kept is not None:
-            console.print(
-                f"Wrote {replace(found, about=settings).save(out)} and the transcripts. For a page: rxrl report {out}", soft_wrap=True
+        if out is not None:
+            console.print(f"Wrote {found.save(out)} and the transcripts. For a page: rxrl report {out}", soft_wrap=True)
+            job.forget()
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is played, as the options of the command say it."""
+
+    data: list[str] | None
+    suite: str | None
+    options: list[str]
+    stress: str | None
+    level: int | None
+    steps: int | None
+    strategy: str
+    conversations: int | None
+    seed: int
+    controls: bool
+
+    def check(self) -> dict[str, float]:
+        """Refuses options that do not go together; returns the mix of what is played, where it is no suite."""
+        if self.suite is None:
+            if self.options:
+                raise ConfigError("--set is for the options of a suite: name one with --suite, or leave --set out.")
+            mix = mix_of(self.data or WORLD)
+            if self.stress is not None:
+                self._check_stress(mix)
+            return mix
+        wrong = next((name for name in ("level", "steps", "stress") if getattr(self, name) is not None), None)
+        if wrong is not None:
+            raise ConfigError(
+                f"--{wrong} does not go with --suite: a suite has its own conversations. rxrl list suites shows what there is."
             )
-            kept.clear()
+        if len(self.data or ()) > 1:
+            raise ConfigError("A suite has one place of its data: give --data once.")
+        # The reward of a suite is that of its conversations.
+        return mix_of(f"{SCENARIO}guess" if SUITES.find(self.suite) is Scenarios else WORLD)
+
+    def _check_stress(self, mix: Mapping[str, float]) -> None:
+        axes = axes_of(self.stress or "")
+        if len(mix) > 1 or any(name.startswith(SCENARIO) for name in mix):
+            raise ConfigError("--stress is for conversations of one kind, the generated world or one file: leave the others out.")
+        if wrong := [axis for axis in axes if axis != "time" and WORLD not in mix]:
+            raise ConfigError(f"The axis {wrong[0]} needs the generated world; conversations of a file have the axis time: --stress time.")
+
+    def answer_tokens(self, given: int) -> int:
+        """Longest answer: a suite whose answers are longer takes what it needs."""
+        return given if self.suite is None else max(given, SUITES.find(self.suite).answer_tokens)
+
+    def settings(self, mix: Mapping[str, float]) -> dict[str, Any]:
+        """What is saved of the options."""
+        if self.suite is not None:
+            chosen = dict(assigned(each) for each in self.options)
+            return {"suite": self.suite, "data": self.data, "options": chosen, "conversations": self.conversations, "seed": self.seed}
+        return {
+            "data": dict(mix), "level": self.level, "steps": self.steps, "strategy": self.strategy, "stress": self.stress,
+            "conversations": self.conversations or CONVERSATIONS, "seed": self.seed,
+        }  # fmt: skip
+
+    def measure(self, job: Assessment, mix: Mapping[str, float], console: PlainConsole) -> Evaluation:
+        """Plays everything."""
+        if self.suite is not None:
+            return self._measure_suite(SUITES.find(self.suite)(), job, console)
+        count = self.conversations or CONVERSATIONS
+        chosen, known = held_out_mix(mix, self.level, self.steps, self.strategy, count, self.seed, console.print)
+        console.print(f"Playing {len(chosen)} conversations.")
+        found = job.conversations(chosen, known, _wanted(mix) if self.controls else ())
+        if self.stress is None:
+            return found
+        level = level_or_default(self.level) if WORLD in mix else None
+        told = [each for each in chosen if isinstance(each, Conversation)]
+        course = Course(told, level, self.seed, min(self.conversations or STRESSED, len(told)))
+        measured = {}
+        for axis in axes_of(self.stress):
+            console.print(f"Under stress: {axis}.")
+            measured[axis] = job.stress(axis, course)
+        return replace(found, stress=measured)
+
+    def _measure_suite(self, suite: Suite, job: Assessment, console: PlainConsole) -> Evaluation:
+        place = Path(self.data[0]) if self.data else None
+        options = dict(assigned(each) for each in self.options)
+        setting = Setting(place, self.conversations, self.seed, job.limit, options)
+        suite.chosen(setting)
+        groups = suite.groups(setting)
+        total = len(played_of(groups))
+        if not total:
+            raise DataError(f"Nothing of the suite {suite.name} fits the {job.limit.longest} {job.limit.unit} that the player reads.")
+        console.print(f"Playing {total} conversations of the suite {suite.name}.")
+        return job.suite(suite, groups, suite.controls if self.controls else ())
 
 
 def _wanted(mix: Mapping[str, float]) -> list[str]:
     """Controls that suit what is played."""
     kinds = {name.startswith(SCENARIO) for name in mix}
     return [*(CONTROLS if False in kinds else ()), *(WHOLE_CONTROLS if True in kinds else ())]
-
-
-def _identity(subject: Subject, settings: Mapping[str, Any], played: str) -> dict[str, Any]:
-    return {"version": __version__, **settings, "subject": subject.identity, "played": played}

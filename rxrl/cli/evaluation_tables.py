@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from rxrl.evaluation import Evaluation
+from rxrl.evaluation.axes import holds_sentence
 
 _HEADLINE = {
     "retention at 16 turns": "retention_at_16",
@@ -33,8 +34,59 @@ def tables(evaluation: Evaluation) -> list[Table]:
         distances.add_column(heading, justify="right")
     for row in summary["by_distance"]:
         distances.add_row(str(row["distance"]), *_numbers(row["mean"], (row["low"], row["high"]), row["turns"]))
+    if evaluation.suite:
+        return [_suite_table(evaluation.suite)]
     found = [headline, distances] if summary["by_distance"] else [headline]
-    return [*found, *(_scenario_table(name, each) for name, each in evaluation.scenarios.items())]
+    found += [_scenario_table(name, each) for name, each in evaluation.scenarios.items()]
+    return [*found, *([_stress_table(evaluation.stress)] if evaluation.stress else [])]
+
+
+def _suite_table(suite: Mapping[str, Any]) -> Table:
+    """Score of each group between its bounds."""
+    table = Table(title=f"Suite {suite['name']}: {suite['measures']}", title_justify="left")
+    for place, heading in enumerate(("group", "score", "95 % interval", "blind", "oracle", "questions")):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=place > 0)
+    for row in suite["groups"]:
+        span = "-" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+        score, blind, oracle = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("score", "blind", "oracle"))
+        table.add_row(row["name"], score, span, blind, oracle, f"{row['questions']:,}")
+    if suite["mean"] is not None:
+        table.add_section()
+        table.add_row("mean of the groups", f"{suite['mean']:.3f}")
+    return table
+
+
+def suite_notes(suite: Mapping[str, Any]) -> list[str]:
+    """What stands below the table of a suite: notes on its groups, and what others have published."""
+    if not suite:
+        return []
+    notes: dict[str, list[str]] = {}
+    for row in suite["groups"]:
+        if row["note"]:
+            notes.setdefault(row["note"], []).append(row["name"])
+    groups = len(suite["groups"])
+    lines = [note if len(names) == groups else f"{', '.join(names)}: {note}" for note, names in notes.items()]
+    for row in suite["published"]:
+        comparable = "comparable" if row["matches"] else "not comparable"
+        lines.append(f"Published: {row['score']}, {row['system']} ({row['source']}); {comparable}: {row['note']}.")
+    return lines
+
+
+def _stress_table(stress: Mapping[str, Any]) -> Table:
+    """The points of all curves."""
+    table = Table("", "", "retention", title="Under stress", title_justify="left")
+    for axis, found in stress.items():
+        for curve in found["curves"]:
+            for place, point in enumerate(curve["points"]):
+                name = "" if place else f"{axis}, {curve['name']}"
+                table.add_row(name, point["label"], f"{point['mean']:.3f} ({point['low']:.3f} to {point['high']:.3f})")
+            table.add_section()
+    return table
+
+
+def stress_notes(stress: Mapping[str, Any]) -> list[str]:
+    """Where each curve leaves 0.9."""
+    return [holds_sentence(axis, curve) for axis, found in stress.items() for curve in found["curves"]]
 
 
 def _scenario_table(name: str, found: Mapping[str, Any]) -> Table:

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from rxrl.cli.console import echo
 from rxrl.cli.output import writable_file
+from rxrl.cli.shared import assigned
 from rxrl.data.importers import (
     IMPORTERS,
     ImportResult,
@@ -28,7 +29,6 @@ from rxrl.data.importers.text import DEFAULT_LIMIT, write_texts
 from rxrl.data.rows import LengthLimit, RefusedRow, write_conversations
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError
-from rxrl.reading.settings import parse_yaml
 from rxrl.types import Conversation
 
 
@@ -79,19 +79,11 @@ def _command_of(name: str) -> Any:
 
     @single.command(name, help="Import with an importer of a package or of your own.")
     def run(source: Source, out: Out, options: ImporterOptions = None) -> None:
-        given = dict(_assigned(each) for each in options or [])
+        given = dict(assigned(each) for each in options or [])
         result = import_with(name, source, **given)
         _finish(result, result.conversations, out)
 
     return typer.main.get_command(single)
-
-
-def _assigned(text: str) -> tuple[str, Any]:
-    """Name and value of an option `name=value`."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise ConfigError(f"--set takes name=value, such as limit=10, got {text!r}.")
-    return name.strip(), parse_yaml(value, f"--set {text}").data
 
 
 @imports.command("babi")

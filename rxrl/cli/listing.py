@@ -23,6 +23,7 @@ KINDS = {
     "policies": ("rxrl.policies", "Who answers: `rxrl play --policy NAME`."),
     "scenarios": ("rxrl.envs.scenarios", "Users who react: `rxrl train --data scenario:NAME`."),
     "signals": ("rxrl.training.signals", "What the update learns from: `rxrl train --signals NAME=COEFFICIENT`."),
+    "suites": ("rxrl.evaluation.suites", "Benchmarks: `rxrl evaluate WHAT --suite NAME`."),
     "rewards": ("rxrl.rewards", "What an answer earns: `rxrl train --reward NAME`."),
 }
 """Where the registry of a kind is, and where its names are used."""

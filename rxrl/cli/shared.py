@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from rxrl.cli.output import writable_folder
 from rxrl.errors import ConfigError
 from rxrl.pipeline.parts import CHECKPOINT
+from rxrl.reading import parse_yaml
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.tracking import METRICS_FILE
 
@@ -35,6 +36,14 @@ LevelOption = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Random seed. Default: that of the settings, or 0.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --out.")]
+
+
+def assigned(text: str) -> tuple[str, Any]:
+    """Name and value of an option `name=value`."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"--set takes name=value, such as limit=10, got {text!r}.")
+    return name.strip(), parse_yaml(value, f"--set {text}").data
 
 
 def quoted(text: str | None) -> str | None:

@@ -31,7 +31,10 @@ __all__ = [
     "ConversationSource",
     "GeneratedSource",
     "RowsSource",
+    "Slot",
     "Telling",
+    "act_out",
+    "draw_slots",
     "generate_conversation",
     "generate_telling",
     "level_or_default",
@@ -383,6 +386,29 @@ def _pick(pool: list[Slot], move: Move, known: set[str]) -> list[Slot]:
     picked = [pool[index] for index in order[:count]]
     pool[:] = [slot for slot in pool if slot not in picked]
     return picked
+
+
+def draw_slots(rng: random.Random, level: int, count: int) -> list[Slot]:
+    """So many different things that can be told at a level, shared among entities as the level does.
+
+    Raises:
+        ConfigError: There are not as many.
+    """
+    return _draw_pool(rng, LEVELS[level], count, set())[:count]
+
+
+def act_out(rng: random.Random, level: int, slots: Sequence[Slot], moves: Sequence[Move]) -> list[Interaction]:
+    """Moves in the words of a level, for conversations that are planned by hand.
+
+    Args:
+        rng: Draws values and words.
+        level: 0 to 3.
+        slots: What each fact is about, by its number.
+        moves: What every interaction does, the first one included; facts are told before they are asked for.
+    """
+    script = _Script(rng, LEVELS[level], "test", list(slots), [], [])
+    script.values = [script.draw_value(slot) for slot in slots]
+    return [script.play(move) for move in moves]
 
 
 def _lower_first(text: str) -> str:

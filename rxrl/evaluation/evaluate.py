@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EVALUATION_FILE, TIMINGS_FILE = "evaluation.json", "timings.json"
+PARTS = ("controls", "cost", "scenarios", "about", "suite", "stress")
+"""Keys of evaluation.json beside those of the summary."""
 _TRANSCRIPTS = "transcripts"
 _REFUSAL = Refusal(DataError, "make it again with an evaluation")
 
@@ -39,6 +41,8 @@ class Evaluation:
         cost: As `cost_by_turn` gives it; the only part that holds times.
         scenarios: As `summarise_scenarios` gives it; empty where no games were played.
         about: What was evaluated and how, as plain values.
+        suite: As `rxrl.evaluation.suites.suite_summary` gives it; empty where no suite was played.
+        stress: By the name of an axis, what `rxrl.evaluation.axes.curves` gives; empty where no axis was played.
     """
 
     records: Playthrough
@@ -48,6 +52,8 @@ class Evaluation:
     cost: list[dict[str, Any]]
     scenarios: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    suite: dict[str, Any] = field(default_factory=dict)
+    stress: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -80,10 +86,10 @@ class Evaluation:
         """
         folder = Path(folder)
         content = read_evaluation(folder)
-        controls, cost, scenarios, about = (content.pop(name) for name in ("controls", "cost", "scenarios", "about"))
+        parts = {name: content.pop(name) for name in PARTS}
         files = {path.name.split(".")[1]: path for path in sorted(folder.glob(f"{_TRANSCRIPTS}.*.jsonl"))}
         played = {name: Playthrough(read_records(path)) for name, path in files.items() if name != "unscored"}
-        return cls(Playthrough(read_records(folder / f"{_TRANSCRIPTS}.jsonl")), played, content, controls, cost, scenarios, about)
+        return cls(Playthrough(read_records(folder / f"{_TRANSCRIPTS}.jsonl")), played, content, **parts)
 
     def save(self, folder: str | Path) -> Path:
         """Writes `evaluation.json`, `transcripts.jsonl`, `transcripts.<control>.jsonl` and `timings.json`; returns the path of the first.
@@ -97,7 +103,8 @@ class Evaluation:
         write_json(folder / TIMINGS_FILE, {"cost": [{"turn": row["turn"], "seconds": row["seconds"]} for row in self.cost]})
         cost = [{name: value for name, value in row.items() if name != "seconds"} for row in self.cost]
         found = {**self.summary, "controls": self.controls, "cost": cost, "scenarios": self.scenarios}
-        return write_json(folder / EVALUATION_FILE, found | ({"about": self.about} if self.about else {}))
+        more = {"about": self.about, "suite": self.suite, "stress": self.stress}
+        return write_json(folder / EVALUATION_FILE, found | {name: part for name, part in more.items() if part})
 
     def __repr__(self) -> str:
         return described(self.summary, self.controls, self.scenarios)
@@ -127,17 +134,17 @@ class Evaluation:
 
 
 def read_evaluation(folder: str | Path) -> dict[str, Any]:
-    """Content of the evaluation.json of a folder, with the times of its timings.json; `controls`, `cost`, `scenarios`, `about` are there.
+    """Content of the evaluation.json of a folder, with the times of its timings.json; all of `PARTS` are there.
 
     Raises:
         DataError: A file is missing or is not what an evaluation writes.
     """
     source, timings = Path(folder) / EVALUATION_FILE, Path(folder) / TIMINGS_FILE
-    content = {"controls": {}, "scenarios": {}, "about": {}, **read_json(source, OBJECT, _REFUSAL)}
+    content = {**{name: {} for name in PARTS}, **read_json(source, OBJECT, _REFUSAL)}
     times = read_json(timings, OBJECT, _REFUSAL) if timings.is_file() else {}
     try:
         seconds = {row["turn"]: row["seconds"] for row in times.get("cost", ())}
-        content["cost"] = [{**row, "seconds": row.get("seconds", seconds.get(row["turn"]))} for row in content.get("cost", ())]
+        content["cost"] = [{**row, "seconds": row.get("seconds", seconds.get(row["turn"]))} for row in content["cost"]]
     except (AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{source} does not hold what an evaluation writes ({error}): make the file again with an evaluation.") from error
     return content

@@ -156,8 +156,8 @@ def read_records(path: str | Path) -> list[TurnRecord]:
 
 
 @contextmanager
-def keeping_transcripts(path: str | Path) -> Iterator[None]:
-    """Writes what was said so far to `path` where a reward or a scenario fails inside; the error then says where.
+def keeping_transcripts(path: str | Path | None) -> Iterator[None]:
+    """Writes what was said so far to `path` where a reward or a scenario fails inside; the error then says where. None writes nothing.
 
     Raises:
         PlayError: The one that came, with the path in its message.
@@ -165,7 +165,7 @@ def keeping_transcripts(path: str | Path) -> Iterator[None]:
     try:
         yield
     except PlayError as error:
-        if not error.turns:
+        if not error.turns or path is None:
             raise
         records = [TurnRecord.of(turn, retention=held(turn), score=Score(None)) for turn in error.turns]
         written = write_records(path, records)

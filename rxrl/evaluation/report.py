@@ -17,6 +17,7 @@ from rxrl.evaluation.curves import learning_curves
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.evaluation.scenario_views import scenario_views
 from rxrl.evaluation.stress_views import stress_view
+from rxrl.evaluation.suite_views import curve_views, suite_view
 from rxrl.evaluation.tables import csv_text
 from rxrl.evaluation.transcripts import choose_episodes
 from rxrl.evaluation.views import (
@@ -54,7 +55,8 @@ def write_report(
         run: Content of report.json, every key optional: `seed`, `wall_seconds` and whether they count from where the run was `resumed`,
             `preset`, `budget`; `after_supervised`, `after_mrl`, `after_smat_continued` and `evaluation` from `summarise`; `controls` from
             `summarise_controls`; `stress` from `stress_by_axis`; `comparisons` from `summarise_comparisons`; `stages`, each from
-            `summarise_stage`; `cost` from `cost_by_turn`, or such lists by label; `scenarios` from `compare_scenarios`; `config`, any
+            `summarise_stage`; `cost` from `cost_by_turn`, or such lists by label; `scenarios` from `compare_scenarios`; `suite` and
+            `stress_curves` of an evaluation; `config`, any
             nested mapping; `title`; `notes`, sentences.
         metrics: Rows of metrics.jsonl.
         transcripts: Turns of the evaluation to show a few conversations of.
@@ -132,6 +134,8 @@ def render(run: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]], transcr
         title=run.get("title") or "Memory reinforcement learning",
         facts=run_facts(run),
         headline=headline_view(run),
+        suite=suite_view(run.get("suite")),
+        curves=curve_views(run.get("stress_curves")),
         by_distance=by_distance_view(run),
         stress=stress_view(run),
         scenarios=scenario_views(run.get("scenarios") or {}),

@@ -17,10 +17,10 @@ from rxrl.writing import json_text, replacing_folder, write_json
 
 TRUE = "true"
 """Name of the condition with the true memory."""
-PARTS = "parts"
+BATCHES = "batches"
 """Folder of the batches of an unfinished evaluation, below its own."""
 _DONE = "cost.json"
-_REFUSAL = Refusal(advice="remove the folder of parts and evaluate again", expected="the cost of turns")
+_REFUSAL = Refusal(advice="remove the folder of batches and evaluate again", expected="the cost of turns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,12 @@ class KeptBatches:
     """Batches on disk, so that an evaluation that was stopped goes on where it stood and ends with the same bytes.
 
     Args:
-        folder: That of the evaluation; the batches lie in `parts` below it.
+        folder: That of the evaluation; the batches lie in `batches` below it.
         identity: Plain values on which the answers depend. Batches of another identity are never used.
     """
 
     def __init__(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
-        self.folder = Path(folder) / PARTS
+        self.folder = Path(folder) / BATCHES
         self._identity = json_text(dict(identity))
 
     def find(self, key: Sequence[str]) -> Batch | None:

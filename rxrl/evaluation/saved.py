@@ -72,7 +72,8 @@ def _parts(folder: Path) -> dict[str, Any]:
     scenarios = {
         name: {"after": each["score"], "after_interval": each["interval"], **each} for name, each in evaluation.pop("scenarios").items()
     }
-    return {"evaluation": evaluation, "controls": evaluation.pop("controls"), "cost": evaluation.pop("cost"), "scenarios": scenarios}
+    parts = {name: evaluation.pop(name) for name in ("controls", "cost", "suite")}
+    return {"evaluation": evaluation, "scenarios": scenarios, "stress_curves": evaluation.pop("stress"), **parts}
 
 
 def read_object(path: Path) -> dict[str, Any]:

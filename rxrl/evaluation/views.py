@@ -33,8 +33,8 @@ FEW = 5
 def headline_view(run: Part) -> dict[str, Any] | None:
     """The first screen: the number that counts, what it is compared with, and what that means in words."""
     conditions = [(label, style, run[name]) for name, label, style in CONDITIONS if run.get(name)]
-    if not conditions:
-        return None
+    if not conditions or run.get("suite"):
+        return None  # The scores of a suite are its headline.
     metric, title = next(((key, words) for key, words in HEADLINES if conditions[0][2].get(key) is not None), HEADLINES[-1])
     label, _, main = conditions[0]
     if run.get("scenarios") and main.get(metric) is None:

@@ -58,7 +58,7 @@ def test_every_player_leaves_a_comparable_folder_and_a_page(
     assert (evaluation["conversations"], evaluation["turns"]) == (8, 32)
     assert evaluation["about"]["what"] == name
     assert evaluation["controls"]["oracle"]["retention"] == 1.0
-    assert not (tmp_path / resuming.PARTS).exists()
+    assert not (tmp_path / resuming.BATCHES).exists()
     invoke("report", tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert f"Evaluation of {name}" in page
