@@ -140,8 +140,11 @@ def no_loss(inputs: PolicyInputs, config: AlgorithmConfig) -> LossResult:
         inputs: One minibatch, or a part of one.
         config: Not looked at.
     """
-    metrics = ratio_metrics(inputs.log_probs - inputs.old_log_probs, inputs, *config.clip_range)
-    return LossResult(0 * inputs.mean(inputs.log_probs), {"entropy": inputs.mean(inputs.entropy).detach(), **metrics})
+    metrics = {"entropy": inputs.mean(inputs.entropy).detach()}
+    if inputs.reference_kl is not None:
+        metrics["kl"] = inputs.mean(inputs.reference_kl).detach()
+    moved = ratio_metrics(inputs.log_probs - inputs.old_log_probs, inputs, *config.clip_range)
+    return LossResult(0 * inputs.mean(inputs.log_probs), metrics | moved)
 
 
 BUILT_IN = {

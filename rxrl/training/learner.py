@@ -32,6 +32,7 @@ from rxrl.training.replay import reference_memory, reference_pass
 from rxrl.training.rollout import Rollout
 from rxrl.training.rules import stage_signals
 from rxrl.training.signals import REWARD_ONLY, Signals, active_signals
+from rxrl.training.signals.imitation import KeptEpisodes, as_result, imitation_losses
 from rxrl.training.targets import Targets, advantages_of, old_policy, rollout_metrics, start_critic
 from rxrl.training.update import actor_loss, critic_loss, has_advantage, minibatches, totals_of
 
@@ -57,6 +58,7 @@ class Learner:
         critic: Of the kind that the configuration names.
         critic_ready: Whether the critic has learned something.
         signals: What the update learns from, as the stage and the share of the run that is done have it.
+        kept: Good episodes of the last iterations, where they are imitated.
         groups, critic_groups: Named parameters by group.
         optimizer, critic_optimizer: Each takes one step a minibatch.
     """
@@ -70,6 +72,7 @@ class Learner:
     critic: AnyCritic
     critic_ready: bool
     signals: Signals
+    kept: KeptEpisodes
     groups: Groups
     critic_groups: Groups
     optimizer: torch.optim.Optimizer
@@ -89,7 +92,7 @@ class Learner:
             self.critic = make_critic(config.critic, model, config.critic_layers)
         self.critic_ready = start is not None and load_critic(checkpoint_folder(start), self.critic)
         self.critic.to(processes.device)
-        self.signals = REWARD_ONLY
+        self.signals, self.kept = REWARD_ONLY, KeptEpisodes()
         self.groups = model.group_parameters()
         self.critic_groups = {"critic": list(self.critic.named_parameters())}
         self.optimizer = make_optimizer(self.groups, config.optimizer)
@@ -169,6 +172,8 @@ class Learner:
                 metrics["epochs"] = epoch + 1
                 if algorithm.target_kl is not None and float(metrics["approx_kl"]) > algorithm.target_kl:
                     break
+            if self.signals.imitation is not None:
+                self.kept.take(rollout, self.signals.imitation.options, self.processes.objects)
         return metrics
 
     @property
@@ -189,6 +194,7 @@ class Learner:
             "reference": self.reference.state_dict(),
             "reference_left": self.reference_left,
             "critic_ready": self.critic_ready,
+            "kept": self.kept.state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], checkpoint: Path) -> None:
@@ -201,6 +207,7 @@ class Learner:
         left = state["reference_left"]
         self.reference_left = None if left is None else left.to(self.processes.device)
         self.critic_ready = state["critic_ready"]
+        self.kept.restore(state["kept"], self.processes.device)
 
     def _minibatches(self, rollout: Rollout, algorithm: AlgorithmConfig, epoch: int) -> Iterator[tuple[Tensor, bool]]:
         """Rows of this process in each minibatch of the global batch, and whether they count.
@@ -249,6 +256,7 @@ class Learner:
                 apart.add(result.terms)
             results.append(self._backward(result))
             said.append(log_probs)
+        results += self._imitate(algorithm)
         found = sum_results(results)
         metrics = self._whole({**found.metrics, "loss": found.loss}, totals)
         before = torch.cat(said, dim=1)
@@ -261,9 +269,20 @@ class Learner:
             norms = self._step(self.critic_optimizer, self.critic_groups, self.config.critic_optimizer.max_grad_norm)
             metrics["critic_grad_norm"] = norms["grad_norm"]
         teaches = self.processes.any(has_advantage(rollout.rows(rows), targets.rows(rows), algorithm) or totals.teach)
+        teaches = teaches or ("signal/imitation" in metrics and bool(metrics["signal/imitation"] > 0))
         metrics["without_advantage"] = torch.tensor(float(not teaches), device=self.processes.device)
         take = teaches or shared or not algorithm.skip_without_advantage
         return metrics | self._step(self.optimizer, self.groups, self.config.optimizer.max_grad_norm, take), before
+
+    def _imitate(self, algorithm: AlgorithmConfig) -> list[LossResult]:
+        """Adds the gradients of imitation; one result for each piece of this process, and one where it has none."""
+        if (active := self.signals.imitation) is None:
+            return []
+        mine = self.kept.share(self.processes.rank, self.processes.count)
+        with self.processes.autocast():
+            losses = imitation_losses(self.model, mine, algorithm, self.processes.mean)
+            nothing = torch.zeros((), device=self.processes.device)
+            return [self._backward(as_result(each(), active.coefficient)) for each in losses] or [as_result(nothing, 0.0)]
 
     def _gradients_apart(self, iteration: int) -> SignalGradients | None:
         """What compares the gradients of the signals, where that is due."""
@@ -287,7 +306,7 @@ class Learner:
     def _whole(self, metrics: Mapping[str, Tensor], totals: Totals) -> Metrics:
         """Metrics of a minibatch over all processes; NaN for means over turns that are trained on, where there are none."""
         whole, nothing = self.processes.metrics(metrics, MAXIMA), totals.turns == 0
-        everywhere = OVER_ALL | {f"signal/{name}" for name in totals.signals}
+        everywhere = OVER_ALL | {name for name in whole if name.startswith("signal/")}
         return {name: value if name in everywhere else value.masked_fill(nothing, torch.nan) for name, value in whole.items()}
 
     def _reduce_of(self, rollout: Rollout, targets: Targets, rows: Tensor, algorithm: AlgorithmConfig, totals: Totals) -> Reduce:

@@ -105,6 +105,22 @@ class Rollout:
         lessons = {name: lesson.rows(rows) for name, lesson in self.lessons.items()}
         return Rollout(**picked, share=self.share, iteration=self.iteration, lessons=lessons)
 
+    def tensors(self) -> dict[str, Any]:
+        """What `of_tensors` makes the same rollout of, without text, terms and lessons; on the CPU."""
+        held = {name: getattr(self, name) for name in (*_OF_ROWS, *_OF_TURNS, "stm0", "writes", "left")}
+        plain = {name: [each.ids.cpu(), each.mask.cpu()] if isinstance(each, TokenBatch) else each.cpu() for name, each in held.items()}
+        return {**plain, "share": [self.share.start, self.share.stop, self.share.total], "iteration": self.iteration}
+
+    @classmethod
+    def of_tensors(cls, held: Mapping[str, Any], device: torch.device | str) -> Rollout:
+        """A rollout from what `tensors` gives."""
+
+        def moved(value: Any) -> Any:
+            return TokenBatch(*value).to(device) if isinstance(value, list | tuple) else value.to(device)
+
+        made: dict[str, Any] = {name: moved(value) for name, value in held.items() if name not in {"share", "iteration"}}
+        return cls(**made, share=Share(*held["share"]), iteration=held["iteration"])
+
     def at(self, turn: int) -> Rollout:
         """One turn of it (index from 0); what was written before stays whole."""
         here = slice(turn, turn + 1)

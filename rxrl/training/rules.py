@@ -13,6 +13,7 @@ from rxrl.data.stats import asked_under_references
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.facts import attribute_values
 from rxrl.training.config import MRLConfig
+from rxrl.training.offline import with_accepted
 from rxrl.training.signals import SIGNALS, SignalConfig
 from rxrl.types import Conversation
 
@@ -81,10 +82,13 @@ def check_signals(curriculum: Curriculum, config: MRLConfig, source: EpisodeSour
         count: How many of them are looked at.
 
     Raises:
-        ConfigError: None of the scenarios of a stage has what a signal learns from; the message names both.
+        ConfigError: None of the scenarios of a stage has what a signal learns from (the message names both), or an algorithm that plays no
+            rollouts finds no answers.
     """
     for stage in curriculum.stages:
         played = source.take(steps=stage.steps, strategy=next(iter(stage.strategies)), start=0, count=count)
+        if not stage_algorithm(stage, config).algorithm.plays:
+            with_accepted(played)
         for name, settings in stage_signals(stage, config).items():
             lacking = [SIGNALS.find(name).lacks(each) for each in played]
             if all(lacking) and (settings.coefficient or settings.final):

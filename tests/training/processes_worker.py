@@ -37,7 +37,14 @@ SCENARIOS = {
     "signals": {
         "episodes": 5,
         "algorithm": {"name": "impo", "minibatches": 2},
-        "signals": {"reward": 1, "reference": 0.5, "probes": 0.3, "teacher": 0.2, "preference": 0.3},
+        "signals": {
+            "reward": 1,
+            "reference": 0.5,
+            "probes": 0.3,
+            "teacher": 0.2,
+            "preference": 0.3,
+            "imitation": {"coefficient": 0.2, "options": {"above": 3.0, "most": 100}},
+        },
         "micro_batch": 2,
     },
     "grpo": {"episodes": 6, "algorithm": {"name": "grpo", "group_size": 2, "minibatches": 2}},

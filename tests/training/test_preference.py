@@ -183,7 +183,9 @@ class Recorder:
         return lambda *_: None
 
 
-def test_users_who_react_cannot_be_played_without_rollouts():
+def test_users_who_react_cannot_be_played_without_rollouts(tmp_path):
+    with pytest.raises(ConfigError, match="the user of scenario 'e0-2' reacts"):
+        trainer_in(tmp_path, source=EchoSource(), algorithm={"name": "dmpo"}, signals={"reward": 1})
     with pytest.raises(ConfigError, match="the user of scenario 'e0-2' reacts"):
         with_accepted(EchoSource().take(steps=2, strategy="multi-step", start=0, count=1))
 

@@ -20,6 +20,7 @@ from rxrl.training.gradients import SignalGradients
 from rxrl.training.replay import trajectory
 from rxrl.training.rules import check_signals
 from rxrl.training.signals import teacher
+from rxrl.training.signals.imitation import ImitationOptions, KeptEpisodes, imitation_losses
 from rxrl.training.signals.questions import with_value
 from rxrl.training.signals.registry import BUILT_IN
 from rxrl.training.token_statistics import LazyLogits
@@ -29,7 +30,19 @@ from scripts.learning import CODEC
 from tests.training.lessons import signal_step, signals_of, taught, with_lessons
 from tests.training.steps import moved
 from tests.training.test_memory_credit import slope
-from tests.training.toy import EchoSource, conversations, lines, play, same, targets_for, tiny_model, toy_critic, trainer_in, weights
+from tests.training.toy import (
+    EchoSource,
+    conversations,
+    lines,
+    lively,
+    play,
+    same,
+    targets_for,
+    tiny_model,
+    toy_critic,
+    trainer_in,
+    weights,
+)
 
 TEACHING = ["reference", "probes", "teacher"]
 """Signals that are learned from besides the reward."""
@@ -331,6 +344,41 @@ def test_the_signal_of_the_page_trains(tmp_path):
     trainer.train()
     assert lines(trainer)[0]["signal/calm"] > 0
     assert lines(trainer)[0]["signal/calm_grad_norm"] > 0
+
+
+def test_good_episodes_are_imitated_for_some_iterations_with_their_own_memory(tmp_path):
+    signals = {"reward": 1, "imitation": {"coefficient": 0.5, "options": {"above": 4.0, "iterations": 2, "most": 3}}}
+    trainer = trainer_in(tmp_path, [{"steps": 3, "iterations": 4}], reward=lively, signals=signals, episodes=6, checkpoint_every=2)
+    trainer.train()
+    losses = [line["signal/imitation"] for line in lines(trainer)]
+    assert losses[0] == 0
+    assert all(value > 0 for value in losses[1:])
+    kept = trainer.learner.kept.share(0, 1)
+    assert {each.iteration for each in kept} == {2, 3}
+    for each in kept:
+        assert each.batch <= 3
+        assert ((each.rewards.sum(0) / each.scored.sum(0)) >= 4).all()
+    again = trainer_in(tmp_path, [{"steps": 3, "iterations": 4}], reward=lively, signals=signals, episodes=6, checkpoint_every=2)
+    assert again.resume(tmp_path / "checkpoints/step-000002", rewind=False)
+    again.train()
+    assert same(weights(again.model), weights(trainer.model))
+
+
+def test_imitation_is_the_likelihood_of_kept_answers():
+    model, chosen = small(), conversations(3, (4, 2))
+    rollout, kept = play(model, chosen), KeptEpisodes()
+    kept.take(rollout, ImitationOptions(above=0.0, most=2), list)
+    [piece], losses = kept.share(0, 1), []
+    best = (rollout.rewards.sum(0) / rollout.scored.sum(0)).topk(2).indices.sort().values
+    actor = moved(model)
+    stms, grid = trajectory(actor, rollout), rollout.turn_grid()
+    for row in best.tolist():
+        for number in range(chosen[row].steps):
+            ids = rollout.turns.ids[number, row][rollout.answer[number, row]].tolist()
+            said = _distributions(actor, stms[:, number, row : row + 1], grid[number][row].query_ids, ids)
+            losses.append(-said.gather(1, torch.tensor(ids)[:, None]))
+    [found] = imitation_losses(actor, [piece], AlgorithmConfig(), lambda value: value)
+    assert torch.allclose(found(), torch.cat(losses).mean(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, re.S))

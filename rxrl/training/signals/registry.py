@@ -10,6 +10,7 @@ from pydantic import Field
 from rxrl.config import BaseConfig, parse_config
 from rxrl.errors import ConfigError
 from rxrl.registry import Registry, absolute, first_paragraph
+from rxrl.training.signals.imitation import IMITATION
 from rxrl.training.signals.preference import PREFERENCE
 from rxrl.training.signals.probes import PROBES
 from rxrl.training.signals.reference import REFERENCE
@@ -22,7 +23,7 @@ def _no_loss(inputs: Any) -> Any:
 
 
 _REWARD = Signal(REWARD, _no_loss, summary="The algorithm's own loss, with all its terms.")
-BUILT_IN = {each.name: each for each in (_REWARD, REFERENCE, TEACHER, PROBES, PREFERENCE)}
+BUILT_IN = {each.name: each for each in (_REWARD, REFERENCE, TEACHER, PROBES, PREFERENCE, IMITATION)}
 
 
 def _checked(name: str, found: Any) -> Signal:
@@ -93,4 +94,5 @@ def active_signals(settings: Mapping[str, SignalConfig], progress: float = 0.0) 
         for name, config in settings.items()
         if name != REWARD and coefficients[name] > 0
     )
-    return Signals(coefficients.get(REWARD, 0.0), others)
+    replayed = next((each for each in others if each.signal is IMITATION), None)
+    return Signals(coefficients.get(REWARD, 0.0), tuple(each for each in others if each.signal is not IMITATION), replayed)

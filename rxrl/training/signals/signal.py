@@ -155,11 +155,13 @@ class Signals:
 
     Attributes:
         reward: Coefficient of the algorithm's loss.
-        others: All other signals whose coefficient is above 0.
+        others: The signals on the rollout itself whose coefficient is above 0.
+        imitation: The one that replays earlier episodes, where it is on.
     """
 
     reward: float = 1.0
     others: tuple[ActiveSignal, ...] = ()
+    imitation: ActiveSignal | None = None
 
     def lessons(self, material: Material) -> Mapping[str, Lesson]:
         """What each signal teaches."""
