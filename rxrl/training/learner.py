@@ -105,7 +105,7 @@ class Learner:
             stage: Of the curriculum.
             progress: Share of the run that is done, in [0, 1].
         """
-        self.signals = active_signals(stage_signals(stage, self.config), progress)
+        self.signals = replace(active_signals(stage_signals(stage, self.config), progress), start=self.reference)
         train_only({**self.groups, **self.critic_groups}, stage.trained_groups)
         for optimizer, config in ((self.optimizer, self.config.optimizer), (self.critic_optimizer, self.config.critic_optimizer)):
             set_learning_rates(optimizer, schedule_factor(config, progress), stage.learning_rates)

@@ -63,6 +63,7 @@ class SignalInputs:
         hidden: Hidden states of the policy at the sampled tokens, `[tokens, dim]`, in the order of `rollout.turns.ids[rollout.answer]`.
         lesson: What `Signal.prepare` made; without it nothing but weights.
         options: Of the signal, as its `Signal.options` describes them; a mapping where that is None.
+        start: The frozen start, where there is one.
     """
 
     model: ReactiveTransformer
@@ -71,6 +72,7 @@ class SignalInputs:
     hidden: Tensor
     lesson: Lesson
     options: Any = None
+    start: ReactiveTransformer | None = None
 
     def log_probs(self) -> Tensor:
         """Log-probability of each item of the lesson given the memory of its turn, summed over tokens, `[turns, batch, items]`."""
@@ -157,11 +159,13 @@ class Signals:
         reward: Coefficient of the algorithm's loss.
         others: The signals on the rollout itself whose coefficient is above 0.
         imitation: The one that replays earlier episodes, where it is on.
+        start: The frozen start, for signals that ask it.
     """
 
     reward: float = 1.0
     others: tuple[ActiveSignal, ...] = ()
     imitation: ActiveSignal | None = None
+    start: ReactiveTransformer | None = None
 
     def lessons(self, material: Material) -> Mapping[str, Lesson]:
         """What each signal teaches."""
@@ -201,7 +205,7 @@ class Signals:
         found = {}
         for each in self.others:
             lesson = rollout.lessons[each.name].where(rollout.real)
-            inputs = SignalInputs(model, memory, rollout, hidden, lesson, each.options)
+            inputs = SignalInputs(model, memory, rollout, hidden, lesson, each.options, self.start)
             total = totals[each.name]
             found[each.name] = each.signal.loss(inputs).masked_fill(lesson.weights == 0, 0).sum() / total.masked_fill(total == 0, 1)
         return found

@@ -23,6 +23,7 @@ class TeacherOptions(BaseConfig):
         "saved", description="saved: what holds the answer, on turns that ask; last: what was said last."
     )
     last: int = Field(1, ge=1, description="reads last: how many interactions.")
+    by: Literal["self", "start"] = Field("self", description="self: the decoder as it is by now; start: the frozen start.")
     context: Literal["own", "other"] = Field(
         "own", description="other: the interactions of another conversation. A control: such a teacher must not help."
     )
@@ -78,12 +79,13 @@ def loss(inputs: SignalInputs) -> Tensor:
 def teacher_logits(inputs: SignalInputs, flags: Tensor) -> LazyLogits:
     """What the teacher says at the sampled tokens of the turns where `flags`, bool `[turns, batch]`."""
     read, turns, answer = inputs.lesson.tokens, inputs.rollout.turns, inputs.rollout.answer[flags]
+    model = inputs.start if inputs.options.by == "start" and inputs.start is not None else inputs.model
     ids, mask = read.ids[flags], read.mask[flags]
-    encoded = inputs.model.encode(ids.flatten(0, 1), mask.flatten(0, 1))
+    encoded = model.encode(ids.flatten(0, 1), mask.flatten(0, 1))
     # Several interactions stand one behind the other: the decoder knows no order of what it reads.
     memory = encoded.view(len(encoded), *ids.shape, -1).flatten(2, 3)
-    hidden = inputs.model.decode_hidden(turns.ids[flags], turns.mask[flags], memory, mask.flatten(1, 2))
-    return LazyLogits.of(inputs.model.decoder.head, hidden[:, :-1][answer[:, 1:]])
+    hidden = model.decode_hidden(turns.ids[flags], turns.mask[flags], memory, mask.flatten(1, 2))
+    return LazyLogits.of(model.decoder.head, hidden[:, :-1][answer[:, 1:]])
 
 
 TEACHER = Signal("teacher", loss, prepare, TeacherOptions, summary="The same decoder, reading uncompressed what memory should hold.")
