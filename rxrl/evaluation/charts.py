@@ -143,12 +143,12 @@ def line_plot(
         y_axis = Axis(low, high, height - (40 if x_label else 26), 16 if borders else 10)
         marks = _x_ticks(x_low, x_high, whole=x_whole, count=8 if width > 500 else 5)
         parts = [_y_grid(y_axis, x_axis), _x_grid(marks, x_axis, y_axis, x_label, height)]
-        parts += [_border(x, label, x_axis, y_axis) for x, label in borders]
+        parts += [_border(x, label, x_axis, y_axis) for x, label in _inside(borders, x_low, x_high)]
         parts += [_band(item, x_axis, y_axis) for item in series if item.band]
         if level is not None:
             parts.append(_hline(level, x_axis, y_axis))
         parts += [_line(item, x_axis, y_axis) for item in series]
-        return svg(width, height, title, parts)
+        return svg(width, height, f"{title}. {'; '.join(map(_spoken, series))}", parts)
 
     return draw
 
@@ -169,7 +169,7 @@ def dot_plot(
             x = x_axis(level)
             parts.append(tag('<line class="level" x1="{}" x2="{}" y1="{}" y2="{}"/>', x, x, y_axis.start, y_axis.end))
         parts += [_dot_row(row, x_axis, y_axis(index + 0.5), gutter, width) for index, row in enumerate(rows)]
-        return svg(width, height, title, parts)
+        return svg(width, height, f"{title}. {'; '.join(map(_said, rows))}", parts)
 
     return draw
 
@@ -191,9 +191,30 @@ def range_plot(
         parts.insert(1 + len(columns), tag('<polyline class="line {} thin" points="{}"/>', columns[0].style, path))
         if x_label:
             parts.append(tag('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>', (44 + width - 14) / 2, height - 6, x_label))
-        return svg(width, height, title, parts)
+        return svg(width, height, f"{title}. {'; '.join(map(_said, columns))}", parts)
 
     return draw
+
+
+def _inside(borders: Sequence[tuple[float, str]], low: float, high: float) -> list[tuple[float, str]]:
+    """The borders within the axis; of those before it the last one, which begins the part that is shown, at its start."""
+    before = [border for border in borders if border[0] <= low]
+    return [(low, label) for _, label in before[-1:]] + [border for border in borders if low < border[0] <= high]
+
+
+def _spoken(series: Series) -> str:
+    """A line for those who cannot see it."""
+    (first, start), (last, end) = series.points[0], series.points[-1]
+    lowest, highest = (number(pick(y for _, y in series.points), 3) for pick in (min, max))
+    if len(series.points) == 1:
+        return f"{series.label}: {number(start, 3)} at {first:,g}"
+    return f"{series.label}: from {number(start, 3)} at {first:,g} to {number(end, 3)} at {last:,g}, between {lowest} and {highest}"
+
+
+def _said(mark: Mark) -> str:
+    """A mark for those who cannot see it."""
+    span = "" if mark.low is None or mark.high is None else f", {number(mark.low, 3)} to {number(mark.high, 3)}"
+    return f"{mark.label}: {number(mark.value, 3)}{span}"
 
 
 def svg(width: int, height: float, title: str, parts: Sequence[Markup]) -> Markup:
@@ -228,10 +249,11 @@ def _y_grid(y_axis: Axis, x_axis: Axis) -> Markup:
     step = marks[1] - marks[0] if len(marks) > 1 else abs(marks[0])
     digits = min(5, max(0, math.ceil(-math.log10(step) - 1e-9))) if step else 0
     digits += step > 0 and abs(round(step * 10**digits) - step * 10**digits) > 1e-6
+    form = ".2g" if 0 < step < 1e-5 else f",.{digits}f"
     rows = (
         tag(
             '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text class="tick" x="{}" y="{}" text-anchor="end">{}</text>',
-            x_axis.start, x_axis.end, y_axis(y), y_axis(y), x_axis.start - 8, y_axis(y) + 4, f"{y:,.{digits}f}",
+            x_axis.start, x_axis.end, y_axis(y), y_axis(y), x_axis.start - 8, y_axis(y) + 4, format(y, form),
         )
         for y in marks
     )  # fmt: skip
@@ -291,7 +313,14 @@ def _dot_row(row: Mark, x_axis: Axis, y: float, gutter: int, width: int) -> Mark
     parts += [tag('<circle class="point {}" cx="{}" cy="{}" r="3"/>', row.style, x_axis(value), y) for value in row.points]
     hint = f"{row.label}: {number(row.value, 3)} {row.note}"
     parts.append(tag('<circle class="dot {}" cx="{}" cy="{}" r="5"><title>{}</title></circle>', row.style, x_axis(row.value), y, hint))
-    parts.append(tag('<text class="value" x="{}" y="{}" text-anchor="end">{}</text>', width - 6, y + 4, number(row.value)))
+    parts.append(
+        tag(
+            '<text class="value" x="{}" y="{}" text-anchor="end">{}</text>',
+            width - 6,
+            y + 4,
+            number(row.value, 2 if abs(row.value) > 1 else 3),
+        )
+    )
     return Markup().join(parts)
 
 

@@ -43,7 +43,7 @@ def write_comparison(found: Part, folder: str | Path) -> Path:
     views = [_view(name, each, found["variants"]) for name, each in _different(found["measures"]).items()]
     facts = [("variants", str(len(found["variants"]))), ("runs", str(len(found["runs"]))), ("compared with", first)]
     text = page("compare.html.j2", kind="compare", title=f"{_listed(found['variants'][1:])} against {first}", facts=facts, first=first,
-                measures=views, runs=found["runs"], contents=[])  # fmt: skip
+                measures=views, runs=found["runs"])  # fmt: skip
     write_json(folder / "compare.json", found)
     write_text(folder / "compare.csv", csv_text(_CSV, _csv_rows(found)))
     tables = [(view["title"], view["header"], view["rows"]) for view in views]

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rxrl.evaluation.charts import Series, legend, line_plot, plot
+from rxrl.evaluation.charts import Key, Series, legend, line_plot, plot
 
 Row = Mapping[str, Any]
 
@@ -119,7 +119,8 @@ def _panel(
     drawn = [item for item in series if item.points][:MOST_LINES]
     if not any(len(item.points) > 1 for item in drawn):
         return None
-    entries = legend([(item.label, item.style, "line") for item in drawn]) if len(drawn) > 1 else Markup()
+    keys: list[Key] = [(item.label, item.style, "line" if len(item.points) > 1 else "dot") for item in drawn]
+    entries = legend(keys) if len(drawn) > 1 else Markup()
     title += " (band: lowest to highest)" if any(item.band for item in drawn) else ""
     return Panel(title, entries, plot(line_plot(drawn, title=title, y_range=y_range, borders=borders, height=190), half=True))
 

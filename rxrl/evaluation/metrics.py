@@ -73,11 +73,13 @@ def interval(records: Iterable[TurnRecord], *, seed: int = 0, resamples: int = R
     if not asking:
         return None
     mean, low, high = bootstrap(_retention(asking), _conversations(asking), seed=seed, resamples=resamples)
+    exact = [float(bool(record.exact)) for record in asking]
     return {
         "mean": mean,
         "low": low,
         "high": high,
-        "exact": _mean([float(bool(record.exact)) for record in asking]),
+        "exact": _mean(exact),
+        "exact_interval": list(bootstrap(exact, _conversations(asking), seed=seed, resamples=resamples)[1:]),
         "turns": len(asking),
         "conversations": len(set(_conversations(asking))),
     }
@@ -180,6 +182,7 @@ def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = 
         summary[name] = part and part["mean"]
         summary[f"{name}_interval"] = part and [part["low"], part["high"]]
         summary[f"{name}_exact"] = part and part["exact"]
+        summary[f"{name}_exact_interval"] = part and part["exact_interval"]
         summary[f"{name}_turns"] = part["turns"] if part else 0
         summary[f"{name}_conversations"] = part["conversations"] if part else 0
     binding = binding_interval(records, seed=seed, resamples=resamples)
@@ -199,6 +202,7 @@ def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = 
         "by_turn": _by_turn(asking),
         "by_kind": _by_kind(asking),
         "reward": reward_range(counted),
+        "reward_interval": _reward_interval(counted, seed, resamples),
         "reward_other": reward_range(other),
         "terms": _term_means(counted),
         "chance": chance(_headline(records)),
@@ -317,6 +321,15 @@ def reward_range(records: Iterable[TurnRecord]) -> dict[str, Any]:
         "episode_max": max(means, default=None),
         "turns": len(rewards),
     }
+
+
+def _reward_interval(records: Iterable[TurnRecord], seed: int, resamples: int) -> list[float] | None:
+    """Ends of the interval of the mean reward; None where nothing was scored."""
+    scored = [(record.reward, record.turn.conversation_id) for record in records if record.reward is not None]
+    if not scored:
+        return None
+    values, groups = zip(*scored, strict=True)
+    return list(bootstrap(values, groups, seed=seed, resamples=resamples)[1:])
 
 
 def _headline(records: Sequence[TurnRecord]) -> Sequence[TurnRecord]:

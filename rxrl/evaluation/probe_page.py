@@ -39,7 +39,7 @@ def write_probe(found: Part, folder: str | Path, *, title: str) -> Path:
     """
     folder = Path(folder)
     facts = [(name, str(found[name])) for name in ("conversations", "facts", "level", "seed", "slots")]
-    text = page("probe.html.j2", kind="probe", title=title, facts=facts, contents=[], headline=_headline(found),
+    text = page("probe.html.j2", kind="probe", title=title, facts=facts, headline=_headline(found),
                 forgetting=_forgetting(found), capacity=_capacity(found), linear=_linear(found), ablation=_ablation(found),
                 pictures=list(_pictures(found["pictures"])), example=_example(found["pictures"]["example"]))  # fmt: skip
     write_json(folder / "probe.json", found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -135,8 +136,12 @@ def write_records(path: str | Path, records: Iterable[TurnRecord]) -> Path:
     return write_text(path, "".join(lines))
 
 
-def read_records(path: str | Path) -> list[TurnRecord]:
+def read_records(path: str | Path, most: int | None = None) -> list[TurnRecord]:
     """Reads a JSONL transcript.
+
+    Args:
+        path: The file.
+        most: Turns to read from its beginning; None reads all.
 
     Raises:
         DataError: The file is missing or a line is not a turn record; the message has file and line.
@@ -145,7 +150,7 @@ def read_records(path: str | Path) -> list[TurnRecord]:
     if not path.is_file():
         raise DataError(f"Expected a transcript (JSONL) at {path}, found no such file: give a file written by an evaluation.")
     records: list[TurnRecord] = []
-    for number, line in open_lines(path):
+    for number, line in islice(open_lines(path), most):
         source = f"{path}, line {number}"
         row = parse_json(line, source, TurnLine, _REFUSAL)
         try:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
+from jinja2 import TemplateError
 
 from rxrl.errors import DataError
-from rxrl.evaluation.charts import number
+from rxrl.evaluation.answers import with_load
 from rxrl.evaluation.curves import learning_curves
+from rxrl.evaluation.pages import page
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.evaluation.scenario_views import scenario_views
 from rxrl.evaluation.stress_views import stress_view
@@ -38,6 +40,8 @@ METRICS = "metrics.jsonl"
 TRANSCRIPTS = ("transcripts.jsonl", "evaluation/mrl/transcripts.jsonl")
 """Where transcripts may be, below the folder of a run; the first that is there is shown."""
 
+CHOSEN_FROM = 16_000
+"""Turns, from the beginning of a transcript, of which some conversations are shown."""
 _METRICS_REFUSAL = Refusal(advice="use the file that the run wrote")
 _COLUMNS = ("distance", "mean", "low", "high", "exact", "turns", "conversations")
 _CONDITIONS = ("evaluation", "after_mrl", "after_smat_continued", "after_supervised")
@@ -88,7 +92,7 @@ def write_run_report(run_dir: str | Path, changes: Mapping[str, Any] | None = No
     folder = Path(run_dir)
     run, source = read_report(folder), folder / REPORT_JSON
     found = next((folder / name for name in TRANSCRIPTS if (folder / name).is_file()), None)
-    metrics, transcripts = read_metrics(folder / METRICS), read_records(found) if found else []
+    metrics, transcripts = read_metrics(folder / METRICS), read_records(found, CHOSEN_FROM) if found else []
     try:
         return write_report({**run, **(changes or {})}, metrics, transcripts, folder)
     except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
@@ -124,19 +128,23 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     ]
 
 
-def render(run: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]], transcripts: Sequence[TurnRecord]) -> str:
-    """The page as text; all values are escaped."""
-    environment = Environment(
-        loader=PackageLoader("rxrl.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = number
-    return environment.get_template("report.html.j2").render(
+def render(
+    run: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]], transcripts: Sequence[TurnRecord], *, refresh: int | None = None
+) -> str:
+    """The page as text; all values are escaped. `refresh`: seconds after which a browser loads it again, None: it does not."""
+    distances, curves, headline = by_distance_view(run), curve_views(run.get("stress_curves")), headline_view(run)
+    if headline and curves:
+        headline["answers"] = with_load(headline["answers"], curves["sentences"])
+    return page(
+        "report.html.j2",
+        kind="report",
+        refresh=refresh,
         title=run.get("title") or "Memory reinforcement learning",
         facts=run_facts(run),
-        headline=headline_view(run),
+        headline=headline,
         suite=suite_view(run.get("suite")),
-        curves=curve_views(run.get("stress_curves")),
-        by_distance=by_distance_view(run),
+        curves=curves,
+        by_distance=distances and distances | {"csv": f"data:text/csv;charset=utf-8,{quote(_csv(run))}"},
         stress=stress_view(run),
         scenarios=scenario_views(run.get("scenarios") or {}),
         stages=stages_view(run.get("stages") or ()),

@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from rxrl.errors import DataError
 from rxrl.evaluation.evaluate import EVALUATION_FILE, read_evaluation
 from rxrl.evaluation.records import read_records
-from rxrl.evaluation.report import REPORT_JSON, TRANSCRIPTS, write_report, write_run_report
+from rxrl.evaluation.report import CHOSEN_FROM, REPORT_JSON, TRANSCRIPTS, write_report, write_run_report
 from rxrl.reading import OBJECT, Refusal, read_json
 
 Found = TypeVar("Found")
@@ -55,7 +55,7 @@ def later_evaluation(folder: Path) -> dict[str, Any]:
 def _write_evaluation_report(folder: Path) -> Path:
     """The report of an evaluation that belongs to no run."""
     transcripts = folder / TRANSCRIPTS[0]
-    records = read_records(transcripts) if transcripts.is_file() else []
+    records = read_records(transcripts, CHOSEN_FROM) if transcripts.is_file() else []
 
     def write() -> Path:
         parts = _parts(folder)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from rxrl.evaluation.answers import too_few
 from rxrl.evaluation.charts import Mark, dot_plot, plot
-from rxrl.evaluation.views import CONDITIONS, FEW, HEADLINES
-
-PLACES = {"spread": "spread among theirs", "first": "before theirs"}
+from rxrl.evaluation.views import CONDITIONS, HEADLINES, axis_title
 
 
 def stress_view(run: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -19,7 +17,7 @@ def stress_view(run: Mapping[str, Any]) -> dict[str, Any] | None:
     if not conditions:
         return None
     groups = [("as they are", {name: _headline(run.get(name) or {}) for name, _, _ in conditions})]
-    groups += [(_title(axis), found) for axis, found in stress.items()]
+    groups += [(axis_title(axis), found) for axis, found in stress.items()]
     rows = [(title, [_known(found.get(name)) for name, _, _ in conditions]) for title, found in groups]
     rows = [(title, cells) for title, cells in rows if any(cells)]
     panels = []
@@ -27,15 +25,6 @@ def stress_view(run: Mapping[str, Any]) -> dict[str, Any] | None:
         marks = [_mark(label, style, cell) for (_, label, style), cell in zip(conditions, cells, strict=True) if cell]
         panels.append((title[0].upper() + title[1:], plot(dot_plot(marks, title=f"Retention, {title}"), half=True)))
     return {"panels": panels, "columns": [label for _, label, _ in conditions], "rows": rows}
-
-
-def _title(axis: str) -> str:
-    """An axis in words."""
-    if found := re.fullmatch(r"small_talk_(\d+)_(\w+)", axis):
-        return f"{found[1]} turns of small talk {PLACES.get(found[2], found[2])}"
-    if found := re.fullmatch(r"turns_(\d+)", axis):
-        return f"conversations of {found[1]} turns"
-    return axis.replace("_", " ")
 
 
 def _headline(part: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -51,8 +40,7 @@ def _known(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """A cell; without its interval where too few conversations gave it."""
     if not part:
         return None
-    count = part.get("conversations")
-    few = count is not None and count < FEW
+    few = too_few(part.get("conversations"))
     return {"mean": part["mean"], "low": None if few else part.get("low"), "high": None if few else part.get("high")}
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from markupsafe import Markup
 
+from rxrl.evaluation.answers import answers, extent, too_few, training_answers
 from rxrl.evaluation.charts import Key, Mark, Series, dot_plot, legend, line_plot, number, plot, range_plot
 
 Part = Mapping[str, Any]
@@ -26,15 +28,18 @@ CONTROLS: Final = (
 )
 TOP_REWARD: Final = 10.0
 MINUTE, HOUR = 60, 3600
-FEW = 5
-"""Conversations below which intervals are not shown."""
+PLACES: Final = {"spread": "spread among theirs", "first": "before theirs"}
+CHEAP: Final = 0.8
+"""A last turn that takes less than this share of the one before it is explained."""
 
 
 def headline_view(run: Part) -> dict[str, Any] | None:
     """The first screen: the number that counts, what it is compared with, and what that means in words."""
     conditions = [(label, style, run[name]) for name, label, style in CONDITIONS if run.get(name)]
-    if not conditions or run.get("suite"):
+    if run.get("suite"):
         return None  # The scores of a suite are its headline.
+    if not conditions:
+        return _training_headline(run.get("stages") or (), bool(run.get("live")))
     metric, title = next(((key, words) for key, words in HEADLINES if conditions[0][2].get(key) is not None), HEADLINES[-1])
     label, _, main = conditions[0]
     if run.get("scenarios") and main.get(metric) is None:
@@ -47,14 +52,48 @@ def headline_view(run: Part) -> dict[str, Any] | None:
         "title": title,
         "condition": label,
         "value": main.get(metric),
-        "interval": _interval(main, metric),
+        "interval": extent(main, metric),
         "turns": main.get(f"{metric}_turns"),
         "conversations": main.get(f"{metric}_conversations"),
-        "sentences": [*_comparison_sentences(run), *_control_sentences(controls, level)],
+        "answers": answers(run, main, metric, level, _load(run)),
         "tiles": list(_tiles(main)),
         "plot": plot(dot_plot(marks, title=title, level=level)) if marks else None,
         "chance": level,
     }
+
+
+def _training_headline(stages: Sequence[Part], live: bool) -> dict[str, Any] | None:
+    """The first screen of a training that was not evaluated: where its curriculum ended."""
+    last = stages[-1] if stages else {}
+    retention, reward = last.get("retention"), (last.get("reward") or {}).get("mean")
+    if retention is None and reward is None:
+        return None
+    title = f"{'Reward (of 10)' if retention is None else 'Retention'} in {last.get('steps')}-turn episodes"
+    shown = {
+        "title": title,
+        "condition": "held out, so far" if live else "held out, at the end of training",
+        "value": reward if retention is None else retention,
+    }
+    return shown | {
+        "interval": None, "turns": None, "conversations": None, "tiles": [], "plot": None, "chance": None,
+        "answers": [] if live else training_answers(stages),
+    }  # fmt: skip
+
+
+def _load(run: Part) -> list[tuple[str, Part]]:
+    """What the condition that the page is about keeps under stress, in words."""
+    name = next((name for name, _, _ in CONDITIONS if run.get(name)), "")
+    found = ((axis_title(axis), conditions.get(name)) for axis, conditions in (run.get("stress") or {}).items())
+    return [(title, part) for title, part in found if part]
+
+
+def axis_title(axis: str) -> str:
+    """An axis of stress in words."""
+    if found := re.fullmatch(r"small_talk_(\d+)_(\w+)", axis):
+        return f"{found[1]} turns of small talk {PLACES.get(found[2], found[2])}"
+    if found := re.fullmatch(r"turns_(\d+)", axis):
+        return f"conversations of {found[1]} turns"
+    return axis.replace("_", " ")
 
 
 def by_distance_view(run: Part) -> dict[str, Any] | None:
@@ -106,7 +145,8 @@ def stages_view(stages: Sequence[Part]) -> dict[str, Any] | None:
         for stage in scored
     ]  # fmt: skip
     draw = range_plot(marks, title="Reward by curriculum stage", y_range=(0.0, TOP_REWARD), x_label="steps of the stage") if marks else None
-    return {"plot": plot(draw) if draw else None, "rows": list(stages), "episodes": episodes, "long": any(mark.note for mark in marks)}
+    long = any(mark.note for mark in marks)
+    return {"plot": plot(draw) if draw else None, "rows": list(stages), "episodes": episodes, "ends": (low, high), "long": long}
 
 
 def cost_view(cost: Sequence[Part] | Mapping[str, Sequence[Part]] | None) -> dict[str, Any] | None:
@@ -126,7 +166,13 @@ def cost_view(cost: Sequence[Part] | Mapping[str, Sequence[Part]] | None) -> dic
             ends = (0.0, 1.15 * max(y for item in series for _, y in item.points) or 1.0)
             keys = legend([(item.label, item.style, "line") for item in series]) if len(series) > 1 else Markup()
             panels.append((title, keys, plot(line_plot(series, title=title, x_label="turn", y_range=ends, height=210), half=True)))
-    return {"panels": panels} if panels else None
+    return {"panels": panels, "note": _last_turn(groups)} if panels else None
+
+
+def _last_turn(groups: Mapping[str, Sequence[Part]]) -> str:
+    """Why the last turn is cheap, where it is."""
+    cheap = any(len(rows) > 2 and (rows[-1].get("seconds") or 0) < CHEAP * (rows[-2].get("seconds") or 0) for rows in groups.values())
+    return "The last turn takes less time because nothing is written into memory after it." if cheap else ""
 
 
 def configuration_rows(config: Part) -> list[tuple[str, str]]:
@@ -153,13 +199,8 @@ def duration(seconds: float) -> str:
 
 
 def _mark(label: str, style: str, part: Part, metric: str) -> Mark:
-    low, high = _interval(part, metric) or (None, None)
+    low, high = extent(part, metric) or (None, None)
     return Mark(label, style, part[metric], low, high)
-
-
-def _interval(part: Part, metric: str) -> Sequence[float] | None:
-    """The interval of a metric; None where too few conversations gave it."""
-    return None if _too_few(part.get(f"{metric}_conversations")) else part.get(f"{metric}_interval")
 
 
 def _tiles(main: Part) -> Iterator[dict[str, Any]]:
@@ -170,63 +211,12 @@ def _tiles(main: Part) -> Iterator[dict[str, Any]]:
         ("binding_accuracy", "of answers with a rival told name no rival"),
     ):
         if main.get(key) is not None:
-            yield {"value": number(main[key]), "title": title, "interval": _interval(main, key), "note": ""}
+            yield {"value": number(main[key]), "title": title, "interval": extent(main, key), "note": ""}
     reward = main.get("reward") or {}
     if reward.get("mean") is not None:
-        note = f"{number(reward.get('min'))} to {number(reward.get('max'))}"
-        yield {"value": number(reward["mean"]), "title": "mean reward (of 10)", "interval": None, "note": note}
-
-
-def _comparison_sentences(run: Part) -> Iterator[dict[str, str]]:
-    comparisons = run.get("comparisons") or {}
-    for key, against in (
-        ("mrl_minus_supervised", "the supervised checkpoint it started from"),
-        ("mrl_minus_smat", "supervised training (SMAT) continued for the same number of tokens"),
-    ):
-        if part := comparisons.get(key):
-            yield {"tone": _tone(part), "text": _difference_sentence(part, against)}
-
-
-def _difference_sentence(part: Part, against: str) -> str:
-    span = f"paired 95 % interval {number(part['low'])} to {number(part['high'])}"
-    size = f"{number(abs(part['difference']))} ({span})"
-    if _too_few(part.get("conversations")):
-        where = "one conversation" if part["conversations"] == 1 else f"{part['conversations']} conversations"
-        return f"MRL and {against} differ by {number(part['difference'])} on {where}: too few to tell them apart."
-    if part["low"] > 0:
-        return f"MRL remembers more than {against}: ahead by {size}."
-    if part["high"] < 0:
-        return f"MRL remembers less than {against}: behind by {size}. On this run, MRL did not pay."
-    return f"MRL and {against} cannot be told apart: difference {number(part['difference'])} ({span})."
-
-
-def _too_few(conversations: int | None) -> bool:
-    """Whether an interval over these conversations says nothing: resamples of so few are too much alike."""
-    return conversations is not None and conversations < FEW
-
-
-def _tone(part: Part) -> str:
-    return "open" if _too_few(part.get("conversations")) else "good" if part["low"] > 0 else "bad" if part["high"] < 0 else "open"
-
-
-def _control_sentences(controls: Part, level: float | None) -> Iterator[dict[str, str]]:
-    swapped = controls.get("swapped_memory") or {}
-    contribution = swapped.get("contribution")
-    if contribution:
-        count = contribution.get("conversations")
-        span = f"paired 95 % interval {number(contribution['low'])} to {number(contribution['high'])}"
-        text = (
-            f"With another conversation's memory the same questions are answered at {number(contribution['second'])} instead of "
-            f"{number(contribution['first'])}: memory contributes {number(contribution['difference'])} "
-            f"({f'too few conversations to be sure: {count}' if _too_few(count) else span})."
-        )
-        yield {"tone": _tone(contribution), "text": text}
-    if level is not None:
-        yield {"tone": "open", "text": f"The best constant answer to each kind of question earns {number(level)} (chance)."}
-    oracle = (controls.get("oracle") or {}).get("retention")
-    if oracle is not None and oracle < 1:
-        text = f"The reference answers themselves earn {number(oracle, 3)}, not 1: some references are not scored as right."
-        yield {"tone": "bad", "text": text}
+        # Lowest and highest turn would read as an interval beside the others; nearly always they are 0 and 10.
+        ends = None if too_few(main.get("conversations")) else main.get("reward_interval")
+        yield {"value": number(reward["mean"]), "title": "mean reward (of 10)", "interval": ends, "note": ""}
 
 
 def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, str]]:

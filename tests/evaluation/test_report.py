@@ -124,9 +124,12 @@ def test_the_page_is_one_whole_file_that_needs_no_network(run, tmp_path):
     assert page.open == []
     assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
     attributes = [(name, value or "") for _, attrs in page.tags for name, value in attrs.items()]
-    assert not [
+    fetched = [
         pair for pair in attributes if pair[0] in ("src", "href", "srcset", "xlink:href", "action", "data") or pair[0].startswith("on")
     ]
+    within = [value for name, value in fetched if name == "href" and value.startswith("#")]
+    assert set(within) == {f"#{attrs['id']}" for tag, attrs in page.tags if tag == "section"}
+    assert [value.partition(",")[0] for name, value in fetched if value not in within] == ["data:text/csv;charset=utf-8"]
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"https?:|url\(|@import|//[a-z]", text)
     assert "prefers-color-scheme: dark" in text

@@ -1,0 +1,218 @@
+"""What the page of a run says and shows, looked at in the text and, where there is one, in a browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rxrl.evaluation import summarise, summarise_stage
+from rxrl.evaluation.answers import answers, digits_for
+from rxrl.evaluation.charts import Mark, Series, dot_plot, line_plot
+from rxrl.evaluation.curves import learning_curves
+from rxrl.evaluation.report import render
+from rxrl.evaluation.views import cost_view, headline_view, stages_view
+from tests.evaluation.fakes import record
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def summary(right: float, count: int = 40) -> dict[str, Any]:
+    turns = [record(f"c{talk}", turn, float(turn <= 16 * right), distance=turn) for talk in range(count) for turn in range(1, 17)]
+    return summarise(turns, resamples=100)
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    """A run with every part of the page but scenarios."""
+    after, before = summary(0.75), summary(0.5)
+    swapped = {
+        **summary(0.0),
+        "contribution": {"difference": 0.75, "low": 0.7, "high": 0.8, "first": 0.75, "second": 0.0, "conversations": 40},
+    }
+    paid = {"difference": 0.25, "low": 0.2, "high": 0.3, "first": 0.75, "second": 0.5, "turns": 640, "conversations": 40}
+    stage = {"steps": 8, "strategy": "multi-step", "iterations": 5, "ended": "a long reason why this stage has come to its end"}
+    reward = {"mean": 6.0, "min": 0.0, "max": 10.0, "episode_min": 4.0, "episode_max": 8.0}
+    run = {
+        "title": "A run", "seed": 1, "preset": "pico", "after_mrl": after, "after_supervised": before,
+        "controls": {"chance": 0.125, "swapped_memory": swapped, "oracle": summary(1.0)},
+        "comparisons": {"mrl_minus_supervised": paid},
+        "stress": {"turns_64": {"after_mrl": {"mean": 0.3, "low": 0.25, "high": 0.35, "conversations": 40}}},
+        "stages": [{**stage, "retention": 0.5, "reward": reward}] * 3,
+        "cost": [{"turn": turn, "tokens": 20.0, "seconds": 0.02 if turn < 16 else 0.01, "conversations": 40} for turn in range(1, 17)],
+        "config": {"mrl": {"episodes": 8}}, "notes": ["A note."],
+    }  # fmt: skip
+    return {**run, **changes}
+
+
+METRICS = [
+    {"phase": "mrl", "stage": i // 10, "steps": 2 + i // 10, "iteration": i, "reward": 5.0, "retention": 0.5, "kl": 0.1} for i in range(20)
+]
+RECORDS = [record(f"c{talk}", turn, float(talk % 2)) for talk in range(6) for turn in range(1, 17)]
+
+
+def test_the_first_screen_answers_what_a_reader_asks() -> None:
+    found = dict(headline_view(content())["answers"])
+    assert list(found) == ["How good?", "For how long?", "Under what load?", "Against what?", "Did MRL pay?"]
+    texts = {question: " ".join(each["text"] for each in sentences) for question, sentences in found.items()}
+    assert "hold 0.750 of what is asked" in texts["How good?"]
+    assert "0.12 (chance)" in texts["How good?"]
+    assert "At least 0.9 up to 12 turns after a fact was told" in texts["For how long?"]
+    assert texts["Under what load?"] == "0.30 with conversations of 64 turns."
+    assert "memory contributes 0.75" in texts["Against what?"]
+    assert "MRL remembers more than the supervised checkpoint it started from: 0.75 against 0.50, ahead by 0.25" in texts["Did MRL pay?"]
+
+
+def test_a_memory_that_falls_under_load_is_not_called_good() -> None:
+    part = {"mean": 0.37}
+    [(_, [sentence])] = [
+        each for each in answers({}, {"retention": 0.96}, "retention", None, [("64 turns", part)]) if each[0] == "Under what load?"
+    ]
+    assert sentence["tone"] == "bad"
+
+
+def test_numbers_and_their_difference_agree_to_the_last_digit_shown() -> None:
+    assert digits_for(0.9958, 0.9612, 0.0346) == 3  # 1.00 and 0.96 do not differ by 0.03
+    assert digits_for(0.75, 0.50, 0.25) == 2
+    part = {"difference": -0.0346, "low": -0.05, "high": -0.02, "first": 0.9612, "second": 0.9958, "conversations": 40}
+    [sentence] = dict(headline_view(content(comparisons={"mrl_minus_smat": part}))["answers"])["Did MRL pay?"]
+    text = sentence["text"]
+    assert "0.961 against 0.996, behind by 0.035" in text
+    assert "did not pay" in text
+
+
+def test_every_tile_has_an_interval_or_nothing() -> None:
+    tiles = {tile["title"]: tile for tile in headline_view(content())["tiles"]}
+    for title in ("mean reward (of 10)", "of answers exactly right"):
+        low, high = tiles[title]["interval"]
+        assert low <= float(tiles[title]["value"]) <= high
+    assert "to 10.00" not in json.dumps([tile["note"] for tile in tiles.values()])
+
+
+def test_chart_and_table_of_the_curriculum_show_the_same_ranges() -> None:
+    assert stages_view(content()["stages"])["ends"] == ("episode_min", "episode_max")
+    page = render(content(), METRICS, RECORDS)
+    table = re.search(r'<section id="curriculum">.*?</table>', page, re.S)[0]
+    assert "lowest episode" in table
+    assert ">4.00<" in table
+    assert ">0.00<" not in table
+
+
+def test_the_line_of_a_stage_never_stands_left_of_the_axis() -> None:
+    series = [Series("reward", "mrl", [(10.0, 1.0), (20.0, 2.0)])]
+    drawn = line_plot(series, title="t", borders=[(1.0, "2"), (4.0, "4"), (15.0, "8"), (30.0, "16")])(340)
+    places = [float(x) for x in re.findall(r'class="border" x1="([\d.]+)"', drawn)]
+    assert len(places) == 2
+    assert min(places) >= 44
+    assert re.findall(r'<text class="tick" x="[\d.]+" y="[\d.]+">(\w+)</text>', drawn) == ["4", "8"]
+
+
+def test_a_series_of_one_point_is_a_dot_in_the_legend_too() -> None:
+    rows = [{"phase": "smat", "iteration": i, "loss": 1.0, **({"val_loss": 1.0} if i == 5 else {})} for i in range(1, 9)]
+    [group] = learning_curves(rows)
+    legend = str(group.panels[0].legend)
+    assert legend.count("<circle") == 1
+    assert legend.count("<line") == 1
+
+
+def test_a_cheap_last_turn_is_explained_and_an_even_one_is_not() -> None:
+    assert "last turn takes less time" in cost_view(content()["cost"])["note"]
+    assert cost_view(content()["cost"][:-1])["note"] == ""
+
+
+def test_a_training_that_was_not_evaluated_has_a_headline() -> None:
+    stages = [summarise_stage(steps=steps, strategy="multi-step", records=RECORDS, iterations=3, ended="done") for steps in (2, 4)]
+    found = headline_view({"stages": stages})
+    assert (found["title"], found["value"]) == ("Retention in 4-turn episodes", 0.5)
+    assert "rxrl evaluate RUN --out RUN" in str(found["answers"])
+    assert headline_view({"stages": [{}]}) is None
+    assert '<section id="headline">' in render({"stages": stages}, METRICS, ())
+
+
+def test_every_picture_says_its_numbers_and_headings_are_in_order() -> None:
+    page = render(content(), METRICS, RECORDS)
+    pictures = re.findall(r"<svg (?![^>]*aria-hidden)[^>]*>", page)
+    assert len(pictures) > 8
+    for each in pictures:
+        assert 'role="img"' in each
+        assert re.search(r'aria-label="[^"]+: [^"]*\d', each), each
+    levels = [int(level) for level in re.findall(r"<h(\d)", page)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert "after MRL: 0.750, 0.7" in dot_plot([Mark("after MRL", "mrl", 0.75, 0.71, 0.79)], title="t")(340)
+
+
+def test_the_contents_name_every_section_and_the_numbers_can_be_downloaded() -> None:
+    page = render(content(), METRICS, RECORDS)
+    anchors = re.findall(r'<li><a href="#([\w-]+)">', page)
+    assert anchors == re.findall(r'<section id="([\w-]+)"', page)
+    assert page.index('<nav class="contents"') < page.index("<section")
+    assert "condition%2Cdistance%2Cf1" in page
+
+
+CHECKS = """
+const seen = {errors: [], wide: document.documentElement.scrollWidth - window.innerWidth, cut: [], faint: []};
+const rgb = text => (text.match(/[\\d.]+/g) || []).map(Number);
+const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const ground = node => { for (; node; node = node.parentElement) {
+  const found = rgb(getComputedStyle(node).backgroundColor);
+  if (found.length === 3 || found[3] > 0) return found;
+} return [255, 255, 255]; };
+document.querySelectorAll('details').forEach(each => each.open = true);
+for (const node of document.querySelectorAll('main *')) {
+  const own = [...node.childNodes].some(each => each.nodeType === 3 && each.textContent.trim());
+  if (!own || !node.getClientRects().length || node.tagName.toLowerCase() === 'title') continue;
+  const style = getComputedStyle(node), svg = node instanceof SVGElement;
+  const [a, b] = [light(rgb(svg ? style.fill : style.color)), light(ground(node))].sort((x, y) => y - x);
+  const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && +style.fontWeight >= 700);
+  if ((a + 0.05) / (b + 0.05) < (large ? 3 : 4.5)) seen.faint.push(node.textContent.trim().slice(0, 40));
+}
+if (PRINTED) for (const each of document.querySelectorAll('.scroll'))
+  if (each.scrollWidth > each.clientWidth + 1) seen.cut.push(each.textContent.slice(0, 60));
+const links = [...document.querySelectorAll('nav a')];
+seen.links = links.map(each => {
+  each.focus();
+  return document.activeElement === each && !!document.querySelector(each.getAttribute('href'));
+});
+parent.document.getElementById('result').textContent = JSON.stringify(seen);
+"""
+
+
+def looked_at(page: str, width: int, folder: Path, *, dark: bool = False, printed: bool = False) -> tuple[dict[str, Any], str]:
+    """What a browser finds on the page, `width` pixels wide, and what it says besides."""
+    page = page.replace("(prefers-color-scheme: dark)", "all" if dark else "not all").replace(
+        "@media print", "@media all" if printed else "@media not all"
+    )
+    page = page.replace("</body>", f"<script>{CHECKS.replace('PRINTED', str(printed).lower())}</script></body>")
+    frame = f'<pre id="result"></pre><iframe width="{width}" height="900" srcdoc="{html.escape(page)}"></iframe>'
+    (folder / "frame.html").write_text(f"<!doctype html><meta charset=utf-8>{frame}", encoding="utf-8")
+    options = ["--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={folder / 'chrome'}"]
+    command = [str(CHROMIUM), "--headless", *options, "--virtual-time-budget=4000", "--dump-dom", (folder / "frame.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    result = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.S)
+    assert result is not None, done.stderr[-2000:]
+    assert result[1], done.stderr[-2000:]
+    return json.loads(html.unescape(result[1])), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize(
+    ("width", "dark", "printed"),
+    [(1280, False, False), (1280, True, False), (390, False, False), (390, True, False), (700, False, True)],
+)
+def test_a_browser_finds_nothing_wrong(width: int, dark: bool, printed: bool, tmp_path: Path) -> None:
+    found, said = looked_at(render(content(), METRICS, RECORDS), width, tmp_path, dark=dark, printed=printed)
+    assert found["wide"] <= 0
+    assert found["cut"] == []
+    assert found["faint"] == []
+    assert printed or (all(found["links"]) and len(found["links"]) >= 8)
+    assert "CONSOLE" not in said
