@@ -34,7 +34,7 @@ class Run:
 
     def __repr__(self) -> str:
         evaluations = ", ".join(self.evaluation_folders) or "none"
-        rows = sum(1 for _ in open_metrics(self.folder))
+        rows = sum(1 for _ in _metrics_of(self.folder))
         trained = "a checkpoint" if self.has_checkpoint else "no checkpoint"
         return f"Run({str(self.folder)!r}): {rows} rows of metrics, {trained}, evaluations: {evaluations}"
 
@@ -47,7 +47,7 @@ class Run:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """Rows of metrics.jsonl; what a row does not have is missing."""
-        return pd.DataFrame(open_metrics(self.folder))
+        return pd.DataFrame(_metrics_of(self.folder))
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def load_run(folder: str | Path) -> Run:
     return run
 
 
-def open_metrics(folder: Path) -> list[dict[str, Any]]:
+def _metrics_of(folder: Path) -> list[dict[str, Any]]:
     """Rows of the metrics of a run; none where there are none."""
     return read_metrics(folder / METRICS)
 
