@@ -27,7 +27,7 @@ class ByteBar:
         self.console, self._label = console or plain_console(), label
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        self._started = self._printed = time.monotonic()
+        self._started = self._printed = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -42,7 +42,11 @@ class ByteBar:
             if self._progress is None:
                 self._progress = self._begin()
             self._progress.update(self._task, completed=done, total=total or None)
-        elif (now := time.monotonic()) - self._printed > PLAIN_SECONDS:
+            return
+        now = time.monotonic()
+        if not self._started:
+            self._started = self._printed = now
+        elif now - self._printed > PLAIN_SECONDS:
             self._printed = now
             of = f" of {total / 1e6:.0f}" if total else ""
             self.console.print(f"  {self._label} {done / 1e6:.0f}{of} MB  {done / 1e6 / (now - self._started):.1f} MB/s", soft_wrap=True)

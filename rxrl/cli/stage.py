@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rxrl.cli.bar import ByteBar
 from rxrl.cli.console import plain_console
 from rxrl.cli.progress import Terminal
 from rxrl.cli.shared import (
@@ -23,20 +24,17 @@ from rxrl.cli.shared import (
     seed_override,
 )
 from rxrl.config import load_config
-from rxrl.data.rows import LengthLimit
-from rxrl.data.splits import generated, holds_texts, open_texts
+from rxrl.data.stores import Options, Reporter
 from rxrl.errors import ConfigError, unknown_name
-from rxrl.factory import load_checkpoint
 from rxrl.pipeline.checks import check_lengths
-from rxrl.pipeline.parts import CHECKPOINT, fresh_model, make_task
+from rxrl.pipeline.parts import CHECKPOINT, make_task
+from rxrl.pipeline.supervised import open_stage
 from rxrl.runs.identity import save_settings
 from rxrl.runs.processes import Processes
 from rxrl.stages.config import STAGES
 from rxrl.stages.runner import StageRunner
-from rxrl.supply import open_named
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-DEFAULT_PRESET = "pico"
 
 
 @app.command()
@@ -53,6 +51,9 @@ def stage(  # noqa: PLR0913, PLR0917
     level: LevelOption = None,
     seed: Seed = None,
     resume: Resume = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip rows and files of a large source that cannot be read, and list them.")
+    ] = False,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 100,
 ) -> None:
     """Run one supervised stage of training, on a checkpoint or on a new model."""
@@ -67,12 +68,20 @@ def stage(  # noqa: PLR0913, PLR0917
         if (out / CHECKPOINT).exists():
             terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
             return
-        sources = open_named(data, held_out, level, settings.seed, texts=name == "pretrain", say=terminal.say)
+        with ByteBar("Tokenizing", terminal.console) as bar:
+            model, codec, sources = open_stage(
+                name,
+                settings.seed,
+                start=start,
+                size=size,
+                tokenizer=tokenizer,
+                data=data,
+                held_out=held_out,
+                level=level,
+                options=Options(skip_bad=skip_bad),
+                reporter=Reporter(bar.say, bar),
+            )
         check_lengths(settings, sources)
-        model, codec = load_checkpoint(start) if start else fresh_model(size or DEFAULT_PRESET, tokenizer, sources, data, settings.seed)
-        if name == "pretrain" and data and len(data) == 1 and not generated(data[0]) and holds_texts(data[0]):
-            # Only now is there a tokenizer to measure with: what is longer than the model takes is cut into several texts.
-            sources = open_texts(data[0], held_out, settings.seed, LengthLimit.of_texts(model.config.max_length, codec))
         task = make_task(name, settings, sources, codec, model.config.max_length)
         runner = StageRunner(name, model, codec, task, settings, folder, (terminal,), checkpoint_every)
         if resume and not runner.resume():

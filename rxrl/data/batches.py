@@ -12,7 +12,7 @@ from torch import Tensor
 from rxrl.data.sources import ConversationSource
 from rxrl.errors import DataError
 from rxrl.template import interaction_tokens
-from rxrl.types import Conversation, TextCodec, TokenBatch
+from rxrl.types import BOS, Conversation, TextCodec, TokenBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,31 @@ def episodes_of(
     if isinstance(source, TokenisedSource):
         return source.episodes(steps=steps, strategy=strategy, start=start, count=count, max_length=max_length)
     return episode_batch(source.take(steps=steps, strategy=strategy, start=start, count=count), codec, max_length)
+
+
+def next_tokens(batch: TokenBatch) -> Tensor:
+    """Where, bool `[batch, time - 1]`, the token behind each position is to be predicted: where it is real and begins no other text."""
+    return batch.mask[:, 1:] & (batch.ids[:, 1:] != BOS)
+
+
+def texts_apart(batch: TokenBatch, reset_positions: bool = True) -> tuple[Tensor, Tensor | None]:
+    """What a model is told so that texts of one row, each of which begins with `[BOS]`, do not see each other.
+
+    Args:
+        batch: Right-padded rows `[batch, time]`.
+        reset_positions: Whether the positions of each text begin at 0.
+
+    Returns:
+        Mask, `[batch, time]` where no row holds several texts, else `[batch, time, time]`: who reads whom; and positions int64
+        `[batch, time]`, None where they are those of the row.
+    """
+    begins = batch.ids == BOS
+    if not begins[:, 1:].any():
+        return batch.mask, None
+    texts, places = begins.cumsum(1), torch.arange(batch.ids.shape[1], device=batch.ids.device)
+    reads = (texts.unsqueeze(2) == texts.unsqueeze(1)) & batch.mask.unsqueeze(1) & batch.mask.unsqueeze(2)
+    starts = (places * begins).cummax(1).values
+    return reads, places - starts if reset_positions else None
 
 
 def turns_first(rows: Sequence[Sequence[Sequence[int]]]) -> TokenBatch:

@@ -85,12 +85,14 @@ class Shard:
         rows: Opens it and yields its rows.
         file: The file; None where the rows come from `datasets`.
         version: What tells the rows of a data set from those of another version of it.
+        size: Bytes of it, about; 0 where that is not known.
     """
 
     name: str
     rows: Callable[[], Iterator[Row]]
     file: Path | None = None
     version: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,11 @@ class Split:
     def files(self) -> tuple[Path, ...]:
         """Its files; none where the rows come from `datasets`."""
         return tuple(shard.file for shard in self.shards if shard.file is not None)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all shards, as they lie there."""
+        return sum(shard.size for shard in self.shards)
 
     def rows(self) -> Iterator[Row]:
         """The rows of all shards, one after the other."""
@@ -215,7 +222,7 @@ def open_corpus(source: str | Path, *, subset: str | None = None, split: str | N
     if path.is_file():
         if split is not None:
             raise DataError(f"{name} is a file, so it has no split {split!r}: leave it out.")
-        return Corpus(name, {"all": Split(name, (Shard(name, partial(_rows_of_file, path, stem(path)), path),))})
+        return Corpus(name, {"all": Split(name, (_shard(path, stem(path)),))})
     _check_on_hub(path, name)
     return _data_set(name, subset, split, stream)
 
@@ -259,8 +266,11 @@ def split_of(file: Path) -> str:
 
 
 def _files_split(name: str, folder: Path, files: list[Path]) -> Split:
-    called = [(file.relative_to(folder).parent / stem(file)).as_posix() for file in files]
-    return Split(name, tuple(Shard(str(file), partial(_rows_of_file, file, own), file) for file, own in zip(files, called, strict=True)))
+    return Split(name, tuple(_shard(file, (file.relative_to(folder).parent / stem(file)).as_posix()) for file in files))
+
+
+def _shard(file: Path, called: str) -> Shard:
+    return Shard(str(file), partial(_rows_of_file, file, called), file, size=file.stat().st_size)
 
 
 def _is_data(file: Path, folder: Path) -> bool:
@@ -306,8 +316,14 @@ def _data_set(name: str, subset: str | None, split: str | None, stream: bool = F
     for each in order:
         called = f"{label}:{each}" if many or subset else label
         rows = partial(_rows_of_data_set, loaded[each], called, f"{name}:{each}")
-        splits[each] = Split(called, (Shard(called, rows, version=str(getattr(loaded[each], "_fingerprint", ""))),))
+        version = str(getattr(loaded[each], "_fingerprint", ""))
+        splits[each] = Split(called, (Shard(called, rows, version=version, size=_bytes_of(loaded[each])),))
     return Corpus(label, splits, split)
+
+
+def _bytes_of(rows: Any) -> int:
+    """Bytes of a table of `datasets`; 0 where its rows come as they are used."""
+    return int(getattr(getattr(rows, "data", None), "nbytes", 0))
 
 
 def _rows_of_data_set(rows: Any, source: str, called: str) -> Iterator[Row]:

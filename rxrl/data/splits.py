@@ -16,6 +16,7 @@ from rxrl.data.importers.text import texts_of
 from rxrl.data.mixing import MixedSource, Shares, mix_of, mixed_lists
 from rxrl.data.rows import LengthLimit, conversations_of
 from rxrl.data.sources import ConversationSource, EpisodeSource, RowsSource, said
+from rxrl.data.stores import ConversationStore, PackedTexts, Store, TextStore, check_stores_apart, is_store, open_store
 from rxrl.data.world import GeneratedSource, level_or_default
 from rxrl.errors import ConfigError, DataError
 from rxrl.template import heard
@@ -88,6 +89,7 @@ class Sources:
         stories: Plain texts of a split, for pre-training.
         longer: Test conversations of any length, where they are made as they are needed.
         scenarios: What MRL plays and is evaluated on, where that is not `train` and `validation`.
+        packed: Texts of a split as packed rows of a length, in place of `stories`, where they come from a token store.
     """
 
     train: ConversationSource
@@ -96,6 +98,7 @@ class Sources:
     stories: Callable[[str], Callable[[int, int], Sequence[str]]]
     longer: ConversationSource | None = None
     scenarios: tuple[EpisodeSource, EpisodeSource] | None = None
+    packed: Callable[[str, int], PackedTexts] | None = None
 
     @property
     def played(self) -> tuple[EpisodeSource, EpisodeSource]:
@@ -169,6 +172,36 @@ def rows_sources(train: Sequence[Conversation], validation: Sequence[Conversatio
     return Sources(RowsSource(train, seed), RowsSource(validation, seed), test, stories.__getitem__)
 
 
+def stored_sources(train: Store, held_out: Store | None, seed: int, *, texts: bool) -> Sources:
+    """Splits of token stores.
+
+    Args:
+        train: What is trained on.
+        held_out: What validates it; None: a twentieth of the documents or conversations of `train`, drawn at random.
+        seed: Key of the order.
+        texts: Whether plain texts serve, too.
+
+    Raises:
+        DataError: There are too few documents or conversations, or texts where conversations are needed.
+    """
+    if isinstance(train, TextStore):
+        if not texts:
+            raise DataError(f"{train.manifest.source} holds texts, but conversations are needed: texts are for `rxrl stage pretrain`.")
+        own = train
+
+        def packed(split: str, length: int) -> PackedTexts:
+            if isinstance(held_out, TextStore):
+                return (own if split == "train" else held_out).packed(length, seed)
+            return own.packed(length, seed, "train" if split == "train" else "validation")
+
+        return replace(rows_sources([], [], [], seed), packed=packed)
+    if isinstance(held_out, ConversationStore):
+        parts = {"train": train.source(seed), "validation": held_out.source(seed)}
+    else:
+        parts = {"train": train.source(seed, "train"), "validation": train.source(seed, "validation")}
+    return Sources(parts["train"], parts["validation"], [], lambda split: parts[split].texts)
+
+
 def cycled(texts: Sequence[str]) -> Callable[[int, int], Sequence[str]]:
     """`(start, count)` to that many of the endlessly repeated texts."""
     return lambda start, count: [texts[index % len(texts)] for index in range(start, start + count)]
@@ -230,6 +263,8 @@ def open_data(
         return open_sources(DataConfig(level=level_or_default(level), test_conversations=1), seed)
     if level is not None:
         raise ConfigError("--level is for the generated world: give either --level or --data.")
+    if is_store(data):
+        return _opened_stores(data, held_out, seed, texts)
     split, other = _training_splits(data, held_out, say)
     if texts and split.holds_texts():
         return _texts_sources(split, other, seed, IN_LETTERS)
@@ -240,6 +275,14 @@ def open_data(
         return rows_sources(train, validation, [], seed)
     share = validation_share(train, split.name)
     return rows_sources(train[share:], train[:share], [], seed)
+
+
+def _opened_stores(data: str, held_out: str | None, seed: int, texts: bool) -> Sources:
+    train = open_store(data)
+    other = None if held_out is None else open_store(held_out)
+    if other is not None:
+        check_stores_apart(train, other)
+    return stored_sources(train, other, seed, texts=texts)
 
 
 def _training_splits(data: str, held_out: str | None, say: Say | None) -> tuple[Split, Split | None]:

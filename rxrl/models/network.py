@@ -113,7 +113,8 @@ class ReactiveNetwork(nn.Module):
 
         Args:
             ids: int64 `[batch, time]`.
-            mask: bool `[batch, time]`, true for real tokens.
+            mask: bool `[batch, time]`, true for real tokens; or `[batch, time, time]`, true where one token may read another, for rows of
+                several texts.
             stm: Memory, for encoders that read it.
 
         Returns:
@@ -137,30 +138,45 @@ class ReactiveNetwork(nn.Module):
         return written
 
     def decode(
-        self, ids: Tensor, mask: Tensor, stm: Tensor, stm_mask: Tensor | None = None, statistics: RouterStatistics | None = None
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        stm: Tensor,
+        stm_mask: Tensor | None = None,
+        statistics: RouterStatistics | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Logits of the next token; reads memory, never writes it.
 
         Args:
             ids: int64 `[batch, time]`, right-padded.
-            mask: bool `[batch, time]`, true for real tokens.
+            mask: bool `[batch, time]`, true for real tokens; or `[batch, time, time]`, as for `encode`.
             stm: `[layers, batch, slots, dim]`.
-            stm_mask: bool `[batch, slots]`, true for real slots, where encoded data (padded) serves as memory.
+            stm_mask: bool `[batch, slots]`, true for real slots, where encoded data (padded) serves as memory; or `[batch, time, slots]`,
+                true where a token may read a slot.
             statistics: Collects router counts.
+            positions: int64 `[batch, time]`, place of each token in its text; None: its place in the row.
 
         Returns:
             `[batch, time, vocab]`; values at padded positions mean nothing.
         """
-        logits: Tensor = self.decoder.head(self.decode_hidden(ids, mask, stm, stm_mask, statistics))
+        logits: Tensor = self.decoder.head(self.decode_hidden(ids, mask, stm, stm_mask, statistics, positions))
         return logits
 
     def decode_hidden(
-        self, ids: Tensor, mask: Tensor, stm: Tensor, stm_mask: Tensor | None = None, statistics: RouterStatistics | None = None
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        stm: Tensor,
+        stm_mask: Tensor | None = None,
+        statistics: RouterStatistics | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """As `decode`, before the output head: `[batch, time, dim]`."""
         self._check(ids, mask)
         self._check_rows(stm, ids)
-        return self.decoder.hidden(self.embedding(ids), self.decoder.project_memory(stm), stm_mask, statistics)
+        memory, reads = self.decoder.project_memory(stm), mask if mask.ndim == 3 else None
+        return self.decoder.hidden(self.embedding(ids), memory, stm_mask, statistics, reads, positions)
 
     def group_parameters(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Named parameters by group of `PARAMETER_GROUPS`, as the modules declare them."""
@@ -172,10 +188,11 @@ class ReactiveNetwork(nn.Module):
             raise ModelError(f"Memory has {stm.shape[1]} rows, the tokens have {ids.shape[0]}: both need the same batch.")
 
     def _check(self, ids: Tensor, mask: Tensor) -> None:
-        if ids.dtype != torch.int64 or ids.shape != mask.shape or mask.dtype != torch.bool:
+        shapes = (ids.shape, (*ids.shape, ids.shape[-1]))
+        if ids.dtype != torch.int64 or mask.shape not in shapes or mask.dtype != torch.bool:
             raise ModelError(
-                f"Tokens must be int64 [batch, time] with a bool mask of the same shape, got {ids.dtype} {list(ids.shape)} "
-                f"and {mask.dtype} {list(mask.shape)}."
+                f"Tokens must be int64 [batch, time] with a bool mask of the same shape or [batch, time, time], "
+                f"got {ids.dtype} {list(ids.shape)} and {mask.dtype} {list(mask.shape)}."
             )
         if ids.shape[1] > self.config.max_length:
             raise ModelError(

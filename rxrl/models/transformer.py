@@ -34,7 +34,7 @@ class EncoderLayer(nn.Module):
         self.ff = SwiGLU(dim, part.ff_dim)
 
     def forward(self, x: Tensor, angles: Tensor, mask: Tensor, stm: Tensor | None) -> Tensor:
-        """`x` `[batch, time, dim]`, `mask` bool `[batch, 1, 1, time]`, `stm` `[batch, slots, dim]` or None."""
+        """`x` `[batch, time, dim]`, `mask` bool `[batch, 1, 1 or time, time]`, `stm` `[batch, slots, dim]` or None."""
         x = x + self.attention(self.norm1(x), angles, mask)
         if self.memory_cross_attention is not None and stm is not None:
             memory = self.memory_cross_attention.project_memory(self.stm_norm(stm))
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         return self.layers[0].memory_cross_attention is not None
 
     def forward(self, embedded: Tensor, mask: Tensor, stm: Tensor | None = None) -> Tensor:
-        """Encodes `embedded` `[batch, time, dim]` with `mask` bool `[batch, time]`.
+        """Encodes `embedded` `[batch, time, dim]` with `mask` bool `[batch, time]`, or `[batch, time, time]` where it says who reads whom.
 
         Returns:
             `[layers, batch, time, dim]`.
@@ -66,7 +66,7 @@ class Encoder(nn.Module):
         memories = [None] * len(self.layers) if stm is None else stm.unbind()
         states, x = [], embedded
         for layer, memory in zip(self.layers, memories, strict=True):
-            x = layer(x, angles, mask[:, None, None, :], memory)
+            x = layer(x, angles, for_heads(mask), memory)
             states.append(x)
         return torch.stack(states)
 
@@ -88,9 +88,26 @@ class DecoderLayer(nn.Module):
         """Keys and values of this layer's memory `[batch, slots, dim]`."""
         return self.memory_cross_attention.project_memory(self.stm_norm(stm))
 
-    def forward(self, x: Tensor, angles: Tensor, memory: MemoryKV, stm_mask: Tensor | None, statistics: RouterStatistics | None) -> Tensor:
-        """`x` `[batch, time, dim]`, memory as keys and values, `stm_mask` bool `[batch, 1, 1, slots]` or None."""
-        x = x + self.attention(self.norm1(x), angles, causal=True)
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor,
+        memory: MemoryKV,
+        stm_mask: Tensor | None,
+        statistics: RouterStatistics | None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """The layer for whole rows.
+
+        Args:
+            x: `[batch, time, dim]`.
+            angles: Rotations of positions.
+            memory: Keys and values.
+            stm_mask: bool `[batch, 1, 1 or time, slots]`; None: all is read.
+            statistics: Collects router counts.
+            mask: bool `[batch, 1, time, time]`, which tokens each token reads; None: itself and those before it.
+        """
+        x = x + self.attention(self.norm1(x), angles, mask, causal=mask is None)
         return self._after_attention(x, angles, memory, stm_mask, statistics)
 
     def step(self, x: Tensor, angles: Tensor, memory: MemoryKV, cache: LayerCache, mask: Tensor | None) -> Tensor:
@@ -178,13 +195,20 @@ class Decoder(nn.Module):
         memory: Sequence[MemoryKV],
         stm_mask: Tensor | None = None,
         statistics: RouterStatistics | None = None,
+        reads: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
-        """Last hidden states `[batch, time, dim]` of right-padded `embedded`; causality keeps padding out of real tokens."""
-        angles = self.angles(torch.arange(embedded.shape[1], device=embedded.device), embedded.dtype)
-        mask = None if stm_mask is None else stm_mask[:, None, None, :]
+        """Last hidden states `[batch, time, dim]` of right-padded `embedded`; causality keeps padding out of real tokens.
+
+        `reads` bool `[batch, time, time]` keeps more apart than that; `positions` int64 `[batch, time]`, else from 0.
+        """
+        places = torch.arange(embedded.shape[1], device=embedded.device)
+        angles = self.angles(places if positions is None else positions, embedded.dtype)
+        mask = None if stm_mask is None else for_heads(stm_mask)
+        causal = None if reads is None else for_heads(reads & (places.unsqueeze(1) >= places))
         x = embedded
         for layer, kv in zip(self.layers, memory, strict=True):
-            x = layer(x, angles, kv, mask, statistics)
+            x = layer(x, angles, kv, mask, statistics, causal)
         return self.normed(x)
 
     def normed(self, x: Tensor) -> Tensor:
@@ -212,6 +236,11 @@ class Decoder(nn.Module):
         for layer, kv, cache in zip(self.layers, memory, caches, strict=True):
             x = layer.step(x, angles, kv, cache, mask)
         return self.normed(x)
+
+
+def for_heads(mask: Tensor) -> Tensor:
+    """A mask of keys `[batch, keys]`, or of keys for each query `[batch, time, keys]`, as attention takes it."""
+    return mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
 
 
 def _decoder_feed_forward(dim: int, config: DecoderConfig) -> SwiGLU | MixtureOfExperts:

@@ -58,6 +58,8 @@ def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Token
     if isinstance(config, MemoryAttentionStageConfig):
         return MemoryAttentionTask(config, sources.train, sources.validation, tokenizer, max_length)
     assert isinstance(config, LanguageConfig), "stages have one of four configurations"
+    if name == "pretrain" and sources.packed is not None:
+        return LanguageTask.on_packed(config, sources.packed("train", max_length), sources.packed("validation", max_length))
     if name == "pretrain":
         return LanguageTask.on_texts(config, sources.stories("train"), sources.stories("validation"), tokenizer, max_length)
     return LanguageTask.on_interactions(config, sources.train, sources.validation, 1, tokenizer, max_length)

@@ -63,6 +63,7 @@ class LanguageConfig(PlainStageConfig):
     ar_weight: float = Field(1.0, ge=0, description="Weight of the autoregressive loss, in mode joint.")
     noise: float = Field(0.1, ge=0, description="Standard deviation of the noise on encoded data as memory, in mode joint.")
     slot_dropout: float = Field(0.5, ge=0, lt=1, description="Probability that a slot of the encoded data is hidden, in mode joint.")
+    reset_positions: bool = Field(True, description="Positions begin anew at each text of a row, where texts of a token store are packed.")
     encoder_share: float = Field(
         0.5, ge=0, le=1, description="Share of the stage that trains the encoder, in mode separate; 1: encoder alone; 0: decoder alone."
     )

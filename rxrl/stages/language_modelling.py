@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rxrl.algorithms import LossResult
-from rxrl.data.batches import checked_ids
+from rxrl.data.batches import checked_ids, texts_apart
 from rxrl.data.sources import ConversationSource
+from rxrl.data.stores import PackedTexts
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
 from rxrl.runs.processes import Share
@@ -45,6 +46,12 @@ class LanguageTask:
             return TokenBatch.pad([[BOS, *tokenizer.encode(text)[: max_length - 2], EOS] for text in source(start, count)])
 
         return cls._sized(config, lambda start, count: batch(texts, start, count), batch(held_out, 0, config.validation_rows))
+
+    @classmethod
+    def on_packed(cls, config: LanguageConfig, texts: PackedTexts, held_out: PackedTexts) -> LanguageTask:
+        """Texts of a token store, packed into rows of the model's length."""
+        validated = held_out.batch(0, min(config.validation_rows, held_out.blocks)).tokens
+        return cls._sized(config, lambda start, count: texts.batch(start, count).tokens, validated)
 
     @classmethod
     def on_interactions(
@@ -141,7 +148,8 @@ class LanguageTask:
             # What follows the encoder is later, whatever its loss.
             return metrics | {"part": 1}
         stm = model.init_memory(len(batch.ids), generator(self.config.seed, "empty memory"))
-        logits = model.decode(batch.ids, batch.mask, stm)[:, :-1]
+        reads, positions = texts_apart(batch, self.config.reset_positions)
+        logits = model.decode(batch.ids, reads, stm, positions=positions)[:, :-1]
         right = logits.argmax(-1) == batch.ids[:, 1:]
         return metrics | {"ar_accuracy_empty_memory": float(right[predicted(model, batch)].float().mean())}
 
@@ -160,7 +168,7 @@ class LanguageTask:
         if part == "encoder":
             return encoder_loss(model, batch, draws, mask_share=c.mask_share, whole=whole)
         if part == "decoder":
-            return decoder_loss(model, batch, draws, balance_weight=c.balance, whole=whole)
+            return decoder_loss(model, batch, draws, balance_weight=c.balance, reset_positions=c.reset_positions, whole=whole)
         return joint_loss(
             model,
             batch,
@@ -171,5 +179,6 @@ class LanguageTask:
             noise=c.noise,
             slot_dropout=c.slot_dropout,
             balance_weight=c.balance,
+            reset_positions=c.reset_positions,
             whole=whole,
         )

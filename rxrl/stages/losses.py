@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rxrl.algorithms import LossResult
-from rxrl.data.batches import EpisodeBatch
+from rxrl.data.batches import EpisodeBatch, next_tokens, texts_apart
 from rxrl.models import ReactiveTransformer
 from rxrl.models.experts import RouterStatistics, load_balance_loss
 from rxrl.models.trajectory import answer_hidden, memory_trajectory
@@ -73,6 +73,7 @@ def joint_loss(
     noise: float = 0.1,
     slot_dropout: float = 0.5,
     balance_weight: float = 0.01,
+    reset_positions: bool = True,
     whole: Whole | None = None,
 ) -> LossResult:
     """Joint pre-training: the batch goes masked through the encoder and plain through the decoder.
@@ -81,7 +82,7 @@ def joint_loss(
 
     Args:
         model: The Reactive Transformer.
-        batch: Texts or interactions, right-padded.
+        batch: Texts or interactions, right-padded. A row may hold several, each from its `[BOS]` on, which do not see each other.
         draws: Of masks and noise.
         mask_share: Share of tokens to be predicted by the encoder.
         mlm_weight: Weight of the masked loss.
@@ -89,16 +90,19 @@ def joint_loss(
         noise: Standard deviation of the noise on encoded data.
         slot_dropout: Probability of hiding a slot of the encoded data.
         balance_weight: Weight of the load-balancing loss.
+        reset_positions: Whether positions begin anew at each text of a row.
         whole: The batch that these rows are a part of; None: they are all of it.
     """
     drawn = RowDraws.of(draws, len(batch.ids))
     masked_ids, chosen = mask_tokens(batch, model.config.vocab_size, mask_share, drawn, model.config.special_tokens)
-    encoded = model.encode(masked_ids, batch.mask)
+    reads, positions = texts_apart(batch, reset_positions)
+    encoded = model.encode(masked_ids, reads)
     mlm, mlm_accuracy = _masked(model, encoded, batch, chosen, whole)
     memory = encoded.detach()
     memory = memory + noise * drawn.normal(memory)
     kept = drawn.uniform(batch.ids.shape[1]).to(batch.mask.device) >= slot_dropout
-    ar, ar_accuracy, balance = _autoregressive(model, batch, memory, batch.mask & kept, whole)
+    slots = reads & (kept if reads.ndim == 2 else kept.unsqueeze(1))
+    ar, ar_accuracy, balance = _autoregressive(model, batch, memory, slots, (reads, positions), whole)
     return LossResult(
         ar_weight * ar + mlm_weight * mlm + balance_weight * balance,
         {
@@ -123,7 +127,7 @@ def encoder_loss(
     drawn = RowDraws.of(draws, len(batch.ids))
     masked_ids, chosen = mask_tokens(batch, model.config.vocab_size, mask_share, drawn, model.config.special_tokens)
     stm = None if silent(model.encoder) else drawn.memory(model)
-    loss, accuracy = _masked(model, model.encode(masked_ids, batch.mask, stm), batch, chosen, whole)
+    loss, accuracy = _masked(model, model.encode(masked_ids, texts_apart(batch)[0], stm), batch, chosen, whole)
     return LossResult(loss, {"mlm_loss": loss.detach(), "mlm_accuracy": accuracy})
 
 
@@ -133,6 +137,7 @@ def decoder_loss(
     draws: torch.Generator | RowDraws,
     *,
     balance_weight: float = 0.01,
+    reset_positions: bool = True,
     whole: Whole | None = None,
 ) -> LossResult:
     """Autoregressive language modelling of the decoder, memory in its initial state; arguments as in `joint_loss`."""
@@ -140,7 +145,7 @@ def decoder_loss(
     c = model.config
     # What nothing is read from may be small.
     memory = torch.zeros(c.layers, len(batch.ids), 1, c.dim).to(model.decoder.head.weight) if silent(model.decoder) else drawn.memory(model)
-    loss, accuracy, balance = _autoregressive(model, batch, memory, None, whole)
+    loss, accuracy, balance = _autoregressive(model, batch, memory, None, texts_apart(batch, reset_positions), whole)
     metrics = {"ar_loss": loss.detach(), "ar_accuracy": accuracy, "balance": balance.detach()}
     return LossResult(loss + balance_weight * balance, metrics)
 
@@ -162,7 +167,7 @@ def predicted(model: ReactiveTransformer, batch: TokenBatch) -> Tensor:
 
     All real ones; in the interaction template, those of an interaction that the model itself says, behind the first `[T]` or `[A]`.
     """
-    real = batch.mask[:, 1:]
+    real = next_tokens(batch)
     if not model.config.template:
         return real
     told = ~torch.isin(batch.ids[:, 1:2], batch.ids.new_tensor((QUERY, INTERNAL, RESULT)))
@@ -176,11 +181,16 @@ def _masked(model: ReactiveTransformer, encoded: Tensor, batch: TokenBatch, chos
 
 
 def _autoregressive(
-    model: ReactiveTransformer, batch: TokenBatch, memory: Tensor, memory_mask: Tensor | None, whole: Whole | None
+    model: ReactiveTransformer,
+    batch: TokenBatch,
+    memory: Tensor,
+    memory_mask: Tensor | None,
+    apart: tuple[Tensor, Tensor | None],
+    whole: Whole | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss and accuracy of the next token, and the balance of the experts."""
     statistics = RouterStatistics(batch.mask)
-    hidden = model.decode_hidden(batch.ids, batch.mask, memory, memory_mask, statistics)
+    hidden = model.decode_hidden(batch.ids, apart[0], memory, memory_mask, statistics, apart[1])
     real = predicted(model, batch)
     logits = model.decoder.head(hidden[:, :-1][real])
     loss, accuracy = token_cross_entropy(logits, batch.ids[:, 1:][real], total_of(whole, "ar"))

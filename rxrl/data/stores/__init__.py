@@ -11,6 +11,7 @@ one would have.
 from rxrl.data.stores.building import build, fingerprint, kind_of
 from rxrl.data.stores.conversations import ConversationStore, StoredConversations
 from rxrl.data.stores.manifest import Manifest, is_store, read_manifest
+from rxrl.data.stores.opening import Reporter, Store, check_stores_apart, needs_store, open_store, sampled_tokenizer, stores_of
 from rxrl.data.stores.options import Options
 from rxrl.data.stores.texts import PackedBatch, PackedTexts, TextStore
 
@@ -20,11 +21,18 @@ __all__ = [
     "Options",
     "PackedBatch",
     "PackedTexts",
+    "Reporter",
+    "Store",
     "StoredConversations",
     "TextStore",
     "build",
+    "check_stores_apart",
     "fingerprint",
     "is_store",
     "kind_of",
+    "needs_store",
+    "open_store",
     "read_manifest",
+    "sampled_tokenizer",
+    "stores_of",
 ]

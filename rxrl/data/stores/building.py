@@ -23,9 +23,9 @@ Progress = Callable[[int, int], None]
 WRITERS: dict[Kind, type[TextWriter | ConversationWriter]] = {"texts": TextWriter, "conversations": ConversationWriter}
 
 
-def fingerprint(split: Split, tokenizer: Tokenizer, options: Options) -> str:
-    """What tells a source, a tokenizer and options from others: the names, sizes and times of files, never their content."""
-    found: list[Any] = [VERSION, tokenizer.hash, options.column, options.keep_whitespace]
+def fingerprint(split: Split, tokenizer: str, options: Options) -> str:
+    """What tells a source, a tokenizer (by its hash) and options from others: names, sizes and times of files, never their content."""
+    found: list[Any] = [VERSION, tokenizer, options.column, options.keep_whitespace]
     for shard in split.shards:
         stat = None if shard.file is None else shard.file.stat()
         found.append([shard.name, shard.version] if stat is None else [str(shard.file), stat.st_size, stat.st_mtime_ns])
@@ -76,7 +76,7 @@ def build(
         DataError: The source cannot be read, or holds nothing.
         WriteError: The store could not be written.
     """
-    mark = fingerprint(split, tokenizer, options)
+    mark = fingerprint(split, tokenizer.hash, options)
     if (found := existing(Path(out), mark)) is not None:
         return found
     check_writable(out, folder=True)
@@ -130,7 +130,7 @@ def existing(out: Path, mark: str) -> Manifest | None:
 
 def _ticker(split: Split, progress: Progress) -> Callable[[int, int], None]:
     """`(shard, bytes of it)` to progress in the bytes of all files; compressed ones count as they lie there."""
-    sizes = [0 if shard.file is None else shard.file.stat().st_size for shard in split.shards]
+    sizes = [shard.size for shard in split.shards]
     before = [sum(sizes[:index]) for index in range(len(sizes))]
-    total = sum(sizes)
+    total = split.size
     return lambda shard, count: progress(before[shard] + min(count, sizes[shard]) if sizes[shard] else count, total)

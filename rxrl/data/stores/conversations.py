@@ -15,7 +15,7 @@ from rxrl.data.batches import EpisodeBatch, answer_positions, long_interaction, 
 from rxrl.data.rows import to_conversation
 from rxrl.data.sources import cut
 from rxrl.data.stores.manifest import ASKS, FRAMED, REFUSAL, StoreFiles
-from rxrl.data.stores.parts import Part, Parting, shared_keys
+from rxrl.data.stores.parts import Part, Parting
 from rxrl.data.stores.permutation import Permutation
 from rxrl.data.stores.sums import RunningSums, Whole
 from rxrl.errors import DataError
@@ -87,10 +87,6 @@ class ConversationStore:
         """
         return StoredConversations(self, seed, part, share)
 
-    def shares_with(self, other: ConversationStore) -> int:
-        """How many conversations of `other` this store holds, too: that say the same, or begin so under the same id."""
-        return max(shared_keys(self.keys[:, column], other.keys[:, column]) for column in (0, 1))
-
 
 class StoredConversations:
     """One part of a store as a `rxrl.data.sources.ConversationSource`, shuffled anew at each epoch; see `ConversationStore.source`.
@@ -154,6 +150,17 @@ class StoredConversations:
         asking = torch.tensor([[bool(self.store.asking[numbers[turn]] & ASKS) for _, numbers in chosen] for turn in range(1, steps + 1)])
         real = torch.ones(steps, count, dtype=torch.bool)
         return EpisodeBatch(turns_first(written[:-1]), decoded, answer_positions(prompts, decoded.mask), real, asking)
+
+    def texts(self, start: int, count: int) -> list[str]:
+        """Texts for pre-training: of each of some conversations of the endless sequence, an interaction together with the one before it."""
+        found = []
+        for place in range(start, start + count):
+            conversation = self.store.conversation(self._indices(1, "multi-step", place, 1)[0])
+            # Every epoch tells another pair.
+            turn = place // self.available(1, "multi-step") % conversation.steps
+            told = [text for each in conversation.interactions[turn : turn + 2] for text in (each.query, each.answer)]
+            found.append(" ".join(told))
+        return found
 
     def _turns(self, index: int, steps: int, strategy: str) -> list[int]:
         """The interactions that `cut` keeps, numbered among those of all."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rxrl.data.stores.manifest import REFUSAL, StoreFiles
-from rxrl.data.stores.parts import FEW, Part, Parting, shared_keys
+from rxrl.data.stores.parts import FEW, Part, Parting
 from rxrl.data.stores.permutation import Permutation
 from rxrl.data.stores.sums import RunningSums
 from rxrl.errors import DataError
@@ -88,10 +88,6 @@ class TextStore:
             DataError: There are too few texts to part.
         """
         return PackedTexts(self, length, seed, part, share)
-
-    def shares_with(self, other: TextStore) -> int:
-        """How many texts of `other` this store holds, too."""
-        return shared_keys(self.keys, other.keys)
 
 
 class PackedTexts:

@@ -1,0 +1,135 @@
+"""Stages on token stores: given as such, or made of a large source once; what does not fit is told before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rxrl.cli.stage import app
+from rxrl.data.corpora import open_corpus
+from rxrl.data.rows import to_row
+from rxrl.data.stores import Options, build, opening
+from rxrl.data.tokenizer import Tokenizer
+from rxrl.data.world import GeneratedSource
+from rxrl.errors import ConfigError, DataError
+from rxrl.pipeline.supervised import open_stage
+
+WORLD = GeneratedSource(level=1, seed=0, split="train")
+STORIES = [{"text": f"{number}. {text}"} for number, text in enumerate(WORLD.stories("train", 0, 120))]
+TALKS = [to_row(each) for each in WORLD.take(steps=2, strategy="multi-step", start=0, count=40)]
+FEW = ["batch_tokens=200", "validate_every=2", "log_every=1", "validation_rows=4", "seed=3"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(opening.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(opening, "LARGE", 1000)
+    for name, rows in (("stories", STORIES), ("talks", TALKS), ("other", STORIES[:3])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments, sets=()):
+    given = [part for each in (*FEW, *sets) for part in ("--set", each)]
+    result = CliRunner().invoke(app, [*map(str, arguments), *given], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def metrics(out):
+    return (out / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_a_large_source_is_tokenized_once_and_a_store_of_it_trains_the_same(folder):
+    first = run("pretrain", "--data", "stories.jsonl", "--out", "one", sets=["iterations=4"])
+    assert "Tokenizing stories.jsonl once" in first
+    second = run("pretrain", "--data", "stories.jsonl", "--out", "two", sets=["iterations=4"])
+    assert "is tokenized already" in second
+    build(open_corpus("stories.jsonl").choose("train"), "store", Tokenizer.load("one/checkpoint"), Options())
+    run("pretrain", "--data", "store", "--out", "three", sets=["iterations=4"])
+    assert metrics(folder / "one") == metrics(folder / "two") == metrics(folder / "three")
+    # A checkpoint goes on with the same tokenizer, so with the same store.
+    assert "is tokenized already" in run(
+        "pretrain", "--from", "one/checkpoint", "--data", "stories.jsonl", "--out", "on", sets=["iterations=2"]
+    )
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_ends_as_one_that_was_not(folder):
+    command = ["pretrain", "--data", "stories.jsonl", "--checkpoint-every", 2, "--out"]
+    run(*command, "whole", sets=["iterations=4"])
+    shutil.copytree("whole", "cut")
+    shutil.rmtree("cut/checkpoint")
+    for left in Path("cut/checkpoints").rglob("*000004"):
+        shutil.rmtree(left)
+    assert "step 2 of" in run(*command, "cut", "--resume", sets=["iterations=4"])
+    assert metrics(folder / "whole") == metrics(folder / "cut")
+    weights = [Path(each, "checkpoint", "model.safetensors").read_bytes() for each in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sft", "reading", "memory-attention", "smat", "pretrain"])
+def test_every_stage_trains_on_a_store_of_conversations(name, folder):
+    sets = {"smat": ["phases=[{steps: 1, iterations: 1}, {steps: 2, iterations: 1}]"], "memory-attention": ["iterations=2", "steps=2"]}
+    shown = run(name, "--data", "talks.jsonl", "--out", "run", sets=sets.get(name, ["iterations=2"]))
+    assert "Tokenized 40 conversations" in shown
+    lines = [json.loads(line) for line in metrics(folder / "run").splitlines()]
+    assert len(lines) == 2
+    assert lines[-1]["val_loss"] == lines[-1]["val_loss"]
+
+
+def test_what_does_not_fit_is_told_before_anything_is_trained(folder):
+    def opened(stage, data, held_out=None, **options):
+        return open_stage(stage, 0, data=[data], held_out=held_out, **options)
+
+    with pytest.raises(DataError, match="holds texts, but conversations are needed"):
+        opened("smat", "stories.jsonl")
+    with pytest.raises(DataError, match=r"3 texts are in both stories\.jsonl and other\.jsonl: part them"):
+        opened("pretrain", "stories.jsonl", "other.jsonl")
+    with pytest.raises(DataError, match=r"stories\.jsonl holds texts, but talks\.jsonl holds conversations"):
+        opened("pretrain", "stories.jsonl", "talks.jsonl")
+    with pytest.raises(ConfigError, match="--level is for the generated world"):
+        opened("pretrain", "stories.jsonl", level=2)
+    build(open_corpus("talks.jsonl").choose("train"), "store", Tokenizer.train(["some other words"], 300), Options())
+    Tokenizer.train([row["text"] for row in STORIES], 400).save("codec")
+    with pytest.raises(DataError, match="was tokenised with the tokenizer"):
+        opened("smat", "store", tokenizer=folder / "codec")
+    with (folder / "talks.jsonl").open("a") as file:
+        file.write("nonsense\n")
+    with pytest.raises(DataError, match=r"talks\.jsonl, row 41: not valid JSON.*--skip-bad"):
+        opened("smat", "talks.jsonl")
+    _, _, sources = opened("smat", "talks.jsonl", options=Options(skip_bad=True))
+    assert len(sources.train) + len(sources.validation) == 40
+    assert not {each.id for each in sources.train.take(steps=1, strategy="multi-step", start=0, count=len(sources.train))} & {
+        each.id for each in sources.validation.take(steps=1, strategy="multi-step", start=0, count=len(sources.validation))
+    }
+
+
+def test_the_tokenizer_of_a_store_is_that_of_a_new_model_and_texts_of_conversations_serve_pretraining(folder):
+    codec = Tokenizer.train([row["query"] for row in TALKS], 300)
+    build(open_corpus("talks.jsonl").choose("train"), "store", codec, Options())
+    model, found, sources = open_stage("pretrain", 0, data=["store"])
+    assert found.hash == codec.hash
+    assert model.config.vocab_size == codec.vocab_size
+    said = sources.stories("train")(0, 80)
+    assert len(set(said)) > 60
+    assert all(any(f"{row['query']} {row['answer']}" in text or row["interactions"][0]["query"] in text for row in TALKS) for text in said)
+
+
+def test_a_sample_is_taken_from_all_parts_of_a_source(folder, monkeypatch):
+    monkeypatch.setattr(opening, "SAMPLE", 400)
+    for number in range(10):
+        (folder / "shards").mkdir(exist_ok=True)
+        (folder / "shards" / f"{number}.jsonl").write_text(
+            "".join(json.dumps({"text": f"shard {number} " + "x" * 30}) + "\n" for _ in range(50))
+        )
+    texts = opening.sample_texts(open_corpus("shards").choose("train"), Options())
+    assert {text.split()[1] for text in texts} == set("0123456789")
+    assert sum(map(len, texts)) < 1000
