@@ -27,7 +27,7 @@ from rxrl.allocation import keep_freed_memory
 from tests.benchmarks.measure import Bench, Row, machine, probe
 from tests.benchmarks.tables import comparison, results
 
-SUITES = {name: f"tests.benchmarks.{name}" for name in ("model", "envs", "rewards", "train")}
+SUITES = {name: f"tests.benchmarks.{name}" for name in ("model", "envs", "rewards", "train", "data")}
 """Suite to module; modules are imported when they are asked for."""
 Suite = StrEnum("Suite", {name: name for name in SUITES})
 Dtype = StrEnum("Dtype", ["float32", "bfloat16", "float64"])
