@@ -139,7 +139,7 @@ def described(store: Manifest, folder: Path, seconds: float) -> str:
         if store.kind == "texts"
         else "conversations"
     )
-    skipped = f" Skipped {store.skipped_count} rows or files; {folder / MANIFEST} lists the first." if store.skipped_count else ""
+    skipped = f" Skipped {store.left_out}; {folder / MANIFEST} lists the first." if store.skipped_count else ""
     return f"{folder}: {store.items:,} {what} with {store.tokens:,} tokens, in {seconds:.1f} s.{skipped}"
 
 

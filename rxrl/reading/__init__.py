@@ -12,7 +12,7 @@ from rxrl.reading.documents import OBJECT, json_value, parse_json, read_json, re
 from rxrl.reading.guard import Refusal, guarded
 from rxrl.reading.plain import compression_of, hash_of, open_lines, read_text, text_blocks, text_lines
 from rxrl.reading.settings import YamlDocument, parse_yaml, read_yaml
-from rxrl.reading.tables import arrow_rows, csv_rows, csv_stream, parquet_rows
+from rxrl.reading.tables import arrow_rows, csv_rows, csv_stream, look_at, parquet_rows
 
 __all__ = [
     "OBJECT",
@@ -25,6 +25,7 @@ __all__ = [
     "guarded",
     "hash_of",
     "json_value",
+    "look_at",
     "mapped",
     "open_lines",
     "parquet_rows",

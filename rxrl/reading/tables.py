@@ -42,6 +42,21 @@ def parquet_rows(path: Path, refusal: Refusal | None = None) -> Iterator[tuple[i
                 yield number, row
 
 
+def look_at(path: Path, refusal: Refusal | None = None) -> None:
+    """Looks whether a file is there, is not empty and, if it is Parquet, has a whole description of what it holds.
+
+    Raises:
+        RxrlError: It is not so.
+    """
+    refusal = refusal or Refusal()
+    with guarded(path, "data", refusal):
+        if not path.stat().st_size:
+            raise ValueError("it is empty")
+    if path.suffix.lower() == ".parquet":
+        with guarded(path, "Parquet", refusal), import_module("pyarrow.parquet").ParquetFile(path) as file:
+            _check_declared(file.metadata)
+
+
 def arrow_rows(path: Path, refusal: Refusal | None = None) -> Iterator[tuple[int, Any]]:
     """Yields (row from 1, row) of an Arrow file or stream, as `datasets` keeps them; a batch of the file in memory at a time.
 

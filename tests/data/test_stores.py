@@ -292,7 +292,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "no text": (b'{"text": "one"}\n{"words": 1}\n', r"b\.jsonl, row 2: expected text in the column 'text', got a row of 'words'"),
     "half a character": (b'{"text": "one"}\n{"text": "\\ud83d"}\n', r"b\.jsonl, row 2: it holds half of a surrogate pair"),
     "not utf-8": (b'{"text": "one"}\n{"text": "\xff"}\n', r"b\.jsonl, row 2: not UTF-8"),
-    "empty": (b"", r"b\.jsonl: holds nothing"),
+    "empty": (b"", r"b\.jsonl: it cannot be read as data \(it is empty\)"),
 }
 
 
@@ -317,13 +317,36 @@ def test_a_truncated_shard_is_named_and_skipped(cut, tmp_path):
         path = tmp_path / "data" / f"{shard}.parquet"
         pq.write_table(pa.table({"text": TEXTS[shard * 10 : shard * 10 + 10]}), path)
     path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
-    with pytest.raises(DataError, match=r"3\.parquet: cannot be read .*Parquet"):
+    with pytest.raises(DataError, match=r"3\.parquet: it cannot be read as "):
         store_of(tmp_path / "store", tmp_path / "data")
     said: list[str] = []
     build(open_corpus(tmp_path / "data").choose("train"), tmp_path / "store", CODEC, Options(skip_bad=True), said.append)
     assert TextStore(tmp_path / "store").manifest.items == 30
     assert len(said) == 1
     assert "3.parquet" in said[0]
+
+
+def test_a_shard_that_is_broken_is_found_before_those_before_it_are_tokenised(tmp_path, monkeypatch):
+    lines(tmp_path / "data" / "a.jsonl", [{"text": text} for text in TEXTS[:5]])
+    (tmp_path / "data" / "b.parquet").write_bytes(b"PAR1 and then nothing")
+    monkeypatch.setattr(Tokenizer, "encode_batch", lambda *args: pytest.fail("It should not have come that far."))
+    with pytest.raises(DataError, match=r"b\.parquet: it cannot be read as Parquet"):
+        store_of(tmp_path / "store", tmp_path / "data")
+
+
+@pytest.mark.parametrize("ending", ["jsonl.gz", "jsonl.zst", "txt.gz"])
+def test_a_compressed_shard_that_ends_early_gives_what_comes_before_that(ending, tmp_path):
+    texts = [f"{text} {np.random.default_rng(number).integers(0, 9, 400)}" for number, text in enumerate(TEXTS)]
+    plain = (DOCUMENT_BORDER.join(texts) if ending == "txt.gz" else "".join(json.dumps({"text": text}) + "\n" for text in texts)).encode()
+    packed = gzip.compress(plain) if ending.endswith("gz") else pa.compress(plain, "zstd", asbytes=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / f"a.{ending}").write_bytes(packed[: len(packed) * 9 // 10])
+    lines(tmp_path / "data" / "b.jsonl", [{"text": text} for text in TEXTS[:3]])
+    with pytest.raises(DataError, match=r"a\." + ending + ": (after (row|document) [0-9]+ )?it cannot be read as "):
+        store_of(tmp_path / "store", tmp_path / "data")
+    found = TextStore(store_of(tmp_path / "store", tmp_path / "data", skip_bad=True)).manifest
+    assert 3 <= found.items < 303
+    assert found.skipped_count == 1
 
 
 def test_conversations_that_are_wrong_are_named_too_and_one_id_is_taken_once(tmp_path):

@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rxrl.data.corpora import ROW_ENDINGS, Split, ending
 from rxrl.data.stores.manifest import MANIFEST, VERSION, Kind, Manifest, is_store, read_manifest, token_type
 from rxrl.data.stores.options import ArrayFiles, Options
-from rxrl.data.stores.sections import Refusals
+from rxrl.data.stores.sections import Refusals, readable
 from rxrl.data.stores.writers import ConversationWriter, TextWriter
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError, DataError
@@ -80,8 +81,9 @@ def build(
     if (found := existing(Path(out), mark)) is not None:
         return found
     check_writable(out, folder=True)
-    kind = kind_of(split, options.column)
     refusals = Refusals(options.skip_bad, say)
+    split = replace(split, shards=tuple(shard for shard in split.shards if readable(shard, refusals)))
+    kind = kind_of(split, options.column)
     with replacing_folder(out) as folder, ExitStack() as stack:
         files = {name: stack.enter_context((folder / f"{name}.bin").open("wb")) for name in WRITERS[kind].arrays}
         arrays = ArrayFiles(files)

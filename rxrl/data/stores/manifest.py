@@ -81,6 +81,11 @@ class Manifest(BaseModel):
     skipped: list[Skipped] = Field(default_factory=list)
     skipped_count: int = 0
 
+    @property
+    def left_out(self) -> str:
+        """How much was left out, in words."""
+        return f"{self.skipped_count} row{'' if self.skipped_count == 1 else 's'} or file{'' if self.skipped_count == 1 else 's'}"
+
 
 def is_store(folder: str | Path) -> bool:
     """Whether a folder is a token store."""

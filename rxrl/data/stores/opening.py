@@ -123,7 +123,7 @@ def cached(split: Split, tokenizer: Tokenizer, options: Options, reporter: Repor
             if not is_store(folder):
                 reporter.say(f"Tokenizing {split.name} once, into {folder}.")
                 found = build(split, folder, tokenizer, options, reporter.say, reporter.progress)
-                skipped = f"; skipped {found.skipped_count} rows or files" if found.skipped_count else ""
+                skipped = f"; skipped {found.left_out}" if found.skipped_count else ""
                 reporter.say(f"Tokenized {found.items:,} {found.kind} into {found.tokens:,} tokens{skipped}.")
                 return folder
     reporter.say(f"{split.name} is tokenized already, in {folder}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rxrl.data.corpora import DOCUMENT_BORDER, ROW_ENDINGS, Row, Shard, ending
 from rxrl.data.stores.manifest import Skipped
 from rxrl.errors import DataError
-from rxrl.reading import text_blocks
+from rxrl.reading import look_at, text_blocks
 
 LONGEST = 16_384
 """Most characters of a section: a longer document is cut at an empty line, a line end or a space."""
@@ -59,6 +59,27 @@ class Refusals:
             if len(self.examples) <= 10:
                 self._say(f"Skipped {found}.")
 
+    def refuse_shard(self, shard: Shard, error: DataError, place: str = "") -> None:
+        """Notes a shard that cannot be read, from some place on.
+
+        Raises:
+            DataError: It is not to be skipped.
+        """
+        words = str(error).removeprefix(f"{shard.name} ").removesuffix(": check the file.")
+        self.refuse(shard.name, 0, f"{place}it {words}")
+
+
+def readable(shard: Shard, refusals: Refusals) -> bool:
+    """Whether a shard can be read at a first look: before hours are spent on those that come before it."""
+    if shard.file is None:
+        return True
+    try:
+        look_at(shard.file)
+    except DataError as error:
+        refusals.refuse_shard(shard, error)
+        return False
+    return True
+
 
 def rows_of(shard: Shard, refusals: Refusals) -> Iterator[Row]:
     """The rows of a shard up to where it cannot be read any further; that, and a shard without rows, is refused."""
@@ -68,7 +89,7 @@ def rows_of(shard: Shard, refusals: Refusals) -> Iterator[Row]:
             number, count = row.number, count + 1
             yield row
     except DataError as error:
-        refusals.refuse(shard.name, 0, f"cannot be read{f' after row {number}' if number else ''} ({error})")
+        refusals.refuse_shard(shard, error, f"after row {number} " if number else "")
     else:
         if not count:
             refusals.refuse(shard.name, 0, "holds nothing")
@@ -99,7 +120,7 @@ def _sections_of_file(shard: Shard, refusals: Refusals) -> Iterator[Section]:
             count += section.first
             yield section
     except DataError as error:
-        refusals.refuse(shard.name, 0, f"cannot be read{f' after document {count}' if count else ''} ({error})")
+        refusals.refuse_shard(shard, error, f"after document {count} " if count else "")
     else:
         if not count:
             refusals.refuse(shard.name, 0, "holds nothing")
