@@ -133,18 +133,15 @@ def plain_loss(inputs: PolicyInputs, config: AlgorithmConfig) -> LossResult:
     return with_shared_terms(policy_gradient_loss(inputs), inputs, config)
 
 
-def no_loss(inputs: PolicyInputs, config: AlgorithmConfig) -> LossResult:
-    """Nothing to learn from the answers of the episodes themselves: what is learned comes from other signals.
+def shared_terms_alone(inputs: PolicyInputs, config: AlgorithmConfig) -> LossResult:
+    """The shared terms on answers that nobody sampled: what else is learned comes from other signals.
 
     Args:
         inputs: One minibatch, or a part of one.
-        config: Not looked at.
+        config: Coefficients.
     """
-    metrics = {"entropy": inputs.mean(inputs.entropy).detach()}
-    if inputs.reference_kl is not None:
-        metrics["kl"] = inputs.mean(inputs.reference_kl).detach()
     moved = ratio_metrics(inputs.log_probs - inputs.old_log_probs, inputs, *config.clip_range)
-    return LossResult(0 * inputs.mean(inputs.log_probs), metrics | moved)
+    return with_shared_terms(LossResult(0 * inputs.mean(inputs.log_probs), moved), inputs, config)
 
 
 BUILT_IN = {
@@ -177,7 +174,7 @@ BUILT_IN = {
         ),
         Algorithm(
             "dmpo",
-            no_loss,
+            shared_terms_alone,
             advantage="return",
             plays=False,
             signals={"preference": 1.0},

@@ -268,8 +268,9 @@ class Learner:
         if shared:
             norms = self._step(self.critic_optimizer, self.critic_groups, self.config.critic_optimizer.max_grad_norm)
             metrics["critic_grad_norm"] = norms["grad_norm"]
-        teaches = self.processes.any(has_advantage(rollout.rows(rows), targets.rows(rows), algorithm) or totals.teach)
-        teaches = teaches or ("signal/imitation" in metrics and bool(metrics["signal/imitation"] > 0))
+        rewarded = self.signals.reward > 0 and has_advantage(rollout.rows(rows), targets.rows(rows), algorithm)
+        imitated = bool(metrics.get("signal/imitation", torch.zeros(())) > 0)
+        teaches = self.processes.any(rewarded or totals.teach) or imitated
         metrics["without_advantage"] = torch.tensor(float(not teaches), device=self.processes.device)
         take = teaches or shared or not algorithm.skip_without_advantage
         return metrics | self._step(self.optimizer, self.groups, self.config.optimizer.max_grad_norm, take), before

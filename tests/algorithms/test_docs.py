@@ -90,8 +90,6 @@ def test_commands_run_and_log_what_the_pages_say(line, folder):
         expected -= {"value", "value_loss", "explained_variance"}
     if name in {"a2c", "rloo", "reinforce", "expert"}:
         expected.remove("clip_fraction")
-    if name == "dmpo":
-        expected.remove("policy_loss")
     if name == "impo":
         expected |= {"memory_change", "memory_cosine"}
     assert expected <= metrics.keys()

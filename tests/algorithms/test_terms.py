@@ -44,7 +44,8 @@ def test_impo_is_ppo_and_its_terms():
 
 
 def test_algorithms_differ_in_loss_or_advantage_alone():
-    """GRPO has PPO's loss; A2C, RLOO and REINFORCE share the policy gradient."""
+    """GRPO has PPO's loss; A2C, RLOO, REINFORCE and expert iteration share the policy gradient."""
+    assert BUILT_IN["expert"].loss is BUILT_IN["a2c"].loss
     assert BUILT_IN["grpo"].loss is BUILT_IN["ppo"].loss
     assert BUILT_IN["rloo"].loss is BUILT_IN["reinforce"].loss is BUILT_IN["a2c"].loss
     forms = {name: AlgorithmConfig(name=name).advantage_form for name in BUILT_IN}
@@ -55,10 +56,13 @@ def test_algorithms_differ_in_loss_or_advantage_alone():
         "grpo": "group",
         "rloo": "leave-one-out",
         "reinforce": "return",
+        "expert": "best",
+        "dmpo": "return",
     }
     assert {name for name in BUILT_IN if AlgorithmConfig(name=name).needs_critic} == {"ppo", "impo", "a2c"}
-    assert {name for name in BUILT_IN if AlgorithmConfig(name=name).samples > 1} == {"grpo", "rloo"}
-    assert {name for name in BUILT_IN if not AlgorithmConfig(name=name).whitens} == {"grpo", "rloo"}
+    assert {name for name in BUILT_IN if AlgorithmConfig(name=name).samples > 1} == {"grpo", "rloo", "expert"}
+    assert {name for name in BUILT_IN if not BUILT_IN[name].plays} == {"dmpo"}
+    assert {name for name in BUILT_IN if not AlgorithmConfig(name=name).whitens} == {"grpo", "rloo", "expert"}
 
 
 def test_kl_in_the_reward_is_logged_and_no_term_of_the_loss():
