@@ -36,6 +36,7 @@ from rxrl.policies import StmBackend
 from rxrl.registry import called
 from rxrl.rewards import load_reward, mean_embeddings
 from rxrl.supply import default_reward, load_mix
+from rxrl.template import segments
 from rxrl.types import ANSWER_TOKENS, Conversation, MemoryBackend, RewardFunction, Scenario, TextCodec, longest_query
 from rxrl.validation import is_whole
 
@@ -308,7 +309,9 @@ def _trained(model: ReactiveTransformer | None, conversations: Sequence[Scenario
     if model is not None:
         _note_missing_tokenizer()
     size = DEFAULT_VOCABULARY if model is None else model.config.vocab_size
-    return Tokenizer.train([text for each in conversations for text in scenarios.texts_of(each)], size)
+    told = (interaction for each in conversations if isinstance(each, Conversation) for interaction in each.interactions)
+    template = any(map(segments, told)) if model is None else model.config.template
+    return Tokenizer.train([text for each in conversations for text in scenarios.texts_of(each)], size, template=template)
 
 
 @cache

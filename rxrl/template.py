@@ -165,6 +165,13 @@ def prompt_tokens(query: str, codec: TextCodec, *, think: bool = False, result: 
     return [BOS, RESULT if result else QUERY, *codec.encode(query), THINK if think else ANSWER]
 
 
+def split_written(ids: Sequence[int]) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+    """An interaction of the template as it was written, apart: the ids of what was heard, and what was said as `split_said` gives it."""
+    end = next((at for at, token in enumerate(ids) if token in {THINK, ANSWER}), len(ids))
+    heard_ids = tuple(token for token in ids[:end] if token not in HEARD_MARKERS and token != EOS)
+    return heard_ids, split_said(ids[end + 1 :], think=end < len(ids) and ids[end] == THINK)
+
+
 def split_said(ids: Sequence[int], *, think: bool = False) -> dict[str, tuple[int, ...]]:
     """What a model said, apart: the ids of what it thought, of its answer and of its tool call, without markers.
 

@@ -18,13 +18,26 @@ from rxrl.data.importers import import_chat
 from rxrl.data.rows import read_conversations, to_conversation, to_row, write_conversations
 from rxrl.data.stores import ConversationStore, Options, build
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
-from rxrl.envs import ConversationEnv, ConversationVectorEnv, NoMemory
+from rxrl.envs import ConversationEnv, ConversationVectorEnv, NoMemory, TranscriptMemory, token_batch
 from rxrl.errors import CheckpointError, ConfigError, DataError, ModelError
 from rxrl.evaluation.records import TurnRecord
+from rxrl.factory import load_checkpoint, make_vector_env
 from rxrl.models import AnswerEnd, ReactiveSession, ReactiveTransformer, Token, generate
+from rxrl.policies import Dialogue, Oracle, TextPolicy
 from rxrl.rewards import load_reward
 from rxrl.stages.losses import mask_tokens, predicted
-from rxrl.template import CALL, INTERNAL, RESULT, THINK, interaction_tokens, prompt_tokens, split_said, system_interaction, texts_of
+from rxrl.template import (
+    CALL,
+    INTERNAL,
+    RESULT,
+    THINK,
+    interaction_tokens,
+    prompt_tokens,
+    split_said,
+    split_written,
+    system_interaction,
+    texts_of,
+)
 from rxrl.types import ANSWER, BOS, EOS, QUERY, Action, Conversation, Interaction, TokenBatch, interaction_ids
 from tests.models.small import config, model_of
 
@@ -195,8 +208,6 @@ UNCHANGED = {"tokenizer.json": "4fc6d56f9020c9df", "config.json": "59b57e311f726
 
 
 def test_model_and_tokenizer_agree_on_the_template(tmp_path: Path) -> None:
-    from rxrl.factory import load_checkpoint
-
     model().save_pretrained(tmp_path / "right", tokenizer=MARKED)
     assert load_checkpoint(tmp_path / "right")[0].config.template
     model(template=False).save_pretrained(tmp_path / "wrong", tokenizer=MARKED)
@@ -301,9 +312,8 @@ def test_chat_shows_thoughts_and_calls(tmp_path: Path) -> None:
 
 
 def env(think: int, **options: Any) -> ConversationVectorEnv:
-    return ConversationVectorEnv(
-        [conversation()], memory=NoMemory(), reward=load_reward("retention"), codec=MARKED, max_think_tokens=think, **options
-    )
+    given = {"memory": NoMemory(), "reward": load_reward("retention"), "codec": MARKED, **options}
+    return ConversationVectorEnv([conversation()], max_think_tokens=think, **given)
 
 
 def action(*said: int) -> Action:
@@ -351,12 +361,52 @@ def test_thoughts_are_written_but_are_no_answer() -> None:
     assert played.single_action_space["ids"].shape == (played.limits.answer + 1 + 9,)
 
 
+@pytest.mark.parametrize("think", [0, 8])
+def test_text_players_read_transcripts_of_the_template_and_answer_without_a_thought(think: int) -> None:
+    class Reader(TextPolicy):
+        def answer(self, dialogues: Any, generators: Any) -> list[str]:
+            read.extend(dialogues)
+            return ["sunny"] * len(dialogues)
+
+    for player in (Reader(MARKED), None):
+        read: list[Dialogue] = []
+        played = env(think, memory=TranscriptMemory())
+        policy = player or Oracle(played)
+        observation, _ = played.reset(seed=0)
+        answers = []
+        while played.active.any():
+            observation, *_, info = played.step(policy.act(token_batch(observation), played.memory, None))
+            answers.append(info["turns"][0].answer)
+        assert answers == [each.answer if player is None else "sunny" for each in conversation().follow_ups]
+        if player is not None:
+            assert [each.query for each in read] == ["Weather in Rome?", "sunny", "Be brief. Where was that?", "And now?"]
+            assert read[2].history == ((SYSTEM, ""), ("Weather in Rome?", "sunny"), ("sunny", "sunny"))
+
+
+def test_what_was_thought_is_no_part_of_a_transcript() -> None:
+    said = interaction_tokens(conversation().follow_ups[0], MARKED).ids
+    heard, parts = split_written(said)
+    assert MARKED.decode(heard) == "Weather in Rome?"
+    assert {key: MARKED.decode(each) for key, each in parts.items()} == {
+        **{"think": "A tool knows.", "answer": "I look it up.", "tool_call": "weather(Rome)"},
+    }
+
+
 def test_a_text_is_an_answer_also_where_the_model_may_think() -> None:
     single = ConversationEnv([conversation()], memory=NoMemory(), reward=load_reward("retention"), codec=MARKED, max_think_tokens=8)
     query, _ = single.reset(seed=0)
     assert query == "Weather in Rome?"
     *_, info = single.step("sunny")
     assert info["turn_data"].answer == "sunny"
+
+
+def test_an_environment_that_trains_its_tokenizer_gives_it_the_markers_that_the_rows_need() -> None:
+    made = make_vector_env(1, conversations=[ROW])
+    _, info = made.reset(seed=0)
+    assert info["written"][0][:2] == [BOS, INTERNAL]
+    assert not make_vector_env(
+        1, conversations=[{"query": "a", "answer": "b", "interactions": [{"query": "c", "answer": "d"}]}]
+    ).codec.template
 
 
 def test_thinking_needs_markers() -> None:

@@ -89,6 +89,9 @@ def evaluate(  # noqa: PLR0913, PLR0917
         ),
     ] = None,
     max_answer_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = ANSWER_TOKENS,
+    max_think_tokens: Annotated[
+        int, typer.Option(min=0, help="Let the model think first, in so many tokens at most. Needs a model trained to.")
+    ] = 0,
     out: Annotated[
         Path | None,
         typer.Option(callback=writable_folder, help="Folder for evaluation.json and the transcripts; an unfinished evaluation resumes."),
@@ -104,12 +107,13 @@ def evaluate(  # noqa: PLR0913, PLR0917
     embed = TokenEmbeddings() if is_checkpoint(what) else None
     handed_in: dict[str, Any] = {} if embed is None else {"embed": embed}
     function = load_reward(read_spec(reward) if reward else named_reward(mix), **handed_in)
+    thoughts = {"max_think_tokens": max_think_tokens} if max_think_tokens else {}
     settings = {
         "what": what, "memory": memory, **task.settings(mix), "greedy": greedy, "reward": reward_name(function),
-        "max_answer_tokens": max_answer_tokens,
+        "max_answer_tokens": max_answer_tokens, **thoughts,
     }  # fmt: skip
     with nullcontext() if out is None else RunFolder(out).claimed(), Bar(console, "turns") as bar:
-        given = {"max_answer_tokens": task.answer_tokens(max_answer_tokens), "strategy": strategy}
+        given: dict[str, Any] = {"max_answer_tokens": task.answer_tokens(max_answer_tokens), "strategy": strategy, **thoughts}
         subject = Subject.open(what, memory, find_device(device))
         job = Assessment(subject, function, seed, greedy, out, settings, given, embed, bar)
         found = task.measure(job, mix, console)

@@ -59,6 +59,9 @@ def play(  # noqa: PLR0913, PLR0917
     steps: Annotated[int | None, typer.Option(min=1, max=64, help="Turns of each conversation. Default: 6, or all turns of DATA.")] = None,
     strategy: Annotated[Strategy, typer.Option(help="Structure of the conversations.")] = "multi-step",
     max_answer_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = ANSWER_TOKENS,
+    max_think_tokens: Annotated[
+        int, typer.Option(min=0, help="Let the model think first, in so many tokens at most. Needs a model trained to.")
+    ] = 0,
     teacher_forcing: Annotated[
         bool, typer.Option("--teacher-forcing", help="Write the reference answers into memory, not those that were given.")
     ] = False,
@@ -88,6 +91,7 @@ def play(  # noqa: PLR0913, PLR0917
         strategy=strategy,
         teacher_forcing=teacher_forcing,
         max_answer_tokens=max_answer_tokens,
+        max_think_tokens=max_think_tokens,
         values=scenario_values([*known, *chosen]),
         temperature=temperature,
         system=system,

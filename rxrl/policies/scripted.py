@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from rxrl.errors import EpisodeError
-from rxrl.policies.text import QUERY_START, Dialogue, TextPolicy
+from rxrl.policies.text import QUERY_START, Dialogue, TextPolicy, answer_start
 from rxrl.terminal import visible
 from rxrl.types import EOS, Action, TextCodec, TokenBatch
 
@@ -56,7 +56,8 @@ class Oracle:
             raise EpisodeError(
                 f"The oracle answers all {len(active)} rows or the {int(active.sum())} that wait, got {len(observation.ids)} prompts."
             )
-        batch = TokenBatch.pad([[*self.envs.codec.encode(references[row]), EOS] if active[row] else [] for row in rows])
+        starts = dict(zip(rows, map(answer_start, observation.rows()), strict=True))
+        batch = TokenBatch.pad([[*starts[row], *self.envs.codec.encode(references[row]), EOS] if active[row] else [] for row in rows])
         return Action(batch.ids, batch.mask)
 
 
@@ -65,7 +66,7 @@ class Parrot:
 
     def act(self, observation: TokenBatch, memory: Any, generators: Sequence[torch.Generator] | None) -> Action:
         """The queries as answers."""
-        batch = TokenBatch.pad([[*prompt[QUERY_START:-1], EOS] if prompt else [] for prompt in observation.rows()])
+        batch = TokenBatch.pad([[*answer_start(prompt), *prompt[QUERY_START:-1], EOS] if prompt else [] for prompt in observation.rows()])
         return Action(batch.ids, batch.mask)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from rxrl.errors import ConfigError
+from rxrl.template import THINK, has_template, split_written
 from rxrl.types import ANSWER, EOS, PROMPT_MARKERS, Action, TextCodec, TokenBatch
 
 QUERY_START = PROMPT_MARKERS - 1
@@ -68,7 +69,7 @@ class TextPolicy(ABC):
         answers = self.answer(dialogues, None if generators is None else [generators[row] for row in rows])
         ids: list[list[int]] = [[] for _ in prompts]
         for row, text in zip(rows, answers, strict=True):
-            ids[row] = [*self.codec.encode(_clean(text)), EOS]
+            ids[row] = [*answer_start(prompts[row]), *self.codec.encode(_clean(text)), EOS]
         batch = TokenBatch.pad(ids)
         return Action(batch.ids, batch.mask)
 
@@ -83,8 +84,16 @@ class TextPolicy(ABC):
         return [tuple(self._said(ids) for ids in row) for row in memory.rows]
 
     def _said(self, ids: Sequence[int]) -> tuple[str, str]:
+        if has_template(self.codec):
+            heard, said = split_written(ids)
+            return self.codec.decode(heard), self.codec.decode(said["answer"])
         answer = list(ids).index(ANSWER)
         return self.codec.decode(ids[QUERY_START:answer]), self.codec.decode(ids[answer + 1 :])
+
+
+def answer_start(prompt: Sequence[int]) -> list[int]:
+    """What stands before an answer that comes without a thought: `[A]` where the prompt asks for thoughts, nothing elsewhere."""
+    return [ANSWER] if prompt and prompt[-1] == THINK else []
 
 
 def check_options(temperature: float, longest: int) -> None:
