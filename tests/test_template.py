@@ -207,6 +207,16 @@ def test_nothing_differs_where_the_template_is_absent(tmp_path: Path) -> None:
 UNCHANGED = {"tokenizer.json": "4fc6d56f9020c9df", "config.json": "59b57e311f726dbc", "rows.jsonl": "c248c029e5270fc4"}
 
 
+def test_the_command_trains_a_tokenizer_with_markers(tmp_path: Path) -> None:
+    write_conversations(tmp_path / "rows.jsonl", [conversation()])
+    for name, options in (("marked", ["--template"]), ("plain", [])):
+        out = CliRunner().invoke(app, ["data", "tokenizer", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / name), *options])
+        assert out.exit_code == 0, out.output
+        trained = Tokenizer.load(tmp_path / name)
+        assert trained.template == bool(options)
+        assert len(trained.encode("A tool knows.")) < 8
+
+
 def test_model_and_tokenizer_agree_on_the_template(tmp_path: Path) -> None:
     model().save_pretrained(tmp_path / "right", tokenizer=MARKED)
     assert load_checkpoint(tmp_path / "right")[0].config.template
@@ -381,6 +391,10 @@ def test_text_players_read_transcripts_of_the_template_and_answer_without_a_thou
         if player is not None:
             assert [each.query for each in read] == ["Weather in Rome?", "sunny", "Be brief. Where was that?", "And now?"]
             assert read[2].history == ((SYSTEM, ""), ("Weather in Rome?", "sunny"), ("sunny", "sunny"))
+            messages = read[1].messages("Answer.")
+            assert [(each["role"], each["content"]) for each in messages] == [
+                *(("system", f"Answer.\n{SYSTEM}"), ("user", "Weather in Rome?"), ("assistant", "sunny"), ("user", "sunny")),
+            ]
 
 
 def test_what_was_thought_is_no_part_of_a_transcript() -> None:

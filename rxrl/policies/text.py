@@ -38,6 +38,9 @@ class Dialogue:
             last: Number of latest interactions of the history to keep; None keeps all.
         """
         said = self.history if last is None else self.history[len(self.history) - min(last, len(self.history)) :]
+        # Only a system prompt is written first without an answer.
+        if said and said is self.history and not said[0][1]:
+            system, said = "\n".join(part for part in (system, said[0][0]) if part), said[1:]
         turns = [{"role": role, "content": text} for pair in said for role, text in zip(("user", "assistant"), pair, strict=True)]
         first = [] if system is None else [{"role": "system", "content": _clean(system)}]
         return [*first, *turns, {"role": "user", "content": self.query}]
