@@ -293,9 +293,19 @@ def summarise_stage(
 
 
 def cost_by_turn(costs: Iterable[TurnCost]) -> list[dict[str, Any]]:
-    """Cost of one conversation at each turn (a report's `cost`): `turn`, mean `tokens` read, mean `seconds`, `conversations`."""
+    """Cost of one conversation at each turn (a report's `cost`).
+
+    Returns:
+        For each turn: `turn`, mean `tokens` read, mean `seconds`, `conversations`, mean `memory_bytes` (None where not known).
+    """
     return [
-        {"turn": cost.turn, "tokens": cost.tokens / cost.rows, "seconds": cost.seconds / cost.rows, "conversations": cost.rows}
+        {
+            "turn": cost.turn,
+            "tokens": cost.tokens / cost.rows,
+            "seconds": cost.seconds / cost.rows,
+            "conversations": cost.rows,
+            "memory_bytes": None if cost.memory_bytes is None else cost.memory_bytes / cost.rows,
+        }
         for cost in costs
     ]
 

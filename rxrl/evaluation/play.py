@@ -33,6 +33,8 @@ from rxrl.types import Action, Conversation, Policy, Scenario, Score, TokenBatch
 EMPTY, SWAPPED, ORACLE = "empty_memory", "swapped_memory", "oracle"
 CONTROLS = (EMPTY, SWAPPED, ORACLE)
 """Controls at a turn: what was said before is the same."""
+BYTES_OF_ID = 8
+"""Size of a token id in a transcript."""
 EMPTY_WHOLE, SWAPPED_WHOLE = "empty_memory_whole", "swapped_memory_whole"
 WHOLE_CONTROLS = (EMPTY_WHOLE, SWAPPED_WHOLE)
 """Controls of whole dialogues, which the answers of the control itself lead through."""
@@ -253,12 +255,13 @@ class _Session:
             if SWAPPED in controls:
                 others[SWAPPED] = (choose_partners(batch, known, rows, turn, self.seed), env.memory)
             counterfactual = {control: ask.answers(sources, memory) for control, (sources, memory) in others.items()}
-            tokens, start = _tokens_read(env.memory, observation, info, rows), time.perf_counter()
+            tokens, size = _tokens_read(env.memory, observation, info, rows), _bytes_of(env.memory, rows)
+            start = time.perf_counter()
             # One row alone has nobody to swap with: its own memory is the best stand-in, and it counts as such.
             sources = rows[1:] + rows[:1] if reads == SWAPPED_WHOLE else rows
             answers = ask.answers(dict(zip(rows, sources, strict=True)), empty if reads == EMPTY_WHOLE else env.memory)
             observation, rewards, _, _, info = env.step(_action(answers, env.num_envs))
-            cost = TurnCost(turn, len(rows), tokens, time.perf_counter() - start)
+            cost = TurnCost(turn, len(rows), tokens, time.perf_counter() - start, size)
             yield TRUE, [_record(info["turns"][row], _score(rewards, info, row)) for row in rows], cost
             for control, given in counterfactual.items():
                 yield control, self._rescored(control, info["turns"], given), None
@@ -348,11 +351,26 @@ def _tokens_read(memory: Any, observation: Mapping[str, Any], info: Mapping[str,
     return prompt + sum(len(info["written"][row] or ()) for row in rows)
 
 
+def _bytes_of(memory: Any, rows: Sequence[int]) -> int | None:
+    """Size of the memory of some rows: of a tensor its values, of a transcript its token ids; None for what is neither."""
+    if memory is None:
+        return 0
+    if isinstance(memory, torch.Tensor):
+        return memory.numel() * memory.element_size() // memory.shape[1] * len(rows) if memory.dim() > 1 else None
+    return int(memory.token_counts()[rows].sum()) * BYTES_OF_ID if hasattr(memory, "token_counts") else None
+
+
 def _summed(costs: Iterable[TurnCost]) -> list[TurnCost]:
     by_turn: dict[int, list[TurnCost]] = defaultdict(list)
     for cost in costs:
         by_turn[cost.turn].append(cost)
     return [
-        TurnCost(turn, sum(c.rows for c in group), sum(c.tokens for c in group), sum(c.seconds for c in group))
+        TurnCost(
+            turn,
+            sum(c.rows for c in group),
+            sum(c.tokens for c in group),
+            sum(c.seconds for c in group),
+            None if any(c.memory_bytes is None for c in group) else sum(c.memory_bytes or 0 for c in group),
+        )
         for turn, group in sorted(by_turn.items())
     ]

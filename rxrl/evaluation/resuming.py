@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ class TurnCost:
         rows: Conversations.
         tokens: Tokens read: the prompt and the interaction written just before, or the whole history where memory is a transcript.
         seconds: Time of answering, scoring and writing.
+        memory_bytes: Size of the memory that was read; None where that is not known.
     """
 
     turn: int
     rows: int
     tokens: int
     seconds: float
+    memory_bytes: int | None = None
 
 
 Played = tuple[str, list[TurnRecord], TurnCost | None]
@@ -75,7 +77,7 @@ class KeptBatches:
 
     def keep(self, key: Sequence[str], batch: Batch) -> None:
         """Writes a batch, whole or not at all."""
-        costs = [{"turn": each.turn, "rows": each.rows, "tokens": each.tokens, "seconds": each.seconds} for each in batch.costs]
+        costs = [asdict(each) for each in batch.costs]
         with replacing_folder(self._place(key)) as place:
             for name, records in batch.records.items():
                 write_records(place / f"{name}.jsonl", records)

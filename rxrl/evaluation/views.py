@@ -150,13 +150,17 @@ def stages_view(stages: Sequence[Part]) -> dict[str, Any] | None:
 
 
 def cost_view(cost: Sequence[Part] | Mapping[str, Sequence[Part]] | None) -> dict[str, Any] | None:
-    """Tokens read and time of each turn, for one memory or for several by label."""
+    """Tokens read, time and size of memory of each turn, for one memory or for several by label."""
     if not cost:
         return None
     groups = dict(cost) if isinstance(cost, Mapping) else {"this model": cost}
     styles = ("mrl", "supervised", "smat", "plain")
     panels = []
-    for key, title, factor in (("tokens", "Tokens read in a turn", 1.0), ("seconds", "Milliseconds a turn", 1000.0)):
+    for key, title, factor in (
+        ("tokens", "Tokens read in a turn", 1.0),
+        ("seconds", "Milliseconds a turn", 1000.0),
+        ("memory_bytes", "Memory in kilobytes", 0.001),
+    ):
         series = [
             Series(label, style, [(row["turn"], row[key] * factor) for row in rows if row.get(key) is not None])
             for (label, rows), style in zip(groups.items(), styles, strict=False)

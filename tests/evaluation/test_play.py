@@ -6,9 +6,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from rxrl.envs import TranscriptMemory
 from rxrl.errors import ConfigError, DataError
 from rxrl.evaluation import CONTROLS, cost_by_turn, evaluate, play, play_conditions, read_records, summarise
 from rxrl.evaluation.swapping import Knowledge, arrange, choose_partners
+from rxrl.models import ReactiveTransformer
+from rxrl.models.sizes import count_bytes
+from rxrl.policies import ModelPolicy, Parrot, StmBackend
 from tests.evaluation.fakes import (
     UNKNOWN,
     BookMemory,
@@ -237,6 +241,21 @@ def test_a_transcript_costs_more_with_every_turn():
     records = play(environment(played, codec, 4, Transcript()), Forgetful(codec), played, seed=1)
     tokens = [row["tokens"] for row in cost_by_turn(records.costs)]
     assert all(later > earlier for earlier, later in pairwise(tokens))
+
+
+def test_a_transcript_grows_and_a_memory_of_fixed_size_does_not():
+    played = conversations(4, steps=6)
+    codec = WordCodec()
+    read = play(environment(played, codec, 2, TranscriptMemory()), Parrot(), played, seed=1)
+    sizes = [row["memory_bytes"] for row in cost_by_turn(read.costs)]
+    assert all(later > earlier > 0 for earlier, later in pairwise(sizes))
+    assert [row["memory_bytes"] for row in cost_by_turn(play(environment(played, codec, 2), Reader(codec), played, seed=1).costs)] == [
+        None
+    ] * 6
+    codec.encode(" ".join(f"word{number}" for number in range(codec.vocab_size - len(codec.words))))
+    model = ReactiveTransformer.from_preset("pico", seed=0, vocab_size=codec.vocab_size)
+    stm = play(environment(played, codec, 2, StmBackend(model)), ModelPolicy(model, 3), played, seed=1)
+    assert {row["memory_bytes"] for row in cost_by_turn(stm.costs)} == {count_bytes(model)["memory_bytes"]}
 
 
 def test_wrong_input_is_refused():
