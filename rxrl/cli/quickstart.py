@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rxrl.cli.output import writable_folder
-from rxrl.cli.progress import Terminal
+from rxrl.cli.progress import Named, Terminal
 from rxrl.cli.shared import Seed, quoted, seed_override
 from rxrl.config import load_config
+from rxrl.data.splits import SCENARIO
 from rxrl.errors import ConfigError
 from rxrl.pipeline import Pipeline, PipelineConfig, load_budget
 from rxrl.runs.folder import RunFolder
@@ -28,6 +31,13 @@ def quickstart(
     data: Annotated[str | None, typer.Option(help="Conversations to train on. Default: the generated world.")] = None,
     held_out: Annotated[str | None, typer.Option(help="Held-out conversations; required with --data.")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="Set one value, such as mrl.episodes=32. Repeatable.")] = None,
+    side_by_side: Annotated[
+        bool | None,
+        typer.Option(
+            "--side-by-side/--one-after-another",
+            help="How the two jobs of a budget run. Default: side by side where both have CPUs enough for their threads.",
+        ),
+    ] = None,
 ) -> None:
     """Train a small model from scratch and write a report.
 
@@ -38,7 +48,7 @@ def quickstart(
     settings = load_budget(budget, changes) if config is None else load_config(config, PipelineConfig, changes)
     terminal, label = Terminal(), budget if config is None else config.stem
     folder = RunFolder(out)
-    with folder.claimed():
+    with closing(terminal), folder.claimed():
         changed = _changed_settings(out, settings)
         if (out / "report.html").exists():
             if changed == []:
@@ -47,12 +57,27 @@ def quickstart(
             raise ConfigError(f"{out} holds a finished run with other settings{_listed(changed)}: choose another folder, or remove it.")
         if resume and changed:
             raise ConfigError(f"{out} holds an unfinished run with other settings{_listed(changed)}: give its own, or another folder.")
-        job = Pipeline(settings, folder, say=terminal.say, callbacks=(terminal,), label=label)
+        if side_by_side is None:
+            side_by_side = room_for_two(settings.threads)
+        beside = _voice(settings, terminal) if side_by_side else None
+        job = Pipeline(settings, folder, say=terminal.say, callbacks=(terminal,), label=label, beside=beside)
         # Before anything is moved: a mistake in the settings costs nothing.
         job.prepare()
         if not resume and changed is not None:
             terminal.say(f"An unfinished run was moved to {folder.set_aside()}; --resume would have gone on with it.")
         terminal.say(f"Report: {job.run(resume)}")
+
+
+def _voice(settings: PipelineConfig, terminal: Terminal) -> Named | None:
+    """What speaks for the second job, where there is one."""
+    second = settings.interactive
+    return None if second is None else Named(terminal, ", ".join(second.data.mix).replace(SCENARIO, ""))
+
+
+def room_for_two(threads: int | None) -> bool:
+    """Whether this process may use twice as many CPUs as a job has threads; None: one that takes all CPUs."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return threads is not None and cpus >= 2 * threads
 
 
 def _changed_settings(out: Path, settings: PipelineConfig) -> list[str] | None:

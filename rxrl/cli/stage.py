@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +65,7 @@ def stage(  # noqa: PLR0913, PLR0917
         raise ConfigError("--preset and --tokenizer are for a fresh model: leave them out, or leave out --from.")
     processes = Processes(settings.precision)
     terminal = Terminal(plain_console(quiet=not processes.first))
-    with run_folder(out, resume, processes.first) as folder:
+    with closing(terminal), run_folder(out, resume, processes.first) as folder:
         if (out / CHECKPOINT).exists():
             terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
             return

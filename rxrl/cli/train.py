@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -102,7 +103,7 @@ def train(  # noqa: PLR0913, PLR0917
         check_training(stages, settings, model, open_named(data, held_out, level, settings.seed, say=terminal.say), processes.count)
         terminal.console.print(plan(stages, settings))
         return
-    with run_folder(out, resume, processes.first) as folder:
+    with closing(terminal), run_folder(out, resume, processes.first) as folder:
         if (out / CHECKPOINT).exists():
             terminal.say(f"Nothing to do: {out / CHECKPOINT} is finished.")
             return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from rxrl.evaluation import (
 )
 from rxrl.factory import TokenEmbeddings
 from rxrl.models import ReactiveTransformer
+from rxrl.pipeline.beside import Teller, Voice, beside
 from rxrl.pipeline.checks import check_rewards, check_supply, check_turns
 from rxrl.pipeline.config import PipelineConfig
 from rxrl.pipeline.parts import CHECKPOINT, make_task, train_tokenizer
@@ -53,6 +56,8 @@ from rxrl.writing import write_json
 CONTINUED = "smat-continued"
 INTERACTIVE = "interactive"
 """Folder of the second job, below that of the first."""
+PATIENCE = 10.0
+"""Seconds that a second job beside the first waits for its folder."""
 CHECKPOINT_EVERY = 200
 """Steps of a supervised stage between two checkpoints to go on from."""
 
@@ -66,6 +71,8 @@ class Pipeline:
         say: Is told each step in a sentence.
         callbacks: Notified of the events of all trainings.
         label: Name of the settings, for the report.
+        beside: Runs the second job at the same time, in a process of its own, and is told what that says, from another thread;
+            None: the second job comes after the first.
     """
 
     def __init__(
@@ -76,9 +83,10 @@ class Pipeline:
         say: Callable[[str], None] = lambda text: None,
         callbacks: tuple[Callback, ...] = (),
         label: str = "",
+        beside: Voice | None = None,
     ) -> None:
         self.config, self.run_folder, self.say = config, RunFolder.of(folder), say
-        self.folder, self.callbacks, self.label = self.run_folder.path, callbacks, label
+        self.folder, self.callbacks, self.label, self.beside = self.run_folder.path, callbacks, label, beside
         self.curriculum: Curriculum = load_curriculum(config.curriculum)
         self.reward = load_reward(named_reward(config.data.mix))
         self.started = time.perf_counter()
@@ -101,6 +109,11 @@ class Pipeline:
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         sources, second = self.prepare()
+        with self._second_job(second) as finish_second:
+            return self._first_job(sources, finish_second)
+
+    def _first_job(self, sources: Sources, finish_second: Callable[[], object]) -> Path:
+        resume = self.resumes
         save_settings(self.config, self.folder / "config.yaml")
         save_settings(self.curriculum, self.folder / "curriculum.yaml")
         if resume:
@@ -120,9 +133,7 @@ class Pipeline:
         after_mrl = self.measure(model, tokenizer, sources, "mrl", controls)
         self.say(headline("after MRL", after_mrl))
         smat = self.continue_smat(supervised, tokenizer, sources, trainer.state.tokens) if self.config.smat_continued else None
-        if second is not None:
-            self.say(f"The second job: a user who reacts ({second.label}).")
-            second.run(resume)
+        finish_second()
         return self.report(after_supervised, after_mrl, smat, trainer)
 
     def prepare(self) -> tuple[Sources, Pipeline | None]:
@@ -151,6 +162,22 @@ class Pipeline:
         job = Pipeline(config, self.folder / INTERACTIVE, say=self.say, callbacks=self.callbacks, label=", ".join(config.data.mix))
         job.prepare()
         return job
+
+    @contextmanager
+    def _second_job(self, second: Pipeline | None) -> Iterator[Callable[[], object]]:
+        """Starts the second job if it is to run beside the first; yields what does it, or waits for its end."""
+        if second is None:
+            yield lambda: None
+        elif self.beside is None:
+            yield partial(self._run_second, second)
+        else:
+            self.say(f"The second job runs at the same time: a user who reacts ({second.label}).")
+            with beside(_run_beside, (second.config, second.folder, second.label, self.resumes), self.beside) as wait:
+                yield wait
+
+    def _run_second(self, second: Pipeline) -> None:
+        self.say(f"The second job: a user who reacts ({second.label}).")
+        second.run(self.resumes)
 
     def _check(self, sources: Sources) -> None:
         """Refuses what a later part could not be trained with before the first begins."""
@@ -268,6 +295,13 @@ class Pipeline:
         tokenizer = train_tokenizer(self.config, sources)
         self.say(f"Tokenizer: {tokenizer.vocab_size} tokens, {tokenizer.hash[:12]}.")
         return tokenizer
+
+
+def _run_beside(config: PipelineConfig, folder: Path, label: str, resume: bool, teller: Teller) -> None:
+    """The second job, in a process of its own."""
+    # The process of a run that was killed may take a moment to end.
+    patient = RunFolder(folder, PATIENCE)
+    Pipeline(config, patient, say=teller.say, callbacks=(teller,), label=label).run(resume)
 
 
 def headline(when: str, evaluation: Evaluation) -> str:

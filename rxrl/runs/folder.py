@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, count
@@ -22,10 +23,11 @@ class RunFolder:
 
     Args:
         path: The folder; it is made when it is claimed.
+        patience: Seconds to wait for another process to let go of it.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, patience: float = 0.0) -> None:
+        self.path, self.patience = Path(path), patience
         self._guard, self._claims, self._lock = threading.Lock(), 0, FileLock(self.path / LOCK_FILE)
 
     @classmethod
@@ -72,7 +74,9 @@ class RunFolder:
         with failures_told(self.path):
             self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            holder = self._lock.take()
+            until = time.monotonic() + self.patience
+            while (holder := self._lock.take()) is not None and time.monotonic() < until:
+                time.sleep(0.02)
         if holder is not None:
             raise RunInUse(f"{self.path} is in use by {holder}: wait until that one has ended, or choose another folder.")
         checkpoints = self.path / "checkpoints"

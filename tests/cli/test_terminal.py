@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from rxrl.cli.console import echo, plain_console
-from rxrl.cli.progress import Terminal
+from rxrl.cli.progress import Named, Terminal
 from rxrl.envs.render import Line, print_lines
 from rxrl.policies.scripted import ask_at_terminal
 from rxrl.terminal import PlainConsole, visible
+from rxrl.training.alarms import Alarm
+from rxrl.training.callbacks import Progress
 
 BAD = "\x1b]0;title\x07\x1b[2J\x9b31m\r\x08\x00\x7f\u202eabc\u2066[red]x[/red]:smile:"
 STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -60,7 +63,8 @@ def test_progress_and_answers_show_text_as_it_is(force: bool, capsys: pytest.Cap
     stream = io.StringIO()
     terminal = Terminal(PlainConsole(file=stream, force_terminal=force, width=200))
     terminal.say(BAD)
-    terminal._show(BAD, 1, 1)
+    terminal.on_iteration(Progress(BAD, 1, 1, {}))
+    Named(terminal, BAD).on_iteration(Progress(BAD, 1, 1, {}))
     terminal.close()
     assert not STEERS.search(RICH.sub("", stream.getvalue()))
     echo(BAD, fg="red", err=True)
@@ -71,6 +75,38 @@ def test_progress_and_answers_show_text_as_it_is(force: bool, capsys: pytest.Cap
     assert not STEERS.search(ask_at_terminal(BAD))
     out, err = capsys.readouterr()
     assert not STEERS.search(RICH.sub("", out + err))
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_lines_of_two_jobs_stay_whole_and_tell_whose_they_are(force: bool) -> None:
+    """Each line is written by a thread of its own job; a bar of one stays while the other speaks."""
+    stream = io.StringIO()
+    terminal = Terminal(PlainConsole(file=stream, force_terminal=force, width=200))
+    other = Named(terminal, "other")
+
+    def work(job: Terminal | Named, word: str) -> None:
+        for step in range(1, 41):
+            job.on_iteration(Progress("smat", step, 40, {"loss": 0.5}))
+            if step % 10 == 0:
+                job.say(f"{word} {step}")
+        job.on_alarm(Alarm(word, "all is well"))
+
+    threads = [threading.Thread(target=work, args=each) for each in ((terminal, "one"), (other, "two"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    other.on_iteration(Progress("mrl", 1, 2, {}))
+    terminal.say("last")
+    if force:
+        assert stream.getvalue().rstrip().rpartition("\n")[2].count("[other] mrl") == 1  # the bar of the other is still there
+    terminal.close()
+    # What was erased counts no more.
+    lines = [RICH.sub("", line.rpartition("\x1b[2K")[2]).rstrip() for line in stream.getvalue().split("\n")]
+    for mark, word in (("", "one"), ("[other] ", "two")):
+        said = [line for line in lines if re.search(rf"{word}", line)]
+        assert said == [*(f"{mark}{word} {step}" for step in (10, 20, 30, 40)), f"{mark}Alarm {word}: all is well"]
+        assert f"  {mark}smat 40/40  loss 0.5" in lines
 
 
 def test_conversations_ids_kinds_and_file_names_are_shown_as_they_are(invoke: Any, tmp_path: Path) -> None:

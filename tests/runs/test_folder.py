@@ -74,6 +74,13 @@ def test_the_second_process_is_refused_with_the_first_ones_id_and_takes_over_whe
     assert not (tmp_path / "run").exists() or os.listdir(tmp_path / "run") == []
 
 
+def test_whoever_is_patient_takes_a_folder_over_as_soon_as_it_is_free(holder, tmp_path):
+    first = holder(tmp_path / "run")
+    threading.Timer(0.2, first.kill).start()
+    with RunFolder(tmp_path / "run", patience=60).claimed():
+        assert str(os.getpid()) in (tmp_path / "run" / LOCK_FILE).read_text()
+
+
 def test_a_child_of_a_killed_process_does_not_keep_its_folder(holder, tmp_path):
     first = holder(tmp_path / "run", "fork")
     first.kill()

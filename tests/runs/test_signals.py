@@ -8,7 +8,7 @@ import pytest
 from rxrl.errors import Interrupted
 from rxrl.runs import signals
 from rxrl.runs.checkpoints import numbered
-from rxrl.runs.signals import Interruption
+from rxrl.runs.signals import HANDLED, Interruption, Relay
 from tests.stages.small import Each, runner_in
 from tests.training.resume_worker import run, trainer_in
 from tests.training.test_resume import SignalAt
@@ -85,3 +85,46 @@ def test_a_terminal_that_has_gone_does_not_end_what_is_being_finished():
     with interruption.watched(gone, "iteration"):
         os.kill(os.getpid(), signal.SIGHUP)
     assert interruption.received == signal.SIGHUP
+
+
+@pytest.fixture
+def as_a_program_starts():
+    """The handlers that Python begins with."""
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in HANDLED}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.parametrize("number", HANDLED)
+def test_every_signal_is_handed_on_and_ends_what_does_not_listen(number, as_a_program_starts):
+    handed = []
+    with pytest.raises(Interrupted, match="go on with --resume") as stop, Relay(handed.append).listening():
+        os.kill(os.getpid(), number)
+    assert handed == [number]
+    assert stop.value.exit_code == 128 + number
+    assert signal.getsignal(number) in {signal.SIG_DFL, signal.default_int_handler}
+
+
+@pytest.mark.parametrize("number", HANDLED)
+def test_a_training_listens_in_the_place_of_the_relay_and_hands_on_what_it_heeds(number, as_a_program_starts, monkeypatch):
+    monkeypatch.setattr(signals, "SAME", 0.0)
+    handed, interruption, relay = [], Interruption(), Relay()
+    relay.hand_on = handed.append
+    with relay.listening():
+        with interruption.watched(lambda text: None, "iteration"):
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert signal.getsignal(number) == relay
+    assert interruption.received == number
+    assert handed == [number]  # One is enough: what comes later may be the same order over again.
+
+
+def test_a_relay_that_no_longer_ends_anything_still_hands_on(as_a_program_starts):
+    handed = []
+    relay = Relay(handed.append)
+    with relay.listening():
+        relay.ends = False
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert handed == [signal.SIGTERM]

@@ -34,6 +34,8 @@ QUICKSTART = (
     "interactive.stages.smat.phases=[{steps: 2, iterations: 2}]",
     f"interactive.mrl={_MRL}",
 )
+WORKER_SECONDS = 12.0
+"""CPU seconds that the second job of the quickstart takes in a process of its own, imports included."""
 _STORY = "1 Mary moved to the kitchen.\n2 John went to the garden.\n3 Where is Mary? \tkitchen\t1\n4 Where is John? \tgarden\t2\n"
 BABI = 12 * _STORY
 LOCK = ".rxrl.lock"
@@ -58,6 +60,7 @@ class Job:
         resumes: Whether `--resume` goes on with what a killed run has left; otherwise the same command is given again.
         copies: Paths in the base that are copied into its folder first, because it writes beside them.
         share: Of all kills.
+        worker_seconds: CPU seconds, about, of the process that it starts to work beside it; 0: there is none.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Job:
     resumes: bool = False
     copies: Mapping[str, str] = field(default_factory=dict)
     share: int = 1
+    worker_seconds: float = 0.0
 
     def prepare(self, base: Path, folder: Path) -> None:
         """Makes the folder that the job runs in."""
@@ -94,10 +98,12 @@ def jobs() -> list[Job]:
         for start in ([] if name == "pretrain" else ["--from", "{base}/start"],)
     ]
     train = ("train", "--from", "{base}/start", "--curriculum", "{base}/curriculum.yaml", "--out", "run", *overrides(TRAIN))
+    quickstart = ("quickstart", "--budget", "tiny", "--out", "run", *overrides(QUICKSTART))
     return [
         *stages,
         Job("train", train, "run", resumes=True, share=40),
-        Job("quickstart", ("quickstart", "--budget", "tiny", "--out", "run", *overrides(QUICKSTART)), "run", resumes=True, share=30),
+        Job("quickstart", (*quickstart, "--one-after-another"), "run", resumes=True, share=15),
+        Job("quickstart, side by side", (*quickstart, "--side-by-side"), "run", resumes=True, share=15, worker_seconds=WORKER_SECONDS),
         Job("evaluate", ("evaluate", "{base}/start", "--steps", "3", "--conversations", "3", "--out", "run"), "run", share=15),
         Job("rescore", ("rescore", "{base}/transcripts.jsonl", "--reward", "exact", "--out", "rescored.jsonl"), "rescored.jsonl", share=10),
         Job("report", ("report", "run"), "run", copies={"run": "run"}, share=15),
@@ -187,10 +193,10 @@ class Whole:
     seconds: float
 
     @classmethod
-    def of(cls, nursery: Nursery, job: Job, base: Path, folder: Path) -> Whole:
+    def of(cls, nursery: Nursery, job: Job, base: Path, folder: Path, runs: int = 2) -> Whole:
         """Runs a job twice, and makes sure that it gives the same both times."""
         wholes = []
-        for _ in range(2):
+        for _ in range(runs):
             job.prepare(base, folder)
             before = contents(folder)
             outcome = nursery.run(folder, *job.command(base))
@@ -198,7 +204,7 @@ class Whole:
             wholes.append(cls(job, contents(folder), before, size_of(folder), outcome.operations, outcome.opened, outcome.seconds))
         differences = wholes[0].differences(folder)
         assert not differences, (job.name, differences)
-        return wholes[1]
+        return wholes[-1]
 
     def differences(self, folder: Path) -> list[str]:
         """What is other than after an uninterrupted run: files that are missing, too many (litter), or of other bytes."""

@@ -34,6 +34,8 @@ class Tally:
 
 def random_fault(rng: random.Random, whole: Whole) -> Fault:
     """A kill at some file operation, or after some seconds of computing."""
+    if whole.job.worker_seconds and rng.random() < 1 / 3:
+        return Fault(kill_child_after=rng.uniform(0.01, 1.0) * whole.job.worker_seconds)
     if rng.random() < 2 / 3:
         return Fault(kill_at=rng.randint(1, whole.operations))
     return Fault(kill_after=rng.uniform(0.01, 1.0) * whole.seconds)
@@ -79,7 +81,8 @@ def kill(nursery: Nursery, whole: Whole, base: Path, folder: Path, kills: int, r
             outcome = nursery.run(folder, *whole.job.command(base, again=again), fault=fault)
             if not outcome.killed:
                 break
-            places.append(f"operation {fault.kill_at}" if fault.kill_at else f"{fault.kill_after:.2f} s")
+            after = f"{fault.kill_after or fault.kill_child_after:.2f} s{' of its worker' * bool(fault.kill_child_after)}"
+            places.append(f"operation {fault.kill_at}" if fault.kill_at else after)
             tally.counts["kills"] += 1
             again = True
             if not whole.job.resumes and (found := torn(whole, folder)):

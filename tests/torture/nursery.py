@@ -37,6 +37,7 @@ class Fault:
         kill_at: Number of the file operation before which the process is killed; 0: none.
         stop_at: The same, to be stopped until a signal lets it go on.
         kill_after: Seconds of computing after which it is killed; 0: never.
+        kill_child_after: Seconds of computing of a process that it has started, after which that one is killed; 0: never.
         full_at: Number of the opening of a file to be written that finds the disk full; 0: none.
         full_for_good: Whether the disk stays full from then on.
     """
@@ -44,6 +45,7 @@ class Fault:
     kill_at: int = 0
     stop_at: int = 0
     kill_after: float = 0.0
+    kill_child_after: float = 0.0
     full_at: int = 0
     full_for_good: bool = False
 
@@ -58,6 +60,7 @@ class Outcome:
         operations: File operations below the working folder.
         opened: How often a file was opened there to be written.
         seconds: CPU seconds.
+        child_killed: Whether a process that it had started was killed.
     """
 
     code: int | None
@@ -65,10 +68,11 @@ class Outcome:
     operations: int
     opened: int
     seconds: float
+    child_killed: bool
 
     @property
     def killed(self) -> bool:
-        return self.code in {-signal.SIGKILL, -signal.SIGPROF}
+        return self.child_killed or self.code in {-signal.SIGKILL, -signal.SIGPROF}
 
     @property
     def sentence(self) -> str | None:
@@ -187,13 +191,17 @@ def note(pid: int, kind: str) -> Path:
     return Path(tempfile.gettempdir(), f"rxrl-nursery-{pid}.{kind}")
 
 
-def ended(pid: int) -> dict[str, Any]:
+def ended(pid: int, kill_child_after: float = 0.0) -> dict[str, Any]:
     """Waits for a child."""
-    until, status, usage = time.monotonic() + LIMIT, None, None
+    until, status, usage, child_killed = time.monotonic() + LIMIT, None, None, False
     while time.monotonic() < until:
         found, status, usage = os.wait4(pid, os.WNOHANG)
         if found:
             break
+        for each in workers(pid) if kill_child_after and not child_killed else ():
+            if cpu_seconds(each) >= kill_child_after:
+                os.kill(each, signal.SIGKILL)
+                child_killed = True
         time.sleep(0.01)
     else:
         os.kill(pid, signal.SIGKILL)
@@ -205,7 +213,27 @@ def ended(pid: int) -> dict[str, Any]:
     counts.unlink()
     code = None if status is None else os.waitstatus_to_exitcode(status)
     seconds = usage.ru_utime + usage.ru_stime
-    return {"code": code, "output": output, "operations": int(numbers[0]), "opened": int(numbers[1]), "seconds": seconds}
+    return {"code": code, "output": output, "operations": int(numbers[0]), "opened": int(numbers[1]), "seconds": seconds} | {
+        "child_killed": child_killed
+    }
+
+
+def workers(pid: int) -> list[int]:
+    """Processes that a process has started to work beside it."""
+    try:
+        found = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [each for each in found if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has computed so far; 0 for one that has ended."""
+    try:
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
@@ -218,17 +246,19 @@ def main() -> int:
     for name, command in COMMANDS.items():
         load_command(command, name)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    kill_children: dict[int, float] = {}
     for line in sys.stdin:
         question = json.loads(line)
         if "start" in question:
             answer: Any = os.fork()
             if not answer:
                 return child(question)
+            kill_children[answer] = question["fault"]["kill_child_after"]
         elif "stopped" in question:
             found = os.waitid(os.P_PID, question["stopped"], os.WSTOPPED | os.WEXITED | os.WNOWAIT)
             answer = found is not None and found.si_code == os.CLD_STOPPED
         else:
-            answer = ended(question["wait"])
+            answer = ended(question["wait"], kill_children.pop(question["wait"]))
         print(json.dumps(answer), flush=True)
     return 0
 
