@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,7 +19,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from rxrl.endpoint import LONGEST_PAUSE, ChatEndpoint, Reply, check_address
+from rxrl.endpoint import LONGEST_PAUSE, ChatEndpoint, EndpointOptions, Reply, check_address
 from rxrl.errors import ConfigError, EndpointError, RewardError
 from rxrl.reading import Refusal, read_text
 from rxrl.rewards.options import Options
@@ -53,26 +52,19 @@ _FORMATS: dict[str, dict[str, Any]] = {
 _logger = logging.getLogger(__name__)
 
 
-class Judge(Options):
+class Judge(EndpointOptions, Options):
     """A language model behind a chat endpoint gives the score. Nothing is sent before the first batch."""
 
     name: ClassVar[str] = "judge"
 
-    endpoint: str = Field(description="Base address of the API, such as http://localhost:8000/v1.")
-    model: str = Field(description="Name of the model, as the endpoint knows it.")
-    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key; not set: no key is sent.")
     rubric: Path | None = Field(None, description="Text file with the judge's instructions; null takes the built-in ones.")
     lowest: float = Field(0.0, description="Score on the judge's scale that counts as 0.")
     highest: float = Field(10.0, description="Score on the judge's scale that counts as 10.")
-    temperature: float = Field(0.0, ge=0, description="Temperature of the judge.")
     max_tokens: int = Field(256, ge=1, description="Longest reply in tokens; one that is cut there is no verdict.")
     response_format: Literal["json_schema", "json_object", "none"] = Field(
         "json_schema", description="How the endpoint is told to reply in JSON; none for one that knows neither."
     )
     concurrency: int = Field(8, ge=1, description="Requests at a time.")
-    timeout: float = Field(30.0, gt=0, description="Seconds for one request.")
-    retries: int = Field(4, ge=0, description="Further tries for a request that failed.")
-    backoff: float = Field(1.0, ge=0, description="Seconds before the first further try; doubles with each, up to a minute.")
     cache: Path | None = Field(Path("~/.cache/rxrl/judge.sqlite"), description="File that keeps verdicts; null keeps none.")
     on_failure: Literal["none", "pause", "error"] = Field(
         "none", description="What a request that failed for good means: no score, waiting until the judge is back, or an error."
@@ -143,7 +135,7 @@ class Judge(Options):
 
     def _asked(self, questions: Sequence[str]) -> dict[str, float | EndpointError]:
         """For each question the verdict, or why there is none; replies that are no verdict are asked for again."""
-        endpoint = self._chat()
+        endpoint = self.chat(self.concurrency)
         found: dict[str, float | EndpointError] = {}
         left = list(questions)
         for attempt in range(self.retries + 1):
@@ -162,17 +154,6 @@ class Judge(Options):
             if not left:
                 break
         return found
-
-    def _chat(self) -> ChatEndpoint:
-        return ChatEndpoint(
-            self.endpoint,
-            self.model,
-            os.environ.get(self.api_key_env),
-            timeout=self.timeout,
-            retries=self.retries,
-            backoff=self.backoff,
-            concurrency=self.concurrency,
-        )
 
     def _verdict(self, endpoint: ChatEndpoint, reply: Reply | EndpointError) -> float | EndpointError:
         if isinstance(reply, EndpointError):

@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from rxrl.errors import ConfigError, EndpointError
 from rxrl.eventloop import wait_for
@@ -184,6 +187,32 @@ class ChatEndpoint:
         scheme, _, rest = self.key.partition(" ")
         known = (self.key, rest.strip(), rest.partition(":")[2]) if scheme in ("Basic", "Bearer") else (self.key,)
         return redacted(text, *known, *(header.partition(" ")[2] for header in self._authorization().values()))
+
+
+class EndpointOptions(BaseModel):
+    """Options of whatever asks a chat endpoint: where it is, and how patiently it is asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: str = Field(description="Base address of the API, such as http://localhost:8000/v1.")
+    model: str = Field(description="Name of the model, as the endpoint knows it.")
+    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key; not set: no key is sent.")
+    temperature: float = Field(0.0, ge=0, description="Temperature of the model.")
+    timeout: float = Field(30.0, gt=0, description="Seconds for one request.")
+    retries: int = Field(4, ge=0, description="Further tries for a request that failed.")
+    backoff: float = Field(1.0, ge=0, description="Seconds before the first further try; doubles with each, up to a minute.")
+
+    def chat(self, concurrency: int = 8) -> ChatEndpoint:
+        """The endpoint.
+
+        Args:
+            concurrency: Requests that are sent at once, at least 1.
+
+        Raises:
+            ConfigError: The address is none, or the key cannot be sent.
+        """
+        key, patience = os.environ.get(self.api_key_env), {"retries": self.retries, "concurrency": concurrency}
+        return ChatEndpoint(self.endpoint, self.model, key, timeout=self.timeout, backoff=self.backoff, **patience)
 
 
 def check_address(url: str) -> None:

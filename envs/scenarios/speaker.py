@@ -11,10 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from rxrl.caching import DiskCache, SizedCache
-from rxrl.endpoint import ChatEndpoint, Reply
+from rxrl.endpoint import EndpointOptions, Reply
 from rxrl.errors import ConfigError, ScenarioError, sentence
 from rxrl.validation import first_refusal
 
@@ -55,20 +55,11 @@ class Request(NamedTuple):
     seed: int
 
 
-class Speaker(BaseModel):
+class Speaker(EndpointOptions):
     """A language model behind a chat endpoint that puts into words what a user says. Nothing is sent before the first dialogue begins."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    endpoint: str = Field(description="Base address of the API, such as http://localhost:8000/v1.")
-    model: str = Field(description="Name of the model, as the endpoint knows it.")
-    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key; not set: no key is sent.")
-    temperature: float = Field(0.0, ge=0, description="Temperature of the model.")
     max_tokens: int = Field(128, ge=1, description="Longest reply in tokens.")
     longest: int = Field(160, ge=40, description="Most characters that the user says at once, so that they fit a query.")
-    timeout: float = Field(30.0, gt=0, description="Seconds for one request.")
-    retries: int = Field(4, ge=0, description="Further tries for a request that failed.")
-    backoff: float = Field(1.0, ge=0, description="Seconds before the first further try; doubles with each, up to a minute.")
     cache: Path | None = Field(Path("~/.cache/rxrl/users.sqlite"), description="File that keeps what was said; null keeps it in memory.")
     on_failure: Literal["pause", "error"] = Field(
         "error", description="What a request that failed for good means: an error, or waiting until the endpoint is back."
@@ -121,17 +112,6 @@ class Speaker(BaseModel):
                     found = again if isinstance(again, str) else asked
             _remembered.put(key, found, size)
         return found
-
-    def chat(self) -> ChatEndpoint:
-        """Where it is asked."""
-        return ChatEndpoint(
-            self.endpoint,
-            self.model,
-            os.environ.get(self.api_key_env),
-            timeout=self.timeout,
-            retries=self.retries,
-            backoff=self.backoff,
-        )
 
     def _asked(self, messages: list[dict[str, str]], request: Request, amiss: Callable[[str], str]) -> str:
         """What the language model says, or the plain words where that is not what it should say after some tries."""

@@ -28,32 +28,35 @@ from rxrl.types import ANSWER_TOKENS, Scenario, Strategy
 DEFAULT_STEPS = 6
 
 
+Data = Annotated[str | None, typer.Argument(help="Conversations to play, or scenario:NAME. Default: conversations of the generated world.")]
+PolicyName = Annotated[
+    str | None,
+    typer.Option(
+        help="Who answers: a name (rxrl list policies), best or blind for a scenario, a checkpoint, the folder of a Hugging Face "
+        "model, or http://... Default: you."
+    ),
+]
+Role = Annotated[Literal["assistant", "user"], typer.Option("--as", help="Your part: answer as the assistant, or ask as the user.")]
+MemoryName = Annotated[
+    str | None,
+    typer.Option(
+        help="What holds the conversation: none, transcript, transcript:N (the last N) or a checkpoint. Default: what the policy needs."
+    ),
+]
+RewardName = Annotated[
+    str | None,
+    typer.Option(
+        help="Reward: a name, {name: weight, ...}, a YAML file or path/file.py:function. Default: retention; outcome for scenarios."
+    ),
+]
+
+
 def play(  # noqa: PLR0913, PLR0917
-    data: Annotated[
-        str | None, typer.Argument(help="Conversations to play, or scenario:NAME. Default: conversations of the generated world.")
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            help="Who answers: a name (rxrl list policies), best or blind for a scenario, a checkpoint, the folder of a Hugging Face "
-            "model, or http://... Default: you."
-        ),
-    ] = None,
-    role: Annotated[
-        Literal["assistant", "user"], typer.Option("--as", help="Your part: answer as the assistant, or ask as the user.")
-    ] = "assistant",
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            help="What holds the conversation: none, transcript, transcript:N (the last N) or a checkpoint. Default: what the policy needs."
-        ),
-    ] = None,
-    reward: Annotated[
-        str | None,
-        typer.Option(
-            help="Reward: a name, {name: weight, ...}, a YAML file or path/file.py:function. Default: retention; outcome for scenarios."
-        ),
-    ] = None,
+    data: Data = None,
+    policy: PolicyName = None,
+    role: Role = "assistant",
+    memory: MemoryName = None,
+    reward: RewardName = None,
     conversations: Annotated[int, typer.Option("--conversations", "-n", min=1, help="Maximum number of conversations.")] = 1,
     level: Annotated[int | None, typer.Option(min=1, max=3, help="Difficulty of the generated world or scenario. Default: 1.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=64, help="Turns of each conversation. Default: 6, or all turns of DATA.")] = None,

@@ -112,18 +112,7 @@ def import_babi(
         raise ConfigError(f"The option {option} is about renamed copies, but none are wanted: ask for some with --rename N.")
     work = _Import(statements_per_turn, max_turns, sentences, limit, seed)
     for file in _task_files(existing(source, "bAbI file or folder")):
-        task = _TASK.match(file.name)
-        if task is None:
-            raise DataError(f"{file.name!r} does not name its task: bAbI files are called like qa1_single-supporting-fact_train.txt.")
-        # The official files of a task have the same numbers of episodes, so that ids name the file's part (train, valid, test), too.
-        part = file.stem.rpartition("_")[2]
-        own = set(re.findall(r"\w+", read_text(file).lower())) if own_names else None
-        for number, episode in enumerate(_episodes(file), start=1):
-            work.counts["episodes"] += 1
-            try:
-                work.add(episode, task[1], part, number, _Renaming(copies if rename else 0, own, reword))
-            except _RowError as error:
-                work.refused.append(RefusedRow(str(file), error.row, str(error)))
+        work.read(file, copies if rename else 0, own_names, reword)
     kept = _without_repeats(work.conversations)
     if rename:
         work.counts["left out: repeated copies"] = len(work.conversations) - len(kept)
@@ -151,6 +140,21 @@ class _Import:
     conversations: list[Conversation] = field(default_factory=list)
     refused: list[RefusedRow] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+
+    def read(self, file: Path, copies: int, own_names: bool, reword: bool) -> None:
+        """Adds the episodes of a task file."""
+        task = _TASK.match(file.name)
+        if task is None:
+            raise DataError(f"{file.name!r} does not name its task: bAbI files are called like qa1_single-supporting-fact_train.txt.")
+        # The official files of a task have the same numbers of episodes, so that ids name the file's part (train, valid, test), too.
+        part = file.stem.rpartition("_")[2]
+        own = set(re.findall(r"\w+", read_text(file).lower())) if own_names else None
+        for number, episode in enumerate(_episodes(file), start=1):
+            self.counts["episodes"] += 1
+            try:
+                self.add(episode, task[1], part, number, _Renaming(copies, own, reword))
+            except _RowError as error:
+                self.refused.append(RefusedRow(str(file), error.row, str(error)))
 
     def add(self, episode: Episode, task: str, part: str, number: int, renaming: _Renaming) -> None:
         """Adds an episode and its renamed copies.
