@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from rxrl.algorithms import BUILT_IN
 from rxrl.cli import main as cli
+from rxrl.config import parse_config
 from rxrl.curricula import CURRICULA, Stage, load_curriculum
 from rxrl.data.rows import to_conversation
 from rxrl.pipeline import load_budget
 from rxrl.rewards import REWARDS
 from rxrl.stages.config import STAGES
+from rxrl.training.config import MRLConfig
 from tests.pages import DOCS, PAGES, README, ROOT, blocks, commands, table
 
 GUIDES = DOCS / "guides"
@@ -174,7 +177,11 @@ def test_yaml_blocks_are_valid(folder: Path) -> None:
     curriculum = load_curriculum("my_curriculum.yaml")
     assert [stage.steps for stage in curriculum.stages] == [2, 4, 8]
     here = [block for block in BLOCKS if block.page not in TESTED_APART]
-    assert {block.file for block in here if block.language == "yaml"} == {"my_curriculum.yaml", "mrl.yaml"}
+    settings = [block for block in here if block.language == "yaml"]
+    assert {block.file for block in settings if block.file} == {"my_curriculum.yaml", "mrl.yaml"}
+    # A block that is no file shows settings of MRL.
+    pieces = [parse_config(yaml.safe_load(block.text), MRLConfig) for block in settings if not block.file]
+    assert pieces
 
 
 def test_the_example_row_is_valid() -> None:
@@ -182,8 +189,9 @@ def test_the_example_row_is_valid() -> None:
     assert rows
     for row in rows:
         conversation = to_conversation(row, default_id="row")
-        assert conversation.id == row["id"]
-        assert conversation.extra == {"source": "written by hand"}
+        assert conversation.id == row.get("id", "row")
+        assert conversation.extra == {key: row[key] for key in ("source",) if key in row}
+        assert len(conversation.interactions) == 1 + len(row["interactions"])
 
 
 def test_tables_match_the_code() -> None:
