@@ -42,7 +42,13 @@ _MRL_PANELS = (
     ("Retention", ("retention",), (0.0, 1.0)),
     ("KL to the reference", ("kl", "reference_kl", "kl_reference"), None),
     ("Entropy", ("entropy",), None),
+    ("Norm of the gradient", ("grad_norm",), None),
+    ("Critic: explained variance", ("explained_variance",), None),
+    ("Share of clipped tokens", ("clip_fraction",), None),
+    ("Change of memory in a write", ("memory_drift",), None),
+    ("Openness of the write gate", ("gate_openness",), (0.0, 1.0)),
 )
+_TERM = "reward/"
 _STYLES = ("mrl", "supervised", "smat", "plain")
 _HELD_OUT = ("validation_", "val_", "eval_", "held_out_", "validation/", "val/", "eval/")
 _STEP_KEYS = ("iteration", "step", "update")
@@ -105,7 +111,10 @@ def _supervised_panels(title: str, rows: Sequence[Row]) -> list[Panel]:
 def _mrl_panels(rows: Sequence[Row]) -> list[Panel]:
     xs = _positions(rows)
     borders = _stage_borders(rows, xs)
-    panels = (_panel(title, _mrl_series(title, rows, xs, keys), y_range=y_range, borders=borders) for title, keys, y_range in _MRL_PANELS)
+    panels = [_panel(title, _mrl_series(title, rows, xs, keys), y_range=y_range, borders=borders) for title, keys, y_range in _MRL_PANELS]
+    terms = sorted({key for row in rows for key in row if key.startswith(_TERM)})
+    lines = [_series(rows, xs, key, key.removeprefix(_TERM), style) for key, style in zip(terms, _STYLES, strict=False)]
+    panels.insert(1, _panel("Parts of the reward", lines, y_range=(0.0, 10.0), borders=borders) if len(terms) > 1 else None)
     return [panel for panel in panels if panel]
 
 

@@ -200,7 +200,7 @@ def summarise(records: Sequence[TurnRecord], *, seed: int = 0, resamples: int = 
         "retention_by_distance": {str(row["distance"]): row["mean"] for row in rows},
         "by_distance": rows,
         "by_turn": _by_turn(asking),
-        "by_kind": _by_kind(asking),
+        "by_kind": _by_kind(asking, seed, resamples),
         "reward": reward_range(counted),
         "reward_interval": _reward_interval(counted, seed, resamples),
         "reward_other": reward_range(other),
@@ -354,11 +354,13 @@ def _by_turn(asking: Sequence[TurnRecord]) -> list[dict[str, Any]]:
     return [{"turn": turn, "retention": _mean(_retention(groups[turn])), "reward": reward_range(groups[turn])} for turn in sorted(groups)]
 
 
-def _by_kind(asking: Sequence[TurnRecord]) -> dict[str, dict[str, Any]]:
+def _by_kind(asking: Sequence[TurnRecord], seed: int, resamples: int) -> dict[str, dict[str, Any]]:
     groups: dict[str, list[TurnRecord]] = defaultdict(list)
     for record in asking:
         groups[record.turn.kind or "other"].append(record)
-    return {kind: {"retention": _mean(_retention(groups[kind])), "turns": len(groups[kind])} for kind in sorted(groups)}
+    found = {kind: interval(groups[kind], seed=seed, resamples=resamples) or {} for kind in sorted(groups)}
+    names = {"retention": "mean", "low": "low", "high": "high", "turns": "turns"}
+    return {kind: {name: part[key] for name, key in names.items()} for kind, part in found.items()}
 
 
 def _term_means(records: Sequence[TurnRecord]) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from rxrl.errors import DataError
 from rxrl.evaluation.answers import with_load
 from rxrl.evaluation.curves import learning_curves
+from rxrl.evaluation.mistakes import mistakes_view
 from rxrl.evaluation.pages import page
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.evaluation.scenario_views import scenario_views
@@ -150,6 +151,7 @@ def render(
         stages=stages_view(run.get("stages") or ()),
         learning=learning_curves(metrics),
         episodes=choose_episodes(transcripts),
+        mistakes=mistakes_view(transcripts),
         cost=cost_view(run.get("cost")),
         configuration=configuration_rows(run.get("config") or {}),
         notes=list(run.get("notes") or ()),

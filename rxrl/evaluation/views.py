@@ -121,12 +121,24 @@ def by_distance_view(run: Part) -> dict[str, Any] | None:
     return {
         "plot": plot(draw),
         "legend": legend(keys),
+        **_kinds(run),
         "columns": list(table),
         "rows": [
             (distance, [table[words].get(distance) for words in table])
             for distance in sorted({row["distance"] for _, _, rows in parts for row in rows})
         ],
     }
+
+
+def _kinds(run: Part) -> dict[str, Any]:
+    """Retention by kind of question, of the condition that the page is about; None where there is but one kind."""
+    found = [(label, style, run[name]) for name, label, style in CONDITIONS if run.get(name)]
+    if not found:
+        return {"condition": "", "kinds": None}
+    label, style, main = found[0]
+    kinds = main.get("by_kind") or {}
+    marks = [Mark(kind, style, part["retention"], part.get("low"), part.get("high")) for kind, part in kinds.items()]
+    return {"condition": label, "kinds": plot(dot_plot(marks, title="Retention by kind of question")) if len(marks) > 1 else None}
 
 
 def stages_view(stages: Sequence[Part]) -> dict[str, Any] | None:
