@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from rxrl.cli.console import plain_console
+from rxrl.data.stores import Reporter
 from rxrl.terminal import PlainConsole
 
 PLAIN_SECONDS = 10.0
@@ -67,3 +70,14 @@ class ByteBar:
         self._task = progress.add_task("", total=None)
         progress.start()
         return progress
+
+
+def tokenizing_on(console: PlainConsole) -> Callable[[], AbstractContextManager[Reporter]]:
+    """Reporters of sources that become token stores, each with a bar of its own."""
+
+    @contextmanager
+    def tokenizing() -> Iterator[Reporter]:
+        with ByteBar("Tokenizing", console) as bar:
+            yield Reporter(bar.say, bar)
+
+    return tokenizing

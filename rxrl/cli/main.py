@@ -47,6 +47,8 @@ COMMANDS = {
     "quickstart": LazyCommand("rxrl.cli.quickstart", "quickstart", "Train a small model from scratch and write a report."),
     "data": LazyCommand("rxrl.cli.data", "app", "Generate, import and inspect conversations."),
     "stage": LazyCommand("rxrl.cli.stage", "app", "Run one supervised stage of training."),
+    "pipeline": LazyCommand("rxrl.cli.pipeline", "pipeline", "Train a model through all stages of a recipe."),
+    "recipes": LazyCommand("rxrl.cli.recipes", "recipes", "List the recipes of the published model sizes."),
     "train": LazyCommand("rxrl.cli.train", "train", "Train a model's memory with reinforcement learning."),
     "evaluate": LazyCommand("rxrl.cli.evaluate", "evaluate", "Measure what a model remembers, and for how long."),
     "report": LazyCommand("rxrl.cli.report", "report", "Write the HTML and JSON report of a run."),

@@ -19,6 +19,10 @@ from rxrl.runs.tracking import METRICS_FILE
 
 Start = Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")]
 Out = Annotated[Path, typer.Option(callback=writable_folder, help="Folder of the run: metrics, configuration and checkpoints.")]
+OutOrDryRun = Annotated[
+    Path | None,
+    typer.Option("--out", callback=writable_folder, help="Folder of the run. Needed, except with --dry-run.", show_default=False),
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings. What it leaves out keeps its default.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Set one value, such as optimizer.learning_rate=1e-3. Repeatable.")]
 TrainData = Annotated[
@@ -54,6 +58,17 @@ def quoted(text: str | None) -> str | None:
 def seed_override(seed: int | None) -> list[str]:
     """`--seed` as an override."""
     return [] if seed is None else [f"seed={seed}"]
+
+
+def needed(out: Path | None) -> Path:
+    """The folder of a command that writes.
+
+    Raises:
+        ConfigError: None was given.
+    """
+    if out is None:
+        raise ConfigError("Give the folder of the run with --out DIR.")
+    return out
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rxrl.data.mixing import mix_of
 from rxrl.data.sources import RowsSource
@@ -40,13 +41,14 @@ def train_tokenizer(config: PipelineConfig, sources: Sources) -> Tokenizer:
 
 
 def fresh_model(
-    size: str, tokenizer: Path | None, sources: Sources, data: Sequence[str] | None, seed: int
+    size: str, tokenizer: Path | None, sources: Sources, data: Sequence[str] | None, seed: int, **changes: Any
 ) -> tuple[ReactiveTransformer, Tokenizer]:
-    """A model with random weights and its tokenizer, which is trained on the data where none is given."""
+    """A model with random weights and its tokenizer, which is trained on the data where none is given; `changes` are of the preset."""
     preset(size)
     config = PipelineConfig(seed=seed, preset=size, data=DataConfig(train=mix_of(data or WORLD)))
     codec = train_tokenizer(config, sources) if tokenizer is None else Tokenizer.load(tokenizer)
-    return ReactiveTransformer.from_preset(size, seed=seed, vocab_size=codec.vocab_size, template=codec.template), codec
+    chosen = {"vocab_size": codec.vocab_size, "template": codec.template, **changes}
+    return ReactiveTransformer.from_preset(size, seed=seed, **chosen), codec
 
 
 def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Tokenizer, max_length: int) -> StageTask:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rxrl.data.rows import LengthLimit
 from rxrl.data.splits import Sources, generated, holds_texts, open_texts, stored_sources
@@ -30,6 +31,7 @@ def open_stage(
     level: int | None = None,
     options: Options | None = None,
     reporter: Reporter | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> tuple[ReactiveTransformer, Tokenizer, Sources]:
     """The model, its tokenizer and the data of a stage.
 
@@ -45,20 +47,22 @@ def open_stage(
         level: Difficulty of the generated world.
         options: How a large source is tokenised.
         reporter: Is told what happens.
+        changes: Fields of a new model that differ from the preset.
 
     Raises:
         RxrlError: Something is missing or wrong, or does not fit together.
     """
-    reporter, options = reporter or Reporter(), options or Options()
-    preset(size or DEFAULT_PRESET)
+    reporter, options, changes = reporter or Reporter(), options or Options(), changes or {}
+    size = size or DEFAULT_PRESET
+    preset(size)
     if data and len(data) == 1 and not generated(data[0]) and needs_store(data[0]):
         if level is not None:
             raise ConfigError("--level is for the generated world: give either --level or --data.")
-        model, codec = load_checkpoint(start) if start else _model_of(data[0], size or DEFAULT_PRESET, tokenizer, options, seed, reporter)
+        model, codec = load_checkpoint(start) if start else _model_of(data[0], size, tokenizer, options, seed, reporter, changes)
         train, other = stores_of(data[0], held_out, codec, options, reporter)
         return model, codec, stored_sources(train, other, seed, texts=name == "pretrain")
     sources = open_named(data, held_out, level, seed, texts=name == "pretrain", say=reporter.say)
-    model, codec = load_checkpoint(start) if start else fresh_model(size or DEFAULT_PRESET, tokenizer, sources, data, seed)
+    model, codec = load_checkpoint(start) if start else fresh_model(size, tokenizer, sources, data, seed, **changes)
     if name == "pretrain" and data and len(data) == 1 and not generated(data[0]) and holds_texts(data[0]):
         # Only now is there a tokenizer to measure with: what is longer than the model takes is cut into several texts.
         sources = open_texts(data[0], held_out, seed, LengthLimit.of_texts(model.config.max_length, codec))
@@ -66,7 +70,7 @@ def open_stage(
 
 
 def _model_of(
-    data: str, size: str, tokenizer: Path | None, options: Options, seed: int, reporter: Reporter
+    data: str, size: str, tokenizer: Path | None, options: Options, seed: int, reporter: Reporter, changes: Mapping[str, Any]
 ) -> tuple[ReactiveTransformer, Tokenizer]:
     """A model with random weights for a token store or a large source."""
     if tokenizer is not None:
@@ -75,4 +79,6 @@ def _model_of(
         codec = open_store(data).files.load_tokenizer()
     else:
         codec = sampled_tokenizer(data, preset(size).vocab_size, options, reporter)
-    return ReactiveTransformer.from_preset(size, seed=seed, vocab_size=codec.vocab_size), codec
+    return ReactiveTransformer.from_preset(
+        size, seed=seed, **{"vocab_size": codec.vocab_size, "template": codec.template, **changes}
+    ), codec

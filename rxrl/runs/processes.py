@@ -53,10 +53,11 @@ class Processes:
         accelerator: Knows device, precision and the other processes.
         count: Number of processes.
         rank: Number of this one, from 0.
+        precision: As given.
     """
 
     def __init__(self, precision: str | None = None) -> None:
-        self.accelerator = _accelerator(precision)
+        self.accelerator, self.precision = _accelerator(precision), precision
         if (mode := str(self.accelerator.mixed_precision)) not in ("no", "bf16"):
             raise ConfigError(f"Training runs in float32 or bf16, but accelerate is configured for {mode}: set precision to no or bf16.")
         if (kind := str(self.accelerator.distributed_type.value)) != "NO" and not kind.startswith("MULTI_"):

@@ -18,8 +18,8 @@ from rxrl.runs.processes import Processes, Share
 from rxrl.seeding import generator
 from rxrl.types import PAD, TokenBatch
 
-BLOCK = 512
-"""Rows whose draws come from one generator, so that a process need not make the draws of the whole batch."""
+BLOCK = 16_384
+"""Positions of a batch, about, whose draws come from one generator, so that a process need not make the draws of the whole batch."""
 
 Widest = Callable[[int], int]
 """Columns of the whole batch, given those of the rows that this process has."""
@@ -38,10 +38,11 @@ class RowDraws:
         self.share, self._generators, self._block = share, generators, block
 
     @classmethod
-    def keyed(cls, share: Share, *key: int | str) -> RowDraws:
-        """Draws for the purpose that `key` names, for example `(seed, "joint", step)`."""
-        blocks = {0, *range(share.start // BLOCK, -(-share.stop // BLOCK))}
-        return cls(share, {block: generator(*key, *(("rows", block) if block else ())) for block in blocks}, BLOCK)
+    def keyed(cls, share: Share, columns: int, *key: int | str) -> RowDraws:
+        """Draws for the purpose that `key` names, for example `(seed, "joint", step)`; `columns` are those of the whole batch."""
+        rows = max(1, BLOCK // columns)
+        blocks = {0, *range(share.start // rows, -(-share.stop // rows))}
+        return cls(share, {block: generator(*key, *(("rows", block) if block else ())) for block in blocks}, rows)
 
     @classmethod
     def of(cls, draws: torch.Generator | RowDraws, rows: int) -> RowDraws:

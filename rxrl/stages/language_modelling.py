@@ -126,7 +126,7 @@ class LanguageTask:
         def rows_of(model: ReactiveTransformer, rows: Share) -> tuple[TokenBatch, RowDraws]:
             at = slice(rows.start - share.start, rows.stop - share.start)
             chosen = TokenBatch(batch.ids[at], batch.mask[at]).to(model.device)
-            return chosen, RowDraws.keyed(rows, self.config.seed, "joint", step)
+            return chosen, RowDraws.keyed(rows, batch.ids.shape[1], self.config.seed, "joint", step)
 
         def counts(model: ReactiveTransformer, rows: Share) -> Mapping[str, Tensor]:
             return masked_counts(model, *rows_of(model, rows), self.config.mask_share)

@@ -81,7 +81,7 @@ class StageRunner:
             self._tell(lambda each: each.on_start(self))
             self.pace.start()
             while not self.finished:
-                result, norm = self._step()
+                result, norm = self.take_step()
                 due = self.step % self.config.validate_every == 0 or self.finished
                 if due:
                     validation = self._validate()
@@ -179,7 +179,7 @@ class StageRunner:
             found = self.task.validate(self.model.eval(), self.progress)
         return found if self.processes.count == 1 else self.processes.objects([found])[0]
 
-    def _step(self) -> tuple[LossResult, torch.Tensor]:
+    def take_step(self) -> tuple[LossResult, torch.Tensor]:
         """One optimizer step; returns the loss of this process's rows and the norm of the gradients of all."""
         progress = self.progress
         train_only(self.groups, self.task.groups(progress))

@@ -189,8 +189,8 @@ class MemoryAttentionTask(EpisodeTask):
         batch = replace(found, writes=widened(found.writes, widest(found.writes.ids.shape[-1])))
 
         def loss(model: ReactiveTransformer, own: EpisodeBatch, rows: Share, whole: Whole | None) -> LossResult:
-            stm0 = RowDraws.keyed(rows, c.seed, "stm0", step).memory(model)
-            draws = RowDraws.keyed(rows, c.seed, "memory attention", step)
+            stm0 = RowDraws.keyed(rows, model.config.slots, c.seed, "stm0", step).memory(model)
+            draws = RowDraws.keyed(rows, own.writes.ids.shape[-1], c.seed, "memory attention", step)
             return memory_attention_loss(model, stm0, own.writes, draws, noise=c.noise, whole=whole)
 
         return self.rows_of(batch, share, loss, lambda own: write_counts(own.writes))
@@ -238,7 +238,7 @@ class SmatTask(EpisodeTask):
         batch = self.batch(self.source, self._current.steps, self._strategy, start, share.stop - share.start)
 
         def loss(model: ReactiveTransformer, own: EpisodeBatch, rows: Share, whole: Whole | None) -> LossResult:
-            stm0 = RowDraws.keyed(rows, c.seed, "stm0", step).memory(model)
+            stm0 = RowDraws.keyed(rows, model.config.slots, c.seed, "stm0", step).memory(model)
             return smat_loss(model, stm0, own, bptt_turns=c.bptt_turns, balance_weight=c.balance, whole=whole)
 
         return self.rows_of(batch, share, loss, answer_counts)

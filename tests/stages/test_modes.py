@@ -70,13 +70,13 @@ def test_a_model_that_reads_memory_already_is_trained_with_memory_in_its_initial
         part.layers[1].memory_cross_attention.out_proj.weight.normal_(generator=torch.Generator().manual_seed(0))
         assert not silent(part)
     share = Share(0, 3, 3)
-    found = decoder_loss(model, batch, RowDraws.keyed(share, 1), balance_weight=0.0).loss
-    logits = model.decode(batch.ids, batch.mask, RowDraws.keyed(share, 1).memory(model))[:, :-1]
+    found = decoder_loss(model, batch, RowDraws.keyed(share, 9, 1), balance_weight=0.0).loss
+    logits = model.decode(batch.ids, batch.mask, RowDraws.keyed(share, 9, 1).memory(model))[:, :-1]
     assert float(found) == pytest.approx(mean_cross_entropy(logits, batch.ids[:, 1:], batch.mask[:, 1:]), rel=1e-9)
-    draws = RowDraws.keyed(share, 1)
+    draws = RowDraws.keyed(share, 9, 1)
     masked, chosen = mask_tokens(batch, CODEC.vocab_size, 0.15, draws)
     logits = model.mlm_head(model.encode(masked, batch.mask, draws.memory(model))[-1])
-    found = encoder_loss(model, batch, RowDraws.keyed(share, 1)).loss
+    found = encoder_loss(model, batch, RowDraws.keyed(share, 9, 1)).loss
     assert float(found) == pytest.approx(mean_cross_entropy(logits, batch.ids, chosen), rel=1e-9)
 
 
@@ -97,7 +97,7 @@ def test_separate_training_moves_the_encoder_then_the_decoder_and_nothing_that_m
     runner = runner_in(tmp_path, "pretrain", model=model, task=make(mode="separate", freeze_embedding=frozen))
     start, reads_before = by_group(copy.deepcopy(model)), reading(model).clone()
     while not runner.finished:
-        runner._step()
+        runner.take_step()
         states.append(by_group(copy.deepcopy(model)))
         assert torch.equal(reading(model), reads_before)
     moved = [changed(a, b) for a, b in zip([start, *states], states, strict=False)]

@@ -96,7 +96,7 @@ def test_a_phase_ends_early_once_it_is_learned(tmp_path):
         "smat", model, CODEC, task, config, tmp_path, callbacks=[Each(lambda *given: steps.append(given[3].get("val_steps")))]
     )
     for _ in range(60):
-        runner._step()
+        runner.take_step()
         if runner.step % 5 == 0 and not task.phase_done(task.validate(model, 0.5)) and task.phase == 1:
             break
     assert task.phase == 1

@@ -92,10 +92,10 @@ def test_bf16_trains_on_a_cpu(name, tmp_path, monkeypatch):
 
 
 def test_draws_do_not_depend_on_which_rows_are_drawn_together(monkeypatch):
-    monkeypatch.setattr(batches, "BLOCK", 3)
+    monkeypatch.setattr(batches, "BLOCK", 12)
 
     def drawn(start, stop):
-        draws = RowDraws.keyed(Share(start, stop, 8), 5, "purpose")
+        draws = RowDraws.keyed(Share(start, stop, 8), 4, 5, "purpose")
         return draws.number(), draws.uniform(4), draws.normal(torch.zeros(2, stop - start, 3))
 
     number, uniform, normal = drawn(0, 8)
