@@ -97,5 +97,5 @@ def test_rows_of_one_text_are_what_they_were():
     assert reads is batch.mask
     assert positions is None
     assert torch.equal(next_tokens(batch), batch.mask[:, 1:])
-    counts = masked_counts(tiny_model(), batch, RowDraws.keyed(Share(0, 2, 2), 0), 0.3)
+    counts = masked_counts(tiny_model(), batch, RowDraws.keyed(Share(0, 2, 2), 8, 0), 0.3)
     assert int(counts["ar"]) == 6
