@@ -25,8 +25,9 @@ def print_estimates(estimates: Iterable[Estimate], tflops: float, terminal: Term
     found = []
     for each in estimates:
         terminal.say(
-            f"{each.stage}: timed {each.timed_steps} x {each.timed_tokens:,} tokens; {short(each.flops)}FLOP a token; "
-            f"{each.steps:,} steps in all."
+            f"{each.stage}: timed {each.timed_steps} x {each.timed_tokens:,} tokens; "
+            + (f"{short(each.flops)}FLOP a token; " if each.flops else "")
+            + f"{each.steps:,} steps in all."
         )
         found.append(each)
     table = names_table("", "stage", "tokens", "tokens/s", "memory", "time here", f"{tflops:g} TFLOP/s")
@@ -37,7 +38,7 @@ def print_estimates(estimates: Iterable[Estimate], tflops: float, terminal: Term
             f"{each.tokens_per_second:,.0f}",
             f"{each.memory / 1e6:,.0f} MB",
             duration(each.seconds),
-            duration(each.gpu_seconds(tflops)),
+            duration(each.gpu_seconds(tflops)) if each.flops else "not counted",
         )
     table.add_section()
     table.add_row(
@@ -48,7 +49,8 @@ def print_estimates(estimates: Iterable[Estimate], tflops: float, terminal: Term
     terminal.say(
         f"Timed with {processes.describe()} Of batches with more than {PASS_TOKENS:,} tokens, steps of that many were timed; memory is "
         "that of these steps, so divide large batches (accumulation). FLOP are those of one step: forward, backward and "
-        f"optimizer; a GPU is taken to reach {UTILISATION:.0%} of its peak. Validation and checkpoints are left out."
+        f"optimizer; a GPU is taken to reach {UTILISATION:.0%} of its peak. Of MRL one iteration with few "
+        "conversations was timed; fresh weights answer at full length, so it is an upper bound. Validation and checkpoints are left out."
     )
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
@@ -14,15 +15,26 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from rxrl.curricula import Curriculum
+from rxrl.data.splits import Sources
+from rxrl.data.tokenizer import Tokenizer
+from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.stage_job import Reporting, StageJob, quietly
+from rxrl.reading import whole_objects
+from rxrl.runs.processes import Processes
+from rxrl.runs.tracking import TIMINGS_FILE
 from rxrl.stages.config import LanguageConfig, SmatConfig, StageConfig
 from rxrl.stages.runner import StageRunner
+from rxrl.training.config import EvaluationConfig, MRLConfig
+from rxrl.training.trainer import MRLTrainer
 
 STEPS = 5
 PASS_TOKENS = 4_096
 """Tokens of a timed step at most: larger batches go through in passes of this size."""
 PATIENCE = 20.0
 """Seconds after which no further step of a part is timed."""
+EPISODES = 2
+"""Conversations of a timed iteration of MRL."""
 UTILISATION = 0.3
 """Share of a GPU's arithmetic that small models use, about."""
 
@@ -38,7 +50,7 @@ class Estimate:
         timed_steps: Steps that were timed here.
         timed_tokens: Tokens of each of them.
         tokens_per_second: Here.
-        flops: Floating-point operations a token, forward and backward.
+        flops: Floating-point operations a token, of a whole step; 0 where they were not counted.
         memory: Bytes of this process, or of the GPU, at its peak during these steps.
     """
 
@@ -94,6 +106,41 @@ def parts_of(name: str, settings: StageConfig) -> Iterator[tuple[str, float, Sta
         yield name, 1.0, settings.model_copy(update={"unfreeze": {}, "phases": settings.phases[-1:]})
     else:
         yield name, 1.0, settings
+
+
+def estimate_mrl(model: ReactiveTransformer, tokenizer: Tokenizer, curriculum: Curriculum, config: MRLConfig, sources: Sources) -> Estimate:
+    """Times one iteration of MRL with few conversations; fresh weights say too much, so this is an upper bound.
+
+    Args:
+        model: Is trained by it.
+        tokenizer: Of the model.
+        curriculum: Its first stage is timed; turns of later ones are taken to cost the same.
+        config: Of MRL.
+        sources: What is played.
+
+    Raises:
+        RxrlError: Something is missing or wrong.
+    """
+    first = curriculum.stages[0].model_copy(update={"iterations": 1, "episodes": EPISODES})
+    small = config.model_copy(
+        update={"episodes": EPISODES, "evaluation": EvaluationConfig(every=10**9, conversations=EPISODES), "keep_best": False}
+    )
+    one = curriculum.model_copy(update={"stages": (first,)})
+    with TemporaryDirectory() as folder, PeakMemory(Processes(config.precision).device) as memory:
+        source, held_out = sources.played
+        trainer = MRLTrainer(model, tokenizer, curriculum=one, source=source, held_out=held_out, config=small, folder=folder, trackers=())
+        trainer.train()
+        times = [value for _, value in whole_objects(Path(folder) / TIMINGS_FILE)]
+    seconds = sum(line.get(name, 0.0) for line in times for name in ("collect", "estimate", "update"))
+    left, turns, iterations = config.max_iterations or 10**9, 0, 0
+    for stage in curriculum.stages:
+        done = min(stage.iterations, left)
+        left, iterations = left - done, iterations + done
+        turns += done * (stage.episodes or config.episodes) * stage.steps
+    each = trainer.state.tokens / (EPISODES * first.steps)
+    return Estimate(
+        "mrl", round(turns * each), iterations, 1, trainer.state.tokens, trainer.state.tokens / max(seconds, 1e-9), 0.0, memory.bytes
+    )
 
 
 def _timed(name: str, share: float, settings: StageConfig, runner: StageRunner) -> Estimate:

@@ -19,7 +19,7 @@ from rxrl.factory import checkpoint_folder, load_checkpoint
 from rxrl.models import preset
 from rxrl.pipeline.checks import check_training
 from rxrl.pipeline.config import StagesConfig
-from rxrl.pipeline.estimate import Estimate, estimate_stage
+from rxrl.pipeline.estimate import Estimate, estimate_mrl, estimate_stage
 from rxrl.pipeline.parts import CHECKPOINT, run_training
 from rxrl.pipeline.stage_job import Reporting, Say, StageJob, quietly
 from rxrl.runs.folder import RunFolder
@@ -159,14 +159,21 @@ class RecipeRun:
         return folder
 
     def estimates(self) -> Iterator[Estimate]:
-        """What each supervised stage takes, from a few steps of it with a model of random weights; nothing is kept.
+        """What each stage takes, from a few steps of it with a model of random weights; nothing is kept.
 
         Raises:
             RxrlError: Something is missing or wrong.
         """
         for _, job in self.stages():
             self.say(f"Timing {job.name} ...")
-            yield from estimate_stage(replace(job, start=None).of_full_vocabulary(), self.report)
+            fresh = replace(job, start=None).of_full_vocabulary()
+            yield from estimate_stage(fresh, self.report)
+        if self.recipe.mrl is not None:
+            self.say("Timing mrl ...")
+            model, codec, _ = fresh.open(self.report)
+            config = self._mrl()
+            sources = open_named(self.data.conversations, self.data.held_out, None, config.seed)
+            yield estimate_mrl(model, codec, self.curriculum, config, sources)
 
     def _run(self, folder: Path, settings: BaseConfig, train: Callable[[RunFolder, bool], Any]) -> None:
         """Trains in a folder, unless what it holds is finished."""

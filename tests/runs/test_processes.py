@@ -1,6 +1,7 @@
 """The state of others in the process: their gradient accumulation, their variables, hash seeds."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -137,3 +138,13 @@ def test_nothing_depends_on_the_seed_of_hashes(tmp_path):
         found.append(ran.stdout.split())
     assert len(found[0]) == 5
     assert found[0] == found[1] == found[2]
+
+
+def test_a_launcher_that_starts_one_process_where_several_were_asked_for_is_told_of(monkeypatch):
+    for name in ("MASTER_PORT", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    assert re.fullmatch(r"1 process on \w+, float32\.", Processes().describe())
+    # What `accelerate launch --cpu --num_processes 2` leaves in the environment.
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert "asked for several processes and has started one" in Processes().describe()

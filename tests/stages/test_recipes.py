@@ -109,9 +109,10 @@ def test_each_recipe_says_what_it_takes(name, monkeypatch):
     run = RecipeRun(load_recipe(name), RecipeData(), Path(), processes=Processes())
     found = {each.stage: each for each in run.estimates()}
     assert {stage: found[stage].tokens for stage in PUBLISHED.get(name, {})} == PUBLISHED.get(name, {})
-    assert {stage.partition(" ")[0] for stage in found} == {"pretrain", "sft", "memory-attention", "smat"}
+    assert {stage.partition(" ")[0] for stage in found} == {"pretrain", "sft", "memory-attention", "smat", "mrl"}
     for each in found.values():
         assert each.timed_steps == 1
+        assert (each.flops > 0) == (each.stage != "mrl")
         assert each.seconds == pytest.approx(each.tokens / each.tokens_per_second)
         assert each.memory > 50e6
         assert each.gpu_seconds(50) == pytest.approx(2 * each.gpu_seconds(100))
