@@ -24,7 +24,7 @@ class StageConfig(BaseConfig):
     precision: Literal["no", "bf16"] | None = Field(
         None, description="bf16: mixed precision; no: float32; null: as accelerate is configured, float32 without a configuration."
     )
-    compile: bool = Field(False, description="Compile the layers with torch.compile: slow to start, faster steps, above all on a GPU.")
+    compile: bool = Field(False, description="Compile the layers with torch.compile, for batches of one shape such as packed rows.")
     optimizer: OptimizerConfig = OptimizerConfig()
     validate_every: int = Field(100, ge=1, description="Iterations between two validations.")
     validation_rows: int = Field(64, ge=1, description="Held-out texts or conversations of a validation.")

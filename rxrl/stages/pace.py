@@ -44,6 +44,10 @@ class Pace(Clock):
 
 
 def compile_layers(model: ReactiveTransformer) -> None:
-    """Compiles each layer of encoder and decoder, and memory attention, in place; one graph serves all layers that are alike."""
+    """Compiles each layer of encoder and decoder, and memory attention, in place; one graph serves all layers that are alike.
+
+    A graph is for one shape of batch, such as that of packed rows: torch 2.13 cannot compile our norms for shapes that vary. After several
+    shapes it goes on without graphs.
+    """
     for module in (*model.encoder.layers, *model.decoder.layers, model.memory_attention):
-        module.compile(dynamic=True)
+        module.compile(dynamic=False)
