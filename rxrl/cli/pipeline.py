@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -50,4 +51,5 @@ def pipeline(
     if dry_run:
         print_estimates(run.estimates(), tflops, terminal, processes)
         return
-    terminal.say(f"All stages are done; the last one is in {run.run()}.")
+    with closing(terminal):
+        terminal.say(f"All stages are done; the last one is in {run.run()}.")
