@@ -7,7 +7,7 @@ whatever the locale says; a byte-order mark is tolerated. No other module parses
 Readers of tensors are imported from `rxrl.reading.tensors`, since torch takes its time.
 """
 
-from rxrl.reading.arrays import mapped
+from rxrl.reading.arrays import let_go, mapped
 from rxrl.reading.documents import OBJECT, json_value, parse_json, read_json, read_json_rows, whole_objects
 from rxrl.reading.guard import Refusal, guarded
 from rxrl.reading.plain import compression_of, hash_of, open_lines, read_text, text_blocks, text_lines
@@ -25,6 +25,7 @@ __all__ = [
     "guarded",
     "hash_of",
     "json_value",
+    "let_go",
     "look_at",
     "mapped",
     "open_lines",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +30,16 @@ def mapped(path: Path, dtype: DTypeLike, shape: tuple[int, ...], refusal: Refusa
         if (size := path.stat().st_size) != wanted:
             raise ValueError(f"it should have {wanted} bytes, but has {size}")
         return np.memmap(path, dtype, "r", shape=shape) if wanted else np.zeros(shape, dtype)
+
+
+def let_go(*arrays: NDArray[Any]) -> None:
+    """Gives the memory of mapped arrays back to the system; what is read of them again comes from its cache of files.
+
+    Without it, a process that reads a large file here and there holds more and more of it.
+    """
+    for array in arrays:
+        owner: Any = array
+        while owner is not None and not isinstance(owner, mmap.mmap):
+            owner = getattr(owner, "base", None)
+        if owner is not None and hasattr(mmap, "MADV_DONTNEED"):
+            owner.madvise(mmap.MADV_DONTNEED)

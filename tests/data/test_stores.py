@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,48 @@ def test_a_part_of_ids_that_repeats_is_found_in_passes(monkeypatch):
     values = np.random.default_rng(0).integers(0, 300, 400).astype(np.uint64)
     first = {int(value): index for index, value in reversed(list(enumerate(values)))}
     assert repeated(values).tolist() == [index for index, value in enumerate(values) if first[int(value)] != index]
+
+
+# Memory
+
+
+def mapped_megabytes() -> float:
+    """Megabytes of files that this process holds, the most of them since the last call."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssFile"))
+
+
+def many(folder: Path, store: ConversationStore, count: int) -> ConversationStore:
+    """A store of that many conversations of two turns, whose words mean nothing."""
+    shutil.copytree(store.files.folder, folder)
+    ends = np.arange(1, 6 * count + 1, dtype=np.uint64)
+    arrays = {"interactions": 3 * np.arange(1, count + 1), "order": np.arange(count), "row_ends": np.zeros(count)}
+    for name, values in arrays.items():
+        values.astype(np.uint64).tofile(folder / f"{name}.bin")
+    ends.tofile(folder / "ends.bin")
+    np.full(6 * count, 9, np.uint16).tofile(folder / "tokens.bin")
+    np.ones(3 * count, np.uint8).tofile(folder / "asking.bin")
+    np.random.default_rng(0).integers(0, 2**63, 2 * count).astype(np.uint64).tofile(folder / "keys.bin")
+    (folder / "rows.bin").write_bytes(b"")
+    description = json.loads((folder / "store.json").read_text())
+    counts = {"items": count, "documents": count, "interactions": 3 * count, "tokens": 6 * count, "row_bytes": 0}
+    (folder / "store.json").write_text(json.dumps(description | counts | {"lengths": {"": {"2": count}}}))
+    return ConversationStore(folder)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the memory of a process")
+def test_memory_does_not_grow_with_the_number_of_conversations(tmp_path, talks):
+    grown = []
+    for count in (1_000, 1_000_000):
+        source = many(tmp_path / str(count), talks, count).source(0, "train")
+        before, most = mapped_megabytes(), 0.0
+        for at in range(0, 1600, 16):
+            source.episodes(steps=1, strategy="multi-step", start=at, count=16, max_length=400)
+            most = max(most, mapped_megabytes() - before)
+        grown.append(most)
+    size = sum(file.stat().st_size for file in (tmp_path / "1000000").iterdir()) / 2**20
+    assert size > 80
+    assert grown[1] < 10
 
 
 # Reading sources

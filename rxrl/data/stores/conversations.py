@@ -17,9 +17,9 @@ from rxrl.data.sources import cut
 from rxrl.data.stores.manifest import ASKS, FRAMED, REFUSAL, StoreFiles
 from rxrl.data.stores.parts import Part, Parting
 from rxrl.data.stores.permutation import Permutation
-from rxrl.data.stores.sums import RunningSums, Whole
+from rxrl.data.stores.sums import HELD, RunningSums, Whole
 from rxrl.errors import DataError
-from rxrl.reading import json_value
+from rxrl.reading import json_value, let_go
 from rxrl.types import ANSWER, BOS, EOS, QUERY, Conversation
 
 WINDOW, BUCKET = 1024, 16
@@ -74,6 +74,10 @@ class ConversationStore:
             return [BOS, *ids, EOS], middle - start + 1 + (end > middle)
         return [BOS, QUERY, *ids[: middle - start], ANSWER, *ids[middle - start :], EOS], middle - start + 3
 
+    def let_go(self) -> None:
+        """Gives the memory of all arrays back to the system."""
+        let_go(self.ids, self.ends, self.asking, self.interactions, self.rows, self.row_ends, self.keys, self.order)
+
     def source(self, seed: int, part: Part = "all", share: float = 0.05) -> StoredConversations:
         """The conversations of a part as a source.
 
@@ -120,7 +124,9 @@ class StoredConversations:
         Raises:
             DataError: No conversation is long enough.
         """
-        return [cut(self.store.conversation(index), steps, strategy) for index in self._indices(steps, strategy, start, count)]
+        found = [cut(self.store.conversation(index), steps, strategy) for index in self._indices(steps, strategy, start, count)]
+        self.store.let_go()
+        return found
 
     def episodes(self, *, steps: int, strategy: str, start: int, count: int, max_length: int) -> EpisodeBatch:
         """The same conversations as token ids: what `rxrl.data.batches.episode_batch` makes of `take`, without any text.
@@ -149,6 +155,7 @@ class StoredConversations:
         decoded = turns_first(written[1:])
         asking = torch.tensor([[bool(self.store.asking[numbers[turn]] & ASKS) for _, numbers in chosen] for turn in range(1, steps + 1)])
         real = torch.ones(steps, count, dtype=torch.bool)
+        self.store.let_go()
         return EpisodeBatch(turns_first(written[:-1]), decoded, answer_positions(prompts, decoded.mask), real, asking)
 
     def texts(self, start: int, count: int) -> list[str]:
@@ -201,6 +208,7 @@ class StoredConversations:
         buckets = ordered[:whole].reshape(-1, BUCKET)
         if len(buckets):
             buckets = buckets[Permutation(len(buckets), *key, window)(np.arange(len(buckets)))]
+        self.store.let_go()
         return np.concatenate([buckets.reshape(-1), ordered[whole:]])
 
     def _tokens(self, indices: Whole, steps: int) -> Whole:
@@ -227,6 +235,8 @@ class StoredConversations:
             if self._parting is None:
                 return np.ones(stop - start, dtype=np.int64)
             indices = self.store.order[places(np.arange(start, stop))]
+            if start % HELD == 0:
+                let_go(self.store.order, self.store.keys)
             return self._parting.kept(self._part, indices).astype(np.int64)
 
         return RunningSums(places.total, kept)

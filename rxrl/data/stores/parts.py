@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rxrl.data.stores.permutation import mixed
-from rxrl.data.stores.sums import CHUNK
+from rxrl.data.stores.sums import CHUNK, HELD
 from rxrl.errors import DataError
+from rxrl.reading import let_go
 from rxrl.seeding import derive_seed
 
 Part = Literal["all", "train", "validation"]
@@ -50,7 +51,10 @@ class Parting:
         return held_out if part == "validation" else ~held_out
 
     def _drawn(self, items: slice | NDArray[np.integer]) -> NDArray[np.uint64]:
-        return mixed(self._keys[items], self._key)
+        drawn = mixed(self._keys[items], self._key)
+        if isinstance(items, slice) and items.start % HELD == 0:
+            let_go(self._keys)
+        return drawn
 
 
 def shared_keys(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> int:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Whole = NDArray[np.int64]
 CHUNK = 4096
+HELD = 64 * CHUNK
+"""Items of mapped arrays that are looked at one after the other before their memory is given back."""
 
 
 class RunningSums:

@@ -18,8 +18,9 @@ from torch import Tensor
 from rxrl.data.stores.manifest import REFUSAL, StoreFiles
 from rxrl.data.stores.parts import FEW, Part, Parting
 from rxrl.data.stores.permutation import Permutation
-from rxrl.data.stores.sums import RunningSums
+from rxrl.data.stores.sums import HELD, RunningSums
 from rxrl.errors import DataError
+from rxrl.reading import let_go
 from rxrl.types import BOS, EOS, PAD, TokenBatch
 
 _MARKERS = 2
@@ -114,6 +115,7 @@ class PackedTexts:
             kept = self._kept(start, stop)
             self.texts += int(kept.sum())
             self.bytes += int(store.sizes[start:stop][kept].sum(dtype=np.int64))
+        let_go(store.sizes, store.keys)
         self._order: tuple[int, Permutation] = (-1, Permutation(1))
 
     @property
@@ -131,7 +133,9 @@ class PackedTexts:
             world_size: Number of processes; they take neighbouring rows.
         """
         first, last = (position + rows * each // world_size for each in (rank, rank + 1))
-        return self._collated([self._row(each) for each in range(first, last)])
+        found = self._collated([self._row(each) for each in range(first, last)])
+        let_go(self.store.ids, self.store.ends, self.store.keys)
+        return found
 
     def _row(self, position: int) -> tuple[NDArray[np.int64], list[int]]:
         """Ids of a row, and where its texts begin."""
@@ -164,6 +168,8 @@ class PackedTexts:
 
     def _lengths(self, start: int, stop: int) -> NDArray[np.int64]:
         ends = self.store.ends[max(0, start - 1) : stop].astype(np.int64)
+        if start % HELD == 0:
+            let_go(self.store.ends)
         lengths = np.diff(ends) if start else np.diff(ends, prepend=0)
         return np.where(self._kept(start, stop), lengths + _MARKERS, 0)
 
