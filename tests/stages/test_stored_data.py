@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError, DataError
 from rxrl.pipeline.supervised import open_stage
+from rxrl.supply import open_named
 
 WORLD = GeneratedSource(level=1, seed=0, split="train")
 STORIES = [{"text": f"{number}. {text}"} for number, text in enumerate(WORLD.stories("train", 0, 120))]
@@ -121,6 +125,34 @@ def test_the_tokenizer_of_a_store_is_that_of_a_new_model_and_texts_of_conversati
     said = sources.stories("train")(0, 80)
     assert len(set(said)) > 60
     assert all(any(f"{row['query']} {row['answer']}" in text or row["interactions"][0]["query"] in text for row in TALKS) for text in said)
+
+
+def test_a_store_is_a_source_of_trainings_and_mixes(folder):
+    build(open_corpus("talks.jsonl").choose("train"), "store", Tokenizer.train([row["query"] for row in TALKS], 300), Options())
+    alone, mixed = open_named("store", None, None, 0), open_named(["store", "world=3"], None, 1, 0)
+    found = alone.train.take(steps=2, strategy="multi-step", start=0, count=30)
+    known = {row["id"] for row in TALKS}
+    assert {each.id for each in found} <= known
+    assert [each.id in known for each in mixed.train.take(steps=1, strategy="multi-step", start=0, count=8)].count(True) == 2
+    build(open_corpus("stories.jsonl").choose("train"), "texts", Tokenizer.train([row["query"] for row in TALKS], 300), Options())
+    with pytest.raises(DataError, match="holds texts, but conversations are needed"):
+        open_named("texts", None, None, 0)
+
+
+def test_of_processes_that_start_together_one_tokenises_and_the_others_wait(folder, monkeypatch):
+    made = []
+
+    def slow(*arguments):
+        made.append(threading.get_ident())
+        time.sleep(0.5)
+        return build(*arguments)
+
+    monkeypatch.setattr(opening, "build", slow)
+    split, codec = open_corpus("stories.jsonl").choose("train"), Tokenizer.train([row["query"] for row in TALKS], 300)
+    with ThreadPoolExecutor(3) as pool:
+        folders = list(pool.map(lambda _: opening.cached(split, codec, Options(), opening.Reporter()), range(3)))
+    assert len(set(folders)) == len(made) == 1
+    assert [each.name for each in folders[0].parent.iterdir()] == [folders[0].name]
 
 
 def test_a_sample_is_taken_from_all_parts_of_a_source(folder, monkeypatch):
