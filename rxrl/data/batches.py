@@ -53,7 +53,7 @@ class EpisodeBatch:
 
 
 @runtime_checkable
-class TokenisedSource(Protocol):
+class TokenizedSource(Protocol):
     """A supply of conversations that are token ids already: `rxrl.data.stores.StoredConversations`."""
 
     def available(self, steps: int, strategy: str) -> int:
@@ -82,7 +82,7 @@ def episodes_of(
     Raises:
         DataError: An interaction is longer than `max_length`; the message names conversation and turn.
     """
-    if isinstance(source, TokenisedSource):
+    if isinstance(source, TokenizedSource):
         return source.episodes(steps=steps, strategy=strategy, start=start, count=count, max_length=max_length)
     return episode_batch(source.take(steps=steps, strategy=strategy, start=start, count=count), codec, max_length)
 

@@ -45,7 +45,7 @@ def open_stage(
             is needed; smaller sources are read whole.
         held_out: What to validate on.
         level: Difficulty of the generated world.
-        options: How a large source is tokenised.
+        options: How a large source is tokenized.
         reporter: Is told what happens.
         changes: Fields of a new model that differ from the preset.
 

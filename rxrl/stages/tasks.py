@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rxrl.algorithms import LossResult
-from rxrl.data.batches import EpisodeBatch, TokenisedSource, episode_batch, episodes_of
+from rxrl.data.batches import EpisodeBatch, TokenizedSource, episode_batch, episodes_of
 from rxrl.data.sources import ConversationSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
@@ -83,7 +83,7 @@ class EpisodeTask:
     def held_out_batch(self, steps: int, strategy: str = "multi-step") -> EpisodeBatch:
         """The conversations of a validation, each once: a source of few begins anew where they end."""
         count = self.config.validation_rows
-        if isinstance(self.held_out, TokenisedSource):
+        if isinstance(self.held_out, TokenizedSource):
             return self.batch(self.held_out, steps, strategy, 0, min(count, self.held_out.available(steps, strategy)))
         found = self.held_out.take(steps=steps, strategy=strategy, start=0, count=count)
         conversations = list({each.id: each for each in found}.values())

@@ -1,4 +1,4 @@
-"""Data at scale: tokenising of texts and conversations, packed rows and episodes from token stores, padding, memory.
+"""Data at scale: tokenizing of texts and conversations, packed rows and episodes from token stores, padding, memory.
 
 python -m tests.benchmarks data                                            the rows
 python -m tests.benchmarks.data texts 200 /tmp/texts.txt                   200 MB of made-up documents
@@ -88,11 +88,11 @@ def rows(bench: Bench, presets: Sequence[str]) -> Iterator[Row]:
         texts = write("texts", 1 if bench.quick else 20, folder / "texts.txt")
         talks = write("conversations", 200 if bench.quick else 5000, folder / "talks.jsonl")
         codec = Tokenizer.train(list(documents(0.3 if bench.quick else 2)), VOCABULARY)
-        yield from _tokenising(bench, codec, {"texts": texts, "conversations": talks})
+        yield from _tokenizing(bench, codec, {"texts": texts, "conversations": talks})
         yield from _reading(bench, TextStore(folder / "texts-0"), ConversationStore(folder / "conversations-0"))
 
 
-def _tokenising(bench: Bench, codec: Tokenizer, sources: dict[str, Path]) -> Iterator[Row]:
+def _tokenizing(bench: Bench, codec: Tokenizer, sources: dict[str, Path]) -> Iterator[Row]:
     for kind, source in sources.items():
         split, done = open_corpus(source).choose("train"), iter(range(1000))
 
@@ -100,7 +100,7 @@ def _tokenising(bench: Bench, codec: Tokenizer, sources: dict[str, Path]) -> Ite
             build(split, source.with_name(f"{kind}-{next(done)}"), codec, Options())
 
         bar = TOKENISING_BAR if kind == "texts" and not bench.quick else None
-        yield bench.rate("-", f"tokenising {kind}", work, source.stat().st_size / 1e6, "MB/s", bar)
+        yield bench.rate("-", f"tokenizing {kind}", work, source.stat().st_size / 1e6, "MB/s", bar)
 
 
 def _reading(bench: Bench, texts: TextStore, talks: ConversationStore) -> Iterator[Row]:

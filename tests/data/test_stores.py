@@ -369,7 +369,7 @@ def test_a_truncated_shard_is_named_and_skipped(cut, tmp_path):
     assert "3.parquet" in said[0]
 
 
-def test_a_shard_that_is_broken_is_found_before_those_before_it_are_tokenised(tmp_path, monkeypatch):
+def test_a_shard_that_is_broken_is_found_before_those_before_it_are_tokenized(tmp_path, monkeypatch):
     lines(tmp_path / "data" / "a.jsonl", [{"text": text} for text in TEXTS[:5]])
     (tmp_path / "data" / "b.parquet").write_bytes(b"PAR1 and then nothing")
     monkeypatch.setattr(Tokenizer, "encode_batch", lambda *args: pytest.fail("It should not have come that far."))

@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_told_before_anything_is_trained(folder):
         opened("pretrain", "stories.jsonl", level=2)
     build(open_corpus("talks.jsonl").choose("train"), "store", Tokenizer.train(["some other words"], 300), Options())
     Tokenizer.train([row["text"] for row in STORIES], 400).save("codec")
-    with pytest.raises(DataError, match="was tokenised with the tokenizer"):
+    with pytest.raises(DataError, match="was tokenized with the tokenizer"):
         opened("smat", "store", tokenizer=folder / "codec")
     with (folder / "talks.jsonl").open("a") as file:
         file.write("nonsense\n")
@@ -139,7 +139,7 @@ def test_a_store_is_a_source_of_trainings_and_mixes(folder):
         open_named("texts", None, None, 0)
 
 
-def test_of_processes_that_start_together_one_tokenises_and_the_others_wait(folder, monkeypatch):
+def test_of_processes_that_start_together_one_tokenizes_and_the_others_wait(folder, monkeypatch):
     made = []
 
     def slow(*arguments):

@@ -1,4 +1,4 @@
-"""Token stores: a source tokenised once, mapped into memory, read in a seeded order that is computed and never held.
+"""Token stores: a source tokenized once, mapped into memory, read in a seeded order that is computed and never held.
 
     build(split, folder, tokenizer, Options())                 a source (texts or conversations) becomes a store
     TextStore(folder).packed(length, seed, "train")            rows of packed texts: `.batch(position, rows, rank, world_size)`

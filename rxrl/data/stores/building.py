@@ -1,4 +1,4 @@
-"""From a source to a token store: read as a stream, tokenised in batches, written whole or not at all."""
+"""From a source to a token store: read as a stream, tokenized in batches, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def build(
     say: Callable[[str], None] = lambda text: None,
     progress: Progress = lambda done, total: None,
 ) -> Manifest:
-    """Tokenises a source.
+    """Tokenizes a source.
 
     Args:
         split: The source.

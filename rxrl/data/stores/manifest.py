@@ -46,7 +46,7 @@ class Manifest(BaseModel):
         version: Of the layout.
         kind: What it holds.
         source: Name of what it was made from.
-        fingerprint: Tells the source, the tokenizer and the options of the tokenisation from others, without a look into files.
+        fingerprint: Tells the source, the tokenizer and the options of the tokenization from others, without a look into files.
         content: Hash of what the store says.
         tokenizer: Hash of the tokenizer.
         vocab_size: Tokens of the tokenizer.
@@ -107,7 +107,7 @@ class StoreFiles:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         if self.manifest.kind != kind:
-            raise DataError(f"{folder} is a store of {self.manifest.kind}, but {kind} are needed: tokenise a source that holds them.")
+            raise DataError(f"{folder} is a store of {self.manifest.kind}, but {kind} are needed: tokenize a source that holds them.")
 
     def array(self, name: str, dtype: str, *shape: int) -> NDArray[Any]:
         """One of its arrays, mapped."""
@@ -132,8 +132,8 @@ class StoreFiles:
         """
         if tokenizer.hash != self.manifest.tokenizer:
             raise DataError(
-                f"{self.folder} was tokenised with the tokenizer {self.manifest.tokenizer[:12]}, but the model has {tokenizer.hash[:12]}: "
-                "tokenise the source with --tokenizer and the model's checkpoint."
+                f"{self.folder} was tokenized with the tokenizer {self.manifest.tokenizer[:12]}, but the model has {tokenizer.hash[:12]}: "
+                "tokenize the source with --tokenizer and the model's checkpoint."
             )
 
     def checked(self, ids: NDArray[Any]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Data by name as token stores: those that are there, and large sources, which are tokenised once into a cache."""
+"""Data by name as token stores: those that are there, and large sources, which are tokenized once into a cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rxrl.locks import FileLock
 from rxrl.writing import failures_told
 
 LARGE = 16 << 20
-"""Bytes of a source from which on it is tokenised into a store, not at every start."""
+"""Bytes of a source from which on it is tokenized into a store, not at every start."""
 CACHE_VARIABLE = "RXRL_CACHE"
 SAMPLE = 8 << 20
 """Characters that a tokenizer is trained on."""
@@ -42,7 +42,7 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """Who is told what happens while a source is tokenised.
+    """Who is told what happens while a source is tokenized.
 
     Attributes:
         say: Is told sentences.
@@ -71,13 +71,13 @@ def open_store(folder: str | Path) -> Store:
 
 
 def stores_of(data: str, held_out: str | None, tokenizer: Tokenizer, options: Options, reporter: Reporter) -> tuple[Store, Store | None]:
-    """What is trained on, and what validates it, as stores; sources are tokenised where no store of them is in the cache.
+    """What is trained on, and what validates it, as stores; sources are tokenized where no store of them is in the cache.
 
     Args:
         data: A store, or the name of a source.
         held_out: The same; None: the split `validation` of the source, where it has one.
         tokenizer: That of the model.
-        options: How sources are tokenised.
+        options: How sources are tokenized.
         reporter: Is told what happens.
 
     Raises:

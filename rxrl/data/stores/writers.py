@@ -28,7 +28,7 @@ from rxrl.types import INTERACTION_MARKERS, STRATEGIES, Conversation
 T = TypeVar("T")
 Tick = Callable[[int, int], None]
 _BATCH = 1 << 20
-"""Characters that are tokenised together."""
+"""Characters that are tokenized together."""
 _PASS = 1 << 20
 """Numbers that are compared in one pass over all of them."""
 _NAMES = ("", *sorted(STRATEGIES))
@@ -202,7 +202,7 @@ def batches(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator
 def in_background(
     encode: Callable[[Sequence[str]], list[list[int]]], groups: Iterator[list[T]], texts: Callable[[list[T]], Sequence[str]]
 ) -> Iterator[tuple[list[T], list[list[int]]]]:
-    """Yields each group with the ids of its texts, in order; the next one is read while one is tokenised."""
+    """Yields each group with the ids of its texts, in order; the next one is read while one is tokenized."""
     with ThreadPoolExecutor(1) as pool:
         before = None
         for group in groups:
