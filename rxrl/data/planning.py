@@ -233,7 +233,9 @@ class _Draft:
             return self.rng.choice(waiting)
         rested = [fact for fact in free if turn >= self.rested_at[fact]]
         if rested:
-            return max(rested, key=lambda fact: self.rested_at[fact])
+            # Drawn among equals: the first of them would make what is told first the answer to every short conversation.
+            latest = max(self.rested_at[fact] for fact in rested)
+            return self.rng.choice([fact for fact in rested if self.rested_at[fact] == latest])
         return self.rng.choice(free)
 
     def add_ask(self, chosen: int) -> None:

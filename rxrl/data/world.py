@@ -49,7 +49,7 @@ VALIDATION_SHARE = 10
 SMALLEST_CAST = 4
 HOLDERS = (2, 3, 3, 4)
 """How many people share an attribute where attributes are shared: one of these, drawn evenly, but no more than the cast has."""
-SCATTER = 2.0
+SCATTER = 1.5
 """How far the facts of one shared attribute stand apart, in attributes: those that stand close are told in one interaction."""
 SPARE_SLOTS = 3
 """Slots that stay untold, so that there is something to ask for that was never told."""

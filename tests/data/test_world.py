@@ -181,7 +181,7 @@ def rivals_told(conversation):
 @pytest.mark.parametrize("strategy", SHAPES)
 @pytest.mark.parametrize("steps", [1, 4, 8, 16, 32, 64])
 def test_most_questions_of_level_one_have_a_rival(steps, strategy):
-    conversations = take(1, steps, strategy if steps > 1 else "multi-step", "test", count=60)
+    conversations = take(1, steps, strategy if steps > 1 else "multi-step", "test", count=60 if steps > 4 else 300)
     found = [each for conversation in conversations for each in rivals_told(conversation)]
     counts = Counter(count for count, _ in found)
     assert 1 - counts[0] / len(found) > 0.7
@@ -191,7 +191,7 @@ def test_most_questions_of_level_one_have_a_rival(steps, strategy):
     assert together > 0.25, "some rivals are told in the same interaction"
     if steps > 1:
         apart = sum(count > within for count, within in found) / len(found)
-        assert apart > 0.25, "others are told turns apart"
+        assert apart > 0.2, "others are told turns apart"
 
 
 def test_a_conversation_of_level_one_is_about_two_to_four_people():
@@ -199,6 +199,17 @@ def test_a_conversation_of_level_one_is_about_two_to_four_people():
         casts = Counter(len({key.partition(".")[0] for key, _ in told(conversation)}) for conversation in take(1, steps, count=300))
         assert set(casts) == {2, 3, 4} if steps > 1 else set(casts) <= {2, 3}
         assert min(casts.values()) > 30
+
+
+@pytest.mark.parametrize("level", LEVEL_NUMBERS)
+@pytest.mark.parametrize("steps", [1, 2, 4, 16])
+def test_no_place_among_what_is_told_first_is_asked_for_more_than_others(level, steps):
+    """Where it is, a model learns to answer with what stands there, and the question never matters."""
+    places = Counter()
+    for conversation in take(level, steps, count=300):
+        told_first = [key for key, _ in conversation.first.facts]
+        places.update(told_first.index(key) for turn in conversation.follow_ups for key in turn.asks if key in told_first)
+    assert max(places.values()) < 1.35 * min(places[place] for place in range(3)), places
 
 
 def test_no_question_of_level_zero_has_a_rival_up_to_sixteen_turns():
