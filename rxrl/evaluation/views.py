@@ -224,7 +224,7 @@ def _tiles(main: Part) -> Iterator[dict[str, Any]]:
         ("retention_near", "at distance 1 to 2"),
         ("retention_far", "at distance 9 to 16"),
         ("retention_exact", "of answers exactly right"),
-        ("binding_accuracy", "of answers free of a rival’s value"),
+        ("binding_accuracy", "of answers free of rival values"),
     ):
         if main.get(key) is not None:
             yield {"value": number(main[key]), "title": title, "interval": extent(main, key), "note": ""}
