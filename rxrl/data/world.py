@@ -225,7 +225,10 @@ class _Script:
         for number, chapter in enumerate(chapters):
             if number == 1 and separate_first:
                 spare, pool = pool, _draw_pool(rng, level, plan.facts - plan.first, taken)
-            slots += _pick(pool, chapter, {slot.entity for slot in slots})
+            known = {slot.entity for slot in slots}
+            if chapter.kind == "topic" and level.sharing == "some" and known.issuperset(slot.entity for slot in pool):
+                pool += _newcomer(rng, level, taken)
+            slots += _pick(pool, chapter, known)
         script = cls(rng, level, split, slots, [], spare + pool)
         script.values = [script.draw_value(slot) for slot in slots]
         if split == "test":
@@ -318,26 +321,31 @@ class _Script:
 
 def _draw_pool(rng: random.Random, level: Level, size: int, taken: set[str]) -> list[Slot]:
     """Slots of a small cast in random order, some more than `size`: few entities, so that their facts have to be told apart."""
-    pool: list[Slot] = []
-    members = 0
-    everyone = [(entity, kind) for kind in dict.fromkeys(level.kinds) for entity in lexicon.ENTITIES[kind]]
     if level.sharing == "none":
         return _draw_distinct(rng, level, size, taken)
     if level.sharing == "all":
         return _draw_shared(rng, level, size, taken)
+    pool: list[Slot] = []
+    members = 0
     while members < SMALLEST_CAST or len(pool) < size + SPARE_SLOTS:
-        if len(taken) == len(everyone):
+        joining = _newcomer(rng, level, taken)
+        if not joining:
             raise ConfigError(f"A conversation that tells {size} facts is too long for this level of the world: ask for fewer steps.")
-        kind = rng.choice(level.kinds)
-        free = [entity for entity in lexicon.ENTITIES[kind] if entity not in taken]
-        if not free:
-            continue
-        entity = rng.choice(free)
-        taken.add(entity)
         members += 1
-        pool += [Slot(entity, kind, topic) for topic in level.topics[kind]]
+        pool += joining
     rng.shuffle(pool)
     return pool
+
+
+def _newcomer(rng: random.Random, level: Level, taken: set[str]) -> list[Slot]:
+    """All slots of an entity that is not taken yet, which then is; none where all are."""
+    kinds = [kind for kind in level.kinds if not taken.issuperset(lexicon.ENTITIES[kind])]
+    if not kinds:
+        return []
+    kind = rng.choice(kinds)
+    entity = rng.choice([entity for entity in lexicon.ENTITIES[kind] if entity not in taken])
+    taken.add(entity)
+    return [Slot(entity, kind, topic) for topic in level.topics[kind]]
 
 
 def _draw_distinct(rng: random.Random, level: Level, size: int, taken: set[str]) -> list[Slot]:

@@ -123,7 +123,7 @@ def test_sixteen_turns_reach_far(level, strategy):
 
 @pytest.mark.parametrize("level", LEVEL_NUMBERS)
 def test_no_constant_answer_is_right_above_an_eighth(level):
-    stats = data_stats(take(level, 16, split="test", count=1200))
+    stats = data_stats(take(level, 16, split="test", count=2000))
     large = {kind: value for kind, value in stats.chance_by_kind.items() if stats.values[kind].total() >= 500}
     assert len(large) >= 5
     assert all(value < 1 / 8 for value in large.values()), large
