@@ -35,7 +35,7 @@ from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.beside import Teller, Voice, beside
 from rxrl.pipeline.checks import check_rewards, check_supply, check_turns
 from rxrl.pipeline.config import PipelineConfig
-from rxrl.pipeline.parts import CHECKPOINT, make_task, train_tokenizer
+from rxrl.pipeline.parts import CHECKPOINT, alarm_notes, make_task, train_tokenizer
 from rxrl.players import Play, model_play
 from rxrl.rewards import load_reward
 from rxrl.runs.checkpoints import newest_position
@@ -276,11 +276,13 @@ class Pipeline:
             ),
             "scenarios": self._scenarios(supervised, mrl),
             "stages": trainer.state.stages,
+            "alarms": trainer.state.alarms,
             "cost": mrl.cost,
             "config": self.config.saved() | {"curriculum": self.curriculum.saved()},
         }
+        run["notes"] = notes = alarm_notes(trainer.state.alarms)
         if self.config.interactive is not None:
-            run["notes"] = [f"The dialogues and learning curves of the second job are in {INTERACTIVE}/report.html."]
+            notes += [f"The dialogues and learning curves of the second job are in {INTERACTIVE}/report.html."]
         if smat is not None:
             run["after_smat_continued"] = smat.summary
         write_report(run, read_metrics(self.folder), mrl.records, self.folder)

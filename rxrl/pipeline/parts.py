@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,14 @@ def _finish(trainer: MRLTrainer, out: Path, started: float, resumed: bool) -> No
         "resumed": resumed,
         "preset": trainer.model.config.name,
         "stages": trainer.state.stages,
+        "alarms": trainer.state.alarms,
+        "notes": alarm_notes(trainer.state.alarms),
         "config": trainer.config.saved() | {"curriculum": trainer.curriculum.saved()},
     }
     write_report(run, read_metrics(out), None, out)
     trainer.save_result(out / CHECKPOINT)
+
+
+def alarm_notes(alarms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences for a report on the alarms that have sounded."""
+    return [f"Alarm {each['name']} at iteration {each['iteration']} ({each['stage']}): {each['message']}" for each in alarms]

@@ -73,6 +73,12 @@ class GroupOptimizer(torch.optim.Optimizer):
             else:
                 torch._foreach_add_(parameters, [_grad(p) for p in parameters], alpha=-group["lr"])
 
+    def forget_direction(self) -> None:
+        """Clears the running means of gradients; those of their squares, which hold the scale of a step, stay."""
+        for state in self.state.values():
+            for name in state.keys() & {"momentum", "mean"}:
+                state[name].zero_()
+
     def _muon(self, parameters: list[Tensor], group: dict[str, Any], momentum: float = 0.95) -> None:
         by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for p in parameters:
@@ -138,7 +144,7 @@ def check_groups(config: OptimizerConfig, groups: Collection[str]) -> None:
             raise ConfigError(f"learning_rates: {unknown_name('parameter group', group, groups)}")
 
 
-def make_optimizer(groups: Mapping[str, Collection[tuple[str, nn.Parameter]]], config: OptimizerConfig) -> torch.optim.Optimizer:
+def make_optimizer(groups: Mapping[str, Collection[tuple[str, nn.Parameter]]], config: OptimizerConfig) -> GroupOptimizer:
     """Optimizer over named groups of named parameters; each group keeps its `name` and `peak` learning rate.
 
     Raises:

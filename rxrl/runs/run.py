@@ -24,7 +24,7 @@ from rxrl.runs.signals import Interruption
 from rxrl.runs.trackers import Tracker
 from rxrl.runs.tracking import MetricsLog
 
-FORMAT = 4
+FORMAT = 5
 _OTHER = {"config": "with another configuration", "curriculum": "with another curriculum", "conversations": "on other conversations"}
 _logger = logging.getLogger(__name__)
 

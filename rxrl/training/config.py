@@ -39,6 +39,16 @@ class EvaluationConfig(BaseConfig):
     conversations: int = Field(64, ge=1, description="Held-out conversations of each.")
 
 
+class StepBackConfig(BaseConfig):
+    """Going back to the last good weights when held-out retention (reward, where users react or nothing asks for facts) has fallen."""
+
+    fall: float = Field(
+        0.05, ge=0, lt=1, description="Smallest fall that counts, as a share of the scale; its 95 % interval must exclude 0 as well."
+    )
+    most: int = Field(3, ge=0, description="Times that a run goes back at most.")
+    rate: float = Field(0.5, gt=0, le=1, description="Factor on the learning rate of the policy each time.")
+
+
 class MRLConfig(BaseConfig):
     """A run of Memory Reinforcement Learning."""
 
@@ -68,6 +78,9 @@ class MRLConfig(BaseConfig):
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     alarms: AlarmConfig = AlarmConfig()
+    step_back: StepBackConfig | None = Field(
+        StepBackConfig(), description="Going back to the last good weights when held-out conversations get worse; null: never."
+    )
     precision: Literal["no", "bf16"] | None = Field(
         None, description="bf16: mixed precision; no: float32; null: as accelerate is configured, float32 without a configuration."
     )

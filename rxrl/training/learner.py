@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from rxrl.curricula import Stage
 from rxrl.factory import checkpoint_folder
 from rxrl.models import ReactiveTransformer, SharedCritic
 from rxrl.runs.checkpoints import load_critic
-from rxrl.runs.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
+from rxrl.runs.optim import GroupOptimizer, make_optimizer, schedule_factor, set_learning_rates, train_only
 from rxrl.runs.processes import Processes
 from rxrl.runs.run import check_finite
 from rxrl.runs.tracking import Clock
@@ -75,8 +76,8 @@ class Learner:
     kept: KeptEpisodes
     groups: Groups
     critic_groups: Groups
-    optimizer: torch.optim.Optimizer
-    critic_optimizer: torch.optim.Optimizer
+    optimizer: GroupOptimizer
+    critic_optimizer: GroupOptimizer
 
     def __init__(
         self, model: ReactiveTransformer, config: MRLConfig, processes: Processes, clock: Clock, start: str | Path | None = None
@@ -98,17 +99,18 @@ class Learner:
         self.optimizer = make_optimizer(self.groups, config.optimizer)
         self.critic_optimizer = make_optimizer(self.critic_groups, config.critic_optimizer)
 
-    def prepare(self, stage: Stage, progress: float) -> None:
+    def prepare(self, stage: Stage, progress: float, rate: float = 1.0) -> None:
         """Freezes what the stage does not train, sets learning rates and signals; optimizer state of frozen groups waits.
 
         Args:
             stage: Of the curriculum.
             progress: Share of the run that is done, in [0, 1].
+            rate: Factor on the learning rates of the policy.
         """
         self.signals = replace(active_signals(stage_signals(stage, self.config), progress), start=self.reference)
         train_only({**self.groups, **self.critic_groups}, stage.trained_groups)
-        for optimizer, config in ((self.optimizer, self.config.optimizer), (self.critic_optimizer, self.config.critic_optimizer)):
-            set_learning_rates(optimizer, schedule_factor(config, progress), stage.learning_rates)
+        set_learning_rates(self.optimizer, schedule_factor(self.config.optimizer, progress) * rate, stage.learning_rates)
+        set_learning_rates(self.critic_optimizer, schedule_factor(self.config.critic_optimizer, progress), stage.learning_rates)
 
     def compared(self, rollout: Rollout) -> Rollout:
         """The rollout with what the reference makes of lessons that are compared with it; it runs its own memory."""
@@ -180,6 +182,29 @@ class Learner:
     def trained_critic(self) -> AnyCritic | None:
         """The critic, where it has learned something; an algorithm without one leaves it as it was made."""
         return self.critic if self.critic_ready else None
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the weights of the policy."""
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def go_back(self, weights: Mapping[str, Tensor]) -> None:
+        """Gives the policy other weights of its own past; the critic, which has seen more since, stays as it is.
+
+        The optimizer forgets the direction that led away from them. It keeps the scale of the gradients: without it, the first steps would
+        be as large as the rate allows.
+        """
+        self.model.load_state_dict(weights)
+        self.optimizer.forget_direction()
+
+    @contextmanager
+    def as_at_the_start(self) -> Iterator[None]:
+        """Gives the policy the weights of its start meanwhile."""
+        weights = self.weights()
+        self.model.load_state_dict(self.reference.state_dict())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(weights)
 
     def carry(self, carries: bool) -> None:
         """Keeps the memory that the reference ended the rollouts of all processes with, where episodes carry memory over."""

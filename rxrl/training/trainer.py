@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ENVIRONMENTS, ConversationVectorEnv
 from rxrl.errors import TrainingError
 from rxrl.evaluation import Evaluation
-from rxrl.evaluation.metrics import rewarded, summarise_stage
+from rxrl.evaluation.metrics import summarise_stage
 from rxrl.evaluation.play import Playthrough, play_conditions
 from rxrl.evaluation.records import keeping_transcripts
 from rxrl.models import ReactiveTransformer
@@ -39,7 +39,8 @@ from rxrl.training.learner import Learner
 from rxrl.training.offline import with_accepted
 from rxrl.training.rollout import Rollout, collect
 from rxrl.training.rules import check_rules, check_signals, check_stages, number_of_groups, stage_algorithm
-from rxrl.training.state import TrainerState
+from rxrl.training.state import TrainerState, mean_min_max
+from rxrl.training.step_back import Fall, Guard, Standing, held_out_metrics
 from rxrl.types import Policy, RewardFunction
 
 
@@ -72,6 +73,7 @@ class MRLTrainer:
         scheduler: Where the run stands in the curriculum.
         state: Where it stands otherwise; saved with every checkpoint.
         alarms: Watches the metrics.
+        guard: Knows the last good weights, and goes back to them.
         run: Its folder, with lock, checkpoints and signals.
         log: `metrics.jsonl`, `timings.jsonl` and the trackers.
         callbacks: Those that are notified; none but in the first process.
@@ -91,6 +93,7 @@ class MRLTrainer:
     scheduler: StepScheduler
     state: TrainerState
     alarms: Alarms
+    guard: Guard
     run: Run
     log: MetricsLog
     callbacks: tuple[Callback, ...]
@@ -135,6 +138,7 @@ class MRLTrainer:
             reward=reward,
         )
         self.scheduler, self.state, self.alarms = StepScheduler(curriculum), TrainerState(), Alarms(config.alarms)
+        self.guard = Guard(config.step_back, config.seed, self.learner)
         self._work = {}
         self.callbacks = tuple(callbacks) if self.processes.first else ()
         if trackers is None:
@@ -164,15 +168,17 @@ class MRLTrainer:
         with self._running(say):
             while not self.finished:
                 stage = self.scheduler.stage
+                self._take_stock(stage)
                 algorithm = self.begin(stage)
                 rollout = self.collect(stage, algorithm)
                 targets, metrics = self.learner.estimate(rollout, algorithm)
                 metrics |= self.learner.update(rollout, targets, algorithm)
                 self._after_update(stage, algorithm, rollout, metrics)
                 held_out = self.evaluate(stage) if self._evaluation_due() else None
-                self._record(stage, metrics, held_out)
+                fall = self.guard.look(self._standing(held_out))
+                self._record(stage, metrics, held_out, fall)
                 if held_out is not None:
-                    self._advance(stage, held_out)
+                    self._advance(stage, self._after(fall, stage) or held_out)
                 self._save_or_leave()
         return self.model
 
@@ -190,7 +196,7 @@ class MRLTrainer:
 
     def begin(self, stage: Stage) -> AlgorithmConfig:
         """Freezes what the stage does not train, sets the learning rates, and returns the stage's options of the algorithm."""
-        self.learner.prepare(stage, min(1.0, self.state.iteration / self.total))
+        self.learner.prepare(stage, min(1.0, self.state.iteration / self.total), self.guard.rate)
         algorithm, steered = stage_algorithm(stage, self.config), self.state.kl_coefficient
         # The coefficient goes on where it was steered to; a stage with one of its own begins with that.
         begins = "kl" in stage.algorithm and not self.state.stage_iteration
@@ -234,6 +240,11 @@ class MRLTrainer:
 
     def evaluate(self, stage: Stage, count: int | None = None, controls: Sequence[str] = ()) -> Evaluation:
         """Plays held-out conversations of a stage, greedy, always from fresh memory and without teacher forcing."""
+        evaluation = self._play_held_out(stage, count, controls)
+        self._tell(lambda each: each.on_evaluation(evaluation))
+        return evaluation
+
+    def _play_held_out(self, stage: Stage, count: int | None = None, controls: Sequence[str] = ()) -> Evaluation:
         with self.clock("evaluate"), self.processes.autocast():
             conversations = self.episodes.to_evaluate(stage, count or self.config.evaluation.conversations)
             share = self.processes.share([conversation.id for conversation in conversations])
@@ -242,9 +253,7 @@ class MRLTrainer:
             policy = ModelPolicy(self.model.eval(), self.config.max_answer_tokens + 1)
             played = play_conditions(env, policy, mine, seed=self.config.seed, controls=controls)
             whole = {name: _joined(self.processes.objects([records])) for name, records in played.items()}
-            evaluation = Evaluation.of(whole, seed=self.config.seed, resamples=200)
-        self._tell(lambda each: each.on_evaluation(evaluation))
-        return evaluation
+            return Evaluation.of(whole, seed=self.config.seed, resamples=200)
 
     def save(self) -> Path:
         """Writes a checkpoint that the run can resume from, and drops older ones."""
@@ -252,12 +261,12 @@ class MRLTrainer:
             "trainer": asdict(self.state),
             "scheduler": self.scheduler.state_dict(),
             "alarms": self.alarms.state_dict(),
+            "step_back": self.guard.state_dict(),
         }
+        tensors = {"left": self.left, "good": self.guard.weights, **self.learner.state_dict()}
         critic = self.learner.trained_critic
         with self.clock("save"):
-            path = self.run.save(
-                self.state.iteration, state, {"left": self.left, **self.learner.state_dict()}, [] if critic is None else [critic]
-            )
+            path = self.run.save(self.state.iteration, state, tensors, [] if critic is None else [critic])
         self._tell(lambda each: each.on_checkpoint(path))
         return path
 
@@ -287,6 +296,7 @@ class MRLTrainer:
             self.state = TrainerState.of(Saved(state["trainer"], state.file))
             self.scheduler.load_state_dict(state["scheduler"])
             self.alarms.load_state_dict(Saved(state["alarms"], state.file))
+            self.guard.load_state_dict(Saved(state["step_back"], state.file), tensors["good"])
         return True
 
     @contextmanager
@@ -317,7 +327,34 @@ class MRLTrainer:
         done = self.state.stage_iteration + 1
         return done % self.config.evaluation.every == 0 or done >= self.scheduler.stage.iterations or self.finished
 
-    def _record(self, stage: Stage, metrics: dict[str, Any], held_out: Evaluation | None) -> None:
+    def _standing(self, held_out: Evaluation | None) -> Standing | None:
+        return None if held_out is None else Standing.of(held_out, self.state.iteration)
+
+    def _take_stock(self, stage: Stage) -> None:
+        """Where a stage begins, plays its held-out conversations: what it begins with may be the best that it sees."""
+        if self.guard.begins(index := self.scheduler.stage_index):
+            standing = self._standing(self._play_held_out(stage))
+            self.guard.begin(index, standing)
+            self._keep_best(stage, index, standing)
+
+    def _after(self, fall: Fall | None, stage: Stage) -> Evaluation | None:
+        """After a step back: drops the memory that weights of no use have written, and returns how the good ones do."""
+        if fall is None or fall.back_to is None:
+            return None
+        self.left = None
+        self.learner.carry(False)
+        return self._play_held_out(stage)
+
+    def _settle(self, stage: Stage, index: int, held_out: Evaluation) -> Evaluation:
+        """The run has ended: no worse than it began. Returns how the weights do that it ends with."""
+        fall = self.guard.settle(self._standing(held_out), lambda: Standing.of(self._play_held_out(stage), 0))
+        if fall is None:
+            return held_out
+        self._sound([fall.alarm], stage)
+        self._keep_best(stage, index, self.guard.good)
+        return self._after(fall, stage) or held_out
+
+    def _record(self, stage: Stage, metrics: dict[str, Any], held_out: Evaluation | None, fall: Fall | None) -> None:
         """One line of metrics; the stage's rewards are kept for the report."""
         state = self.state
         reward = float(metrics["reward"])
@@ -327,13 +364,20 @@ class MRLTrainer:
         if held_out is not None:
             line |= held_out_metrics(held_out)
         begun = self.alarms.observe({name: plain(value) for name, value in line.items()})
-        if self.alarms.active:
-            line["alarms"] = sorted(self.alarms.active)
+        if fall is not None:
+            begun = [*begun, fall.alarm]
+            line |= {} if fall.back_to is None else {"stepped_back_to": fall.back_to}
+        if active := self.alarms.active | {alarm.name for alarm in begun}:
+            line["alarms"] = sorted(active)
         written = self.log.write(line, self._times())
         self._tell(lambda each: each.on_iteration(Progress("mrl", state.iteration, self.total, written, stage)))
-        for alarm in begun:
-            self._tell(partial(_sound, alarm=alarm))
+        self._sound(begun, stage)
         self.sounded = begun[0] if begun and self.config.alarms.stop else None
+
+    def _sound(self, alarms: Sequence[Alarm], stage: Stage) -> None:
+        for alarm in alarms:
+            self.state.alarms.append({"iteration": self.state.iteration, "stage": stage.name, **asdict(alarm)})
+            self._tell(methodcaller("on_alarm", alarm))
 
     def _times(self) -> dict[str, float]:
         """Seconds by phase, and episodes and tokens in a second of collecting and training."""
@@ -344,10 +388,13 @@ class MRLTrainer:
     def _advance(self, stage: Stage, held_out: Evaluation) -> None:
         """Lets the scheduler decide; a stage that ends leaves its row for the report."""
         seen, done = held_out_metrics(held_out), self.state.stage_iteration
-        self._keep_best(stage, held_out, seen)
+        index = self.scheduler.stage_index
+        self._keep_best(stage, index, self._standing(held_out))
         decision = self.scheduler.observe(seen, iterations=done - self.scheduler.iteration)
         if decision.action == "hold" and not self.finished:
             return
+        if self.finished:
+            held_out = self._settle(stage, index, held_out)
         ended = decision.reason if decision.action != "hold" else f"the run's {self.config.max_iterations} iterations were done"
         strategy = ", ".join(sorted(stage.strategies))
         row = summarise_stage(steps=stage.steps, strategy=strategy, records=held_out.records, iterations=done, ended=ended, name=stage.name)
@@ -358,19 +405,16 @@ class MRLTrainer:
         self.learner.carry(False)
         self._tell(lambda each: each.on_stage_end(row))
 
-    def _keep_best(self, stage: Stage, held_out: Evaluation, seen: Mapping[str, float]) -> None:
+    def _keep_best(self, stage: Stage, index: int, standing: Standing | None) -> None:
         """Keeps the weights with the best held-out retention (reward, where users react or nothing asks for facts).
 
         A later stage is harder, so it counts before a better number.
         """
-        if not self.config.keep_best or not seen:
+        if not self.config.keep_best or standing is None:
             return
-        # In a mix, retention is that of the conversations alone.
-        reacts = any(record.turn.outcome is not None for record in held_out.records)
-        name = "held_out_reward" if reacts or "retention" not in seen else "retention"
-        state = {"iteration": self.state.iteration, "stage": stage.name, name: seen[name]}
+        state = {"iteration": standing.iteration, "stage": stage.name, standing.name: standing.mean}
         with self.clock("save"):
-            self.run.save_best(self.state.iteration, (self.scheduler.stage_index, seen[name]), state, self.learner.trained_critic)
+            self.run.save_best(self.state.iteration, (index, standing.mean), state, self.learner.trained_critic)
 
     def _save_or_leave(self) -> None:
         """Writes a checkpoint where one is due; leaves after it where a signal or an alarm says so."""
@@ -388,24 +432,6 @@ class MRLTrainer:
             call(each)
 
 
-def held_out_metrics(evaluation: Evaluation) -> dict[str, float]:
-    """Held-out retention and reward as flat numbers; the scheduler's rules name them."""
-    held = [record.retention for record in evaluation.records if record.retention is not None]
-    rewards = [record.reward for record in rewarded(evaluation.records) or evaluation.records if record.reward is not None]
-    found = {"retention": sum(held) / len(held)} if held else {}
-    return found | ({"held_out_reward": sum(rewards) / len(rewards)} if rewards else {})
-
-
-def _sound(callback: Callback, alarm: Alarm) -> None:
-    callback.on_alarm(alarm)
-
-
 def _joined(parts: Sequence[Playthrough]) -> Playthrough:
     """One playthrough of those of all processes, in order; costs are the first one's."""
     return Playthrough((record for part in parts for record in part), parts[0].costs, sum(part.left_out for part in parts))
-
-
-def mean_min_max(values: Iterable[float | None]) -> dict[str, float | None]:
-    """Mean, smallest and largest of the values that are known; None where none is."""
-    known = [value for value in values if value is not None]
-    return {"min": min(known, default=None), "mean": sum(known) / len(known) if known else None, "max": max(known, default=None)}

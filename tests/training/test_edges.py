@@ -20,8 +20,8 @@ from rxrl.training.config import MRLConfig
 from rxrl.training.critics import critic_values, make_critic
 from rxrl.training.rollout import collect
 from rxrl.training.rules import check_stages
+from rxrl.training.state import mean_min_max
 from rxrl.training.targets import Targets, advantages_of
-from rxrl.training.trainer import mean_min_max
 from rxrl.training.update import has_advantage
 from rxrl.types import TokenBatch, interaction_ids
 from tests.algorithms.options import configured

@@ -18,7 +18,7 @@ from rxrl.training.trainer import MRLTrainer
 from tests.evaluation.fakes import Reader, WordCodec, conversations, environment
 from tests.training.toy import lively, trainer_in
 
-CALLS_BEFORE = 3
+CALLS_BEFORE = 5
 
 
 def failing_after(calls: int, how: str) -> Any:
@@ -48,15 +48,15 @@ def trainer(folder: Path, reward: Any, **options: Any) -> MRLTrainer:
 
 
 @pytest.mark.parametrize("how", ["raises", "nan", "short", "hangs"])
-@pytest.mark.parametrize("calls", [1, CALLS_BEFORE])
+@pytest.mark.parametrize("calls", [3, CALLS_BEFORE])
 def test_a_training_leaves_its_turns(tmp_path: Path, how: str, calls: int) -> None:
-    # Calls 1 and 2 are the turns of the first collection, 3 and 4 those of the first evaluation.
+    # Calls 1 and 2 are the turns of the evaluation at the start, 3 and 4 those of the first collection, 5 and 6 the next evaluation's.
     reward = failing_after(calls, how)
     limited = load_reward({"use": reward, "time_limit": 0.5}) if how == "hangs" else reward
     with pytest.raises(RewardError, match=r"my_reward.* turns so far are in .*transcripts.unscored.jsonl") as caught:
         trainer(tmp_path, limited).train()
     records = read_records(tmp_path / "transcripts.unscored.jsonl")
-    assert len(records) == len(caught.value.turns) == (8 if calls == 1 else 6)
+    assert len(records) == len(caught.value.turns) == (8 if calls == 3 else 6)
     assert [record.turn.index for record in records] == [1] * (len(records) // 2) + [2] * (len(records) // 2)
     assert all(record.reward is None for record in records)
     assert all(record.reward is not None for record in rescore(records, Retention()))

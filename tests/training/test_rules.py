@@ -13,7 +13,7 @@ from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError
 from rxrl.training.config import MRLConfig
 from rxrl.training.rules import RULE_METRICS, check_rules, stage_algorithm
-from rxrl.training.trainer import held_out_metrics
+from rxrl.training.step_back import held_out_metrics
 from rxrl.types import Conversation, Interaction
 
 RULE = {"metric": "retention", "threshold": 0.9}

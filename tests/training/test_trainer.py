@@ -154,8 +154,8 @@ def test_a_subclass_of_the_environment_trains_unmodified(tmp_path):
     trainer = trainer_in(tmp_path, [{"steps": 3, "iterations": 2}], env=BonusEnv)
     trainer.train()
     assert all(line["reward"] == 7.0 and line["reward/mine"] == 7.0 for line in lines(trainer))
-    # Two iterations of three turns, and one evaluation.
-    assert BonusEnv.stepped == 9
+    # Two iterations of three turns, and an evaluation before and after.
+    assert BonusEnv.stepped == 12
 
 
 def test_teacher_forcing_reaches_the_environment_and_evaluation_never_uses_it(tmp_path):
@@ -166,7 +166,7 @@ def test_teacher_forcing_reaches_the_environment_and_evaluation_never_uses_it(tm
         return ConversationVectorEnv(*arguments, **options)
 
     trainer_in(tmp_path, [{"steps": 2, "iterations": 2, "teacher_forcing": True}], env=factory).train()
-    assert made == [True, False]
+    assert made == [False, True, False]
 
 
 def test_an_environment_that_cannot_be_made_is_named(tmp_path):
