@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,7 +176,22 @@ class Subject:
         code = Path(where) if attribute and where.endswith(".py") else Path(self.name)
         folder = checkpoint_folder(self.name) if self.loaded is not None else code
         files = [code] if code.is_file() else sorted(file for file in folder.glob("*") if file.suffix in MODEL_FILES)
-        return {"name": self.name, "memory": self.memory, "files": {file.name: hash_of(file) for file in files if file.is_file()}}
+        return {
+            "name": self.name,
+            "memory": self.memory,
+            "files": {file.name: _hash_of(file, *_stamp(file)) for file in files if file.is_file()},
+        }
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+@cache
+def _hash_of(file: Path, changed: int, size: int) -> str:
+    """The hash of a file, computed once for each of its versions: every part of an evaluation asks for it."""
+    return hash_of(file)
 
 
 class Play(NamedTuple):

@@ -37,65 +37,73 @@ from rxrl.types import ANSWER_TOKENS, Conversation, Strategy
 
 CONVERSATIONS, STRESSED = 200, 50
 """Conversations where nobody says how many, and those of a point under stress."""
+What = Annotated[
+    str,
+    typer.Argument(
+        help="Checkpoint, run, Hugging Face model (folder or hf:NAME), http://... of a chat endpoint, name (rxrl list policies), "
+        "package.module:name or file.py:name.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Held-out conversations, scenario:NAME or world (the generated world, the default). Repeatable: a mix in equal shares, "
+        "or by weights as in world=2."
+    ),
+]
+MemoryName = Annotated[
+    str | None,
+    typer.Option(
+        help="What holds the conversation: none, transcript, transcript:N (the last N) or package.module:name. Default: what the "
+        "player needs."
+    ),
+]
+Level = Annotated[
+    int | None, typer.Option(min=0, max=3, help="Difficulty of the generated world (from 0) or scenario (from 1). Default: the lowest.")
+]
+Steps = Annotated[int | None, typer.Option(min=1, max=256, help="Turns of each conversation. Default: 16, or all turns of --data.")]
+Count = Annotated[
+    int | None,
+    typer.Option(min=1, help="Maximum number of conversations; of each group of a suite. Default: 200, or what the suite takes."),
+]
+SuiteName = Annotated[str | None, typer.Option(help="Play a benchmark: a name (rxrl list suites). --data is the place of its data.")]
+SuiteOptions = Annotated[list[str] | None, typer.Option("--set", help="Option of the suite, as name=value. Repeatable.")]
+StressAxes = Annotated[str | None, typer.Option(help=f"Also play under stress: axes such as time,load, of {', '.join(AXES)}, or all.")]
+Controls = Annotated[
+    bool, typer.Option("--controls/--no-controls", help="Also play with empty and with swapped memory, and with the reference answers.")
+]
+RewardName = Annotated[
+    str | None,
+    typer.Option(
+        help="Reward: a name (rxrl list rewards) or path/file.py:function. Default: retention; outcome for scenarios; both for a mix."
+    ),
+]
+AnswerTokens = Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")]
+ThinkTokens = Annotated[int, typer.Option(min=0, help="Let the model think first, in so many tokens at most. Needs a model trained to.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(callback=writable_folder, help="Folder for evaluation.json and the transcripts; an unfinished evaluation resumes."),
+]
 
 
 def evaluate(  # noqa: PLR0913, PLR0917
-    what: Annotated[
-        str,
-        typer.Argument(
-            help="Checkpoint, run, Hugging Face model (folder or hf:NAME), http://... of a chat endpoint, name (rxrl list policies), "
-            "package.module:name or file.py:name.",
-            show_default=False,
-        ),
-    ],
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Held-out conversations, scenario:NAME or world (the generated world, the default). Repeatable: a mix in equal shares, "
-            "or by weights as in world=2."
-        ),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            help="What holds the conversation: none, transcript, transcript:N (the last N) or package.module:name. Default: what the "
-            "player needs."
-        ),
-    ] = None,
-    level: Annotated[
-        int | None, typer.Option(min=0, max=3, help="Difficulty of the generated world (from 0) or scenario (from 1). Default: the lowest.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Turns of each conversation. Default: 16, or all turns of --data.")
-    ] = None,
+    what: What,
+    data: Data = None,
+    memory: MemoryName = None,
+    level: Level = None,
+    steps: Steps = None,
     strategy: Annotated[Strategy, typer.Option(help="Structure of the conversations.")] = "multi-step",
-    conversations: Annotated[
-        int | None,
-        typer.Option(min=1, help="Maximum number of conversations; of each group of a suite. Default: 200, or what the suite takes."),
-    ] = None,
-    suite: Annotated[str | None, typer.Option(help="Play a benchmark: a name (rxrl list suites). --data is the place of its data.")] = None,
-    options: Annotated[list[str] | None, typer.Option("--set", help="Option of the suite, as name=value. Repeatable.")] = None,
-    stress: Annotated[
-        str | None, typer.Option(help=f"Also play under stress: axes such as time,load, of {', '.join(AXES)}, or all.")
-    ] = None,
-    controls: Annotated[
-        bool, typer.Option("--controls/--no-controls", help="Also play with empty and with swapped memory, and with the reference answers.")
-    ] = True,
+    conversations: Count = None,
+    suite: SuiteName = None,
+    options: SuiteOptions = None,
+    stress: StressAxes = None,
+    controls: Controls = True,
     greedy: Annotated[bool, typer.Option("--greedy/--sampled", help="Take the most likely tokens, or sample.")] = True,
-    reward: Annotated[
-        str | None,
-        typer.Option(
-            help="Reward: a name (rxrl list rewards) or path/file.py:function. Default: retention; outcome for scenarios; both for a mix."
-        ),
-    ] = None,
-    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = ANSWER_TOKENS,
-    max_think_tokens: Annotated[
-        int, typer.Option(min=0, help="Let the model think first, in so many tokens at most. Needs a model trained to.")
-    ] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(callback=writable_folder, help="Folder for evaluation.json and the transcripts; an unfinished evaluation resumes."),
-    ] = None,
+    reward: RewardName = None,
+    max_answer_tokens: AnswerTokens = ANSWER_TOKENS,
+    max_think_tokens: ThinkTokens = 0,
+    out: Out = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     device: Device = None,
 ) -> None:
@@ -117,16 +125,19 @@ def evaluate(  # noqa: PLR0913, PLR0917
         subject = Subject.open(what, memory, find_device(device))
         job = Assessment(subject, function, seed, greedy, out, settings, given, embed, bar)
         found = task.measure(job, mix, console)
-        console.print(*tables(found), sep="\n")
-        for note in (*suite_notes(found.suite), *stress_notes(found.stress)):
-            console.print(note, soft_wrap=True)
-        if verdict := memory_verdict(found.controls):
-            console.print(verdict, soft_wrap=True)
-        if nothing := without_score(reward_name(function), (record.reward for record in found.records)):
-            console.print(nothing, soft_wrap=True)
+        _show(found, reward_name(function), console)
         if out is not None:
             console.print(f"Wrote {found.save(out)} and the transcripts. For a page: rxrl report {out}", soft_wrap=True)
             job.forget()
+
+
+def _show(found: Evaluation, reward: str, console: PlainConsole) -> None:
+    """Tables, and sentences on what they mean."""
+    nothing = without_score(reward, (record.reward for record in found.records))
+    notes = (*suite_notes(found.suite), *stress_notes(found.stress), memory_verdict(found.controls), nothing)
+    console.print(*tables(found), sep="\n")
+    for note in filter(None, notes):
+        console.print(note, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)
