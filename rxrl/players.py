@@ -20,12 +20,12 @@ from rxrl.errors import ConfigError, RxrlError
 from rxrl.factory import TokenEmbeddings, build_env, checkpoint_folder, load_checkpoint, make_vector_env
 from rxrl.models import ReactiveTransformer
 from rxrl.models.files import CONFIG_FILE
-from rxrl.policies import POLICIES, EndpointPolicy, HuggingFacePolicy, ModelPolicy, Oracle, Parrot
+from rxrl.policies import POLICIES, EndpointPolicy, HuggingFacePolicy, ModelPolicy, Oracle, Parrot, RereadingPolicy, rereads
 from rxrl.policies.text import Dialogue, TextPolicy
 from rxrl.reading import OBJECT, hash_of, read_json
 from rxrl.registry import called
 from rxrl.seeding import Draws
-from rxrl.types import Policy, RewardFunction, Scenario, TextCodec
+from rxrl.types import ANSWER_TOKENS, Policy, RewardFunction, Scenario, TextCodec
 
 EVALUATION_ROWS = 100
 """Most conversations that an evaluation plays at once."""
@@ -88,6 +88,7 @@ def model_play(
     *,
     reward: RewardFunction,
     known: Sequence[Scenario] = (),
+    memory: Any = None,
     **options: Any,
 ) -> Play:
     """A model that is to be evaluated, and its environment: as many rows as there are conversations, up to `EVALUATION_ROWS`.
@@ -98,9 +99,13 @@ def model_play(
         conversations: Held-out conversations.
         reward: What scores the answers.
         known: Other conversations, which show the values that there are of each attribute.
+        memory: Of a model that re-reads: None is the whole transcript; others as in `make_env`.
         options: As in `build_env`.
     """
     rows = min(EVALUATION_ROWS, len(conversations))
+    if rereads(model.config):
+        given = {"values": scenario_values([*known, *conversations]), "num_envs": rows, "max_answer_tokens": ANSWER_TOKENS, **options}
+        return _rereading_play(model.eval(), tokenizer, conversations, memory, {"reward": reward, **given})
     values = scenario_values(known)
     envs: ConversationVectorEnv = build_env(
         conversations, memory=model.eval(), reward=reward, codec=tokenizer, known_values=values, num_envs=rows, **options
@@ -146,9 +151,10 @@ class Subject:
             if name not in GAME_PLAYERS and not is_language_model(name) and not name.startswith(ADDRESSES):
                 POLICIES.find(name)
             return cls(name, memory, device)
-        _check_own_memory(name, memory)
         model, tokenizer = load_checkpoint(name)
-        return cls(name, None, device, (model.to(device), tokenizer))
+        if not rereads(model.config):
+            _check_own_memory(name, memory)
+        return cls(name, memory, device, (model.to(device), tokenizer))
 
     def play(
         self, conversations: Sequence[Scenario], *, known: Sequence[Scenario] = (), embed: TokenEmbeddings | None = None, **options: Any
@@ -164,7 +170,7 @@ class Subject:
         if self.loaded is not None:
             if embed is not None:
                 embed.model = self.loaded[0]
-            return model_play(*self.loaded, conversations, known=known, **options)
+            return model_play(*self.loaded, conversations, known=known, memory=self.memory, **options)
         values, rows = scenario_values([*known, *conversations]), min(EVALUATION_ROWS, len(conversations))
         given: dict[str, Any] = {"max_query_tokens": LONGEST_QUERY, "values": values, "num_envs": rows, **options}
         return make_play(self.name, conversations, memory=self.memory, device=self.device, **given)
@@ -240,11 +246,22 @@ def _reactive_play(
     name: str, conversations: Any, memory: Any, num_envs: int, device: torch.device | str, own: dict[str, Any], options: dict[str, Any]
 ) -> Play:
     _check_player_options(name, own, ("temperature",))
-    _check_own_memory(name, memory)
     model, tokenizer = load_checkpoint(name)
     model.to(device).eval()
+    if rereads(model.config):
+        return _rereading_play(model, tokenizer, conversations, memory, {"num_envs": num_envs, **options}, **own)
+    _check_own_memory(name, memory)
     envs = make_vector_env(num_envs, conversations=conversations, memory=model, **{"tokenizer": tokenizer, **options})
     return Play(envs, ModelPolicy(model, envs.limits.said, **own))
+
+
+def _rereading_play(
+    model: ReactiveTransformer, tokenizer: TextCodec, conversations: Any, memory: Any, options: Mapping[str, Any], **own: Any
+) -> Play:
+    """A decoder alone, with the transcript or another memory in front of the query."""
+    given = {"tokenizer": tokenizer, "memory": "transcript" if memory is None else memory, "max_answer_tokens": ANSWER_TOKENS, **options}
+    envs = make_vector_env(conversations=conversations, **given)
+    return Play(envs, RereadingPolicy(model, envs.limits.answer + 1, **own))
 
 
 def _check_own_memory(name: str, memory: Any) -> None:

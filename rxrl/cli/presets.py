@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from rxrl.cli.console import echo, plain_console
-from rxrl.models import PRESETS, ModelConfig, ReactiveTransformer, count_parameters
+from rxrl.models import BASELINES, PRESETS, ModelConfig, ReactiveTransformer, count_parameters
 from rxrl.models.sizes import count_bytes
 from rxrl.models.skeleton import skeleton
 
@@ -37,24 +37,29 @@ _BYTES = {"bytes": "megabytes", "memory_values": "memory values", "memory_bytes"
 
 def presets(as_json: Annotated[bool, typer.Option("--json", help="Print parameter counts and bytes as JSON.")] = False) -> None:
     """List the model sizes, with parameters, bytes and memory of each."""
-    counts = {name: _counts(config) for name, config in PRESETS.items()}
+    counts = {name: _counts(config) for name, config in (PRESETS | BASELINES).items()}
     if as_json:
         echo(json.dumps(counts, indent=2))
         return
-    table = Table("", title="Presets", title_justify="left")
-    for name in PRESETS:
-        table.add_column(name, justify="right")
-    for heading, size in _SIZES.items():
-        table.add_row(heading, *(size(config) for config in PRESETS.values()))
-    table.add_section()
-    for part, heading in _PARTS.items():
-        table.add_row(heading, *(f"{counts[name][part]:,}" for name in PRESETS))
-    table.add_section()
-    for key, heading in _BYTES.items():
-        table.add_row(heading, *(_shown(key, counts[name][key]) for name in PRESETS))
-    plain_console().print(table)
+    plain_console().print(_table("Presets", PRESETS, counts), _table("Baselines, without memory", BASELINES, counts), sep="\n")
     echo("Parameters. Encoder and decoder each count the embedding they share; total counts it once, without the MLM head.")
     echo("Megabytes (1,000,000 bytes) in float32; memory is that of one conversation.")
+    echo("A baseline is a causal decoder that re-reads the conversation: rxrl stage rereading.")
+
+
+def _table(title: str, configs: Mapping[str, ModelConfig], counts: Mapping[str, Mapping[str, int]]) -> Table:
+    table = Table("", title=title, title_justify="left")
+    for name in configs:
+        table.add_column(name, justify="right")
+    for heading, size in _SIZES.items():
+        table.add_row(heading, *(size(config) for config in configs.values()))
+    table.add_section()
+    for part, heading in _PARTS.items():
+        table.add_row(heading, *(f"{counts[name][part]:,}" for name in configs))
+    table.add_section()
+    for key, heading in _BYTES.items():
+        table.add_row(heading, *(_shown(key, counts[name][key]) for name in configs))
+    return table
 
 
 def _counts(config: ModelConfig) -> dict[str, int]:

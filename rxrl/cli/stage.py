@@ -31,20 +31,27 @@ from rxrl.data.stores import Options
 from rxrl.errors import ConfigError, unknown_name
 from rxrl.pipeline.estimate import estimate_stage
 from rxrl.pipeline.parts import CHECKPOINT
-from rxrl.pipeline.stage_job import StageJob
+from rxrl.pipeline.stage_job import DEFAULT_BASELINE, StageJob
 from rxrl.pipeline.supervised import DEFAULT_PRESET
 from rxrl.runs.processes import Processes
-from rxrl.stages.config import STAGES
+from rxrl.stages.config import BASELINE_STAGES, STAGES
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 def stage(  # noqa: PLR0913, PLR0917
-    name: Annotated[str, typer.Argument(help=f"Stage: {', '.join(STAGES)} (in this order).", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help=f"Stage: {', '.join(STAGES)} (in this order); {', '.join(BASELINE_STAGES)} for a baseline.", show_default=False
+        ),
+    ],
     out: OutOrDryRun = None,
     start: Start = None,
-    size: Annotated[str | None, typer.Option("--preset", help="Size of a new model, without --from. Default: pico.")] = None,
+    size: Annotated[
+        str | None, typer.Option("--preset", help="Size of a new model, without --from. Default: pico; pico-causal for a baseline.")
+    ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer of a new model. Default: one trained on the data.")] = None,
     config: ConfigFile = None,
     override: Overrides = None,
@@ -61,12 +68,14 @@ def stage(  # noqa: PLR0913, PLR0917
     tflops: Tflops = 100.0,
 ) -> None:
     """Run one supervised stage of training, on a checkpoint or on a new model."""
-    if name not in STAGES:
-        raise ConfigError(unknown_name("stage", name, STAGES))
-    settings = load_config(config, STAGES[name], [*seed_override(seed), *(override or [])])
+    stages = STAGES | BASELINE_STAGES
+    if name not in stages:
+        raise ConfigError(unknown_name("stage", name, stages))
+    settings = load_config(config, stages[name], [*seed_override(seed), *(override or [])])
     if start is not None and (size or tokenizer):
         raise ConfigError("--preset and --tokenizer are for a fresh model: leave them out, or leave out --from.")
-    job = StageJob(name, settings, data, held_out, level, start, size or DEFAULT_PRESET, {}, tokenizer, Options(skip_bad=skip_bad))
+    default = DEFAULT_BASELINE if name in BASELINE_STAGES else DEFAULT_PRESET
+    job = StageJob(name, settings, data, held_out, level, start, size or default, {}, tokenizer, Options(skip_bad=skip_bad))
     processes = Processes(settings.precision)
     terminal = Terminal(plain_console(quiet=not processes.first))
     if dry_run:

@@ -9,10 +9,11 @@ from rxrl.models.heads import Critic, MLMHead, SharedCritic
 from rxrl.models.interop.rxlm import export_rxlm, import_rxlm
 from rxrl.models.model import ReactiveTransformer
 from rxrl.models.network import ReactiveNetwork
-from rxrl.models.presets import PRESETS, preset
+from rxrl.models.presets import BASELINES, PRESETS, preset
 from rxrl.models.sizes import count_parameters
 
 __all__ = [
+    "BASELINES",
     "PRESETS",
     "AnswerEnd",
     "AsyncReactiveSession",

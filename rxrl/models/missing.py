@@ -29,6 +29,6 @@ class MissingPart(nn.Module):
     def _refuse(self) -> NoReturn:
         part = {"mlm_head": "MLM head"}.get(self._part, self._part.replace("_", " "))
         raise ModelError(
-            f"This model has no {part}, because what it was imported from held none: import it together with one, "
-            "or with fresh weights for it (--fresh) to be trained."
+            f"This model has no {part}: it was imported without one (import it together with one, or with fresh weights for it, --fresh, "
+            "to be trained), or it is a baseline that re-reads the conversation (`rxrl stage rereading`, `rxrl evaluate`)."
         )

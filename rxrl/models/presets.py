@@ -36,6 +36,25 @@ def _published(
     )
 
 
+def _causal(name: str, layers: int, ff_dim: int) -> ModelConfig:
+    """A decoder alone, which re-reads the conversation; sizes and vocabulary of pico."""
+    full, least = _attention(4, 4), _attention(1, 1)
+    return ModelConfig(
+        name=name,
+        vocab_size=768,
+        dim=64,
+        layers=layers,
+        heads=4,
+        max_length=4096,
+        slots=1,
+        encoder=EncoderConfig(self_attention=least, ff_dim=1),
+        decoder=DecoderConfig(self_attention=full, cross_attention=least, ff_dim=ff_dim),
+        memory_attention=MemoryAttentionConfig(variant="simple", attention=least),
+        initial_memory="zeros",
+        absent=("encoder", "memory_attention", "mlm_head"),
+    )
+
+
 PRESETS: dict[str, ModelConfig] = {
     "pico": ModelConfig(
         name="pico",
@@ -55,12 +74,16 @@ PRESETS: dict[str, ModelConfig] = {
     "mini": _published("mini", dim=256, layers=8, heads=16, vocab_size=10_000, length=1_024, experts=16, encoder_reads_memory=True),
 }
 
+BASELINES: dict[str, ModelConfig] = {"pico-causal": _causal("pico-causal", 4, 272)}
+"""Models without memory to compare with, each as large as the preset that its name begins with."""
+
 
 def preset(name: str, **changes: Any) -> ModelConfig:
     """Configuration of a named size, with some fields changed; an unknown name is a `ModelError`."""
-    if name not in PRESETS:
-        raise ModelError(unknown_name("preset", name, PRESETS))
+    known = PRESETS | BASELINES
+    if name not in known:
+        raise ModelError(unknown_name("preset", name, known))
     try:
-        return ModelConfig.model_validate(PRESETS[name].model_dump() | changes)
+        return ModelConfig.model_validate(known[name].model_dump() | changes)
     except ValidationError as error:
         raise ModelError(sentence(f"Preset {name!r} cannot be changed like this: {first_refusal(error, ModelConfig)}")) from None

@@ -16,8 +16,9 @@ from rxrl.models import ReactiveTransformer, preset
 from rxrl.pipeline.config import PipelineConfig
 from rxrl.runs.identity import save_settings
 from rxrl.runs.tracking import read_metrics
-from rxrl.stages.config import LanguageConfig, MemoryAttentionStageConfig, ReadingConfig, SmatConfig, StageConfig
+from rxrl.stages.config import LanguageConfig, MemoryAttentionStageConfig, ReadingConfig, RereadingConfig, SmatConfig, StageConfig
 from rxrl.stages.language_modelling import LanguageTask
+from rxrl.stages.rereading import RereadingTask
 from rxrl.stages.tasks import MemoryAttentionTask, ReadingTask, SmatTask, StageTask
 from rxrl.template import segments, texts_of
 from rxrl.training.trainer import MRLTrainer
@@ -54,12 +55,13 @@ def fresh_model(
 def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Tokenizer, max_length: int) -> StageTask:
     """The task of a stage."""
     if isinstance(config, SmatConfig):
-        return SmatTask(config, sources.train, sources.validation, tokenizer, max_length)
+        kind = RereadingTask if isinstance(config, RereadingConfig) else SmatTask
+        return kind(config, sources.train, sources.validation, tokenizer, max_length)
     if isinstance(config, ReadingConfig):
         return ReadingTask(config, sources.train, sources.validation, tokenizer, max_length)
     if isinstance(config, MemoryAttentionStageConfig):
         return MemoryAttentionTask(config, sources.train, sources.validation, tokenizer, max_length)
-    assert isinstance(config, LanguageConfig), "stages have one of four configurations"
+    assert isinstance(config, LanguageConfig), "stages have one of five configurations"
     if name == "pretrain" and sources.packed is not None:
         return LanguageTask.on_packed(config, sources.packed("train", max_length), sources.packed("validation", max_length))
     if name == "pretrain":

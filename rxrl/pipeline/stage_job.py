@@ -10,17 +10,21 @@ from typing import Any
 
 from rxrl.data.stores import Options, Reporter
 from rxrl.data.tokenizer import Tokenizer
+from rxrl.errors import ConfigError
 from rxrl.models import ReactiveTransformer, preset
 from rxrl.pipeline.checks import check_lengths
 from rxrl.pipeline.parts import CHECKPOINT, make_task
 from rxrl.pipeline.supervised import open_stage
+from rxrl.policies import rereads
 from rxrl.runs.callbacks import RunCallback
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.identity import save_settings
-from rxrl.stages.config import StageConfig
+from rxrl.stages.config import BASELINE_STAGES, StageConfig
 from rxrl.stages.runner import StageRunner
 from rxrl.stages.tasks import StageTask
 
+DEFAULT_BASELINE = "pico-causal"
+"""Preset of a model without memory, where none is named."""
 Say = Callable[[str], None]
 Reporting = Callable[[], AbstractContextManager[Reporter]]
 Made = tuple[ReactiveTransformer, Tokenizer]
@@ -36,7 +40,7 @@ class StageJob:
     """What a stage needs to run.
 
     Attributes:
-        name: One of `rxrl.stages.config.STAGES`.
+        name: One of `rxrl.stages.config.STAGES` or `BASELINE_STAGES`.
         settings: Of the stage.
         data: Names of what to train on, as `--data` takes them; None: the generated world.
         held_out: What to validate on; None: a part of the data.
@@ -88,6 +92,10 @@ class StageJob:
                 changes=self.model,
             )
         model, codec = made or (model, codec)
+        if self.name in BASELINE_STAGES and not rereads(model.config):
+            raise ConfigError(
+                f"The stage {self.name} trains a baseline without memory, such as --preset {DEFAULT_BASELINE}: name one of those."
+            )
         check_lengths(self.settings, sources)
         return model, codec, make_task(self.name, self.settings, sources, codec, model.config.max_length)
 

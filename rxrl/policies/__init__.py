@@ -4,6 +4,7 @@ from rxrl.policies.endpoint import EndpointPolicy
 from rxrl.policies.huggingface import HuggingFacePolicy
 from rxrl.policies.reactive import ModelPolicy, StmBackend
 from rxrl.policies.registry import POLICIES
+from rxrl.policies.rereading import RereadingPolicy, rereads
 from rxrl.policies.scripted import Oracle, Parrot, Person
 from rxrl.policies.text import Dialogue, TextPolicy
 
@@ -16,6 +17,8 @@ __all__ = [
     "Oracle",
     "Parrot",
     "Person",
+    "RereadingPolicy",
     "StmBackend",
     "TextPolicy",
+    "rereads",
 ]

@@ -134,6 +134,10 @@ class SmatConfig(StageConfig):
         return frozenset(group for group in PARAMETER_GROUPS if progress >= self.unfreeze.get(group, 0.0))
 
 
+class RereadingConfig(SmatConfig):
+    """The baseline that re-reads the conversation: a causal decoder on the conversations of memory-aware training."""
+
+
 STAGES: dict[str, type[StageConfig]] = {
     "pretrain": LanguageConfig,
     "sft": LanguageConfig,
@@ -142,3 +146,5 @@ STAGES: dict[str, type[StageConfig]] = {
     "smat": SmatConfig,
 }
 """Configuration of each stage by name, in the order in which they are run."""
+BASELINE_STAGES: dict[str, type[StageConfig]] = {"rereading": RereadingConfig}
+"""Stages of models without memory, which are trained to be compared with."""

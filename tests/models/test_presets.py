@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from rxrl.cli.main import app
 from rxrl.errors import ModelError
-from rxrl.models import PRESETS, AttentionConfig, ModelConfig, ReactiveTransformer, count_parameters, preset
+from rxrl.models import BASELINES, PRESETS, AttentionConfig, ModelConfig, ReactiveTransformer, count_parameters, preset
 
 PUBLISHED = {
     "nano": {
@@ -31,7 +31,7 @@ PUBLISHED = {
 
 def counts(name: str) -> dict[str, int]:
     with torch.device("meta"):
-        return count_parameters(ReactiveTransformer(PRESETS[name]))
+        return count_parameters(ReactiveTransformer(preset(name)))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -53,7 +53,9 @@ def test_the_command_prints_exactly_the_counts():
     found = json.loads(result.stdout)
     parts = ["encoder", "decoder", "decoder_active", "memory_attention", "mlm_head", "total", "total_active"]
     assert list(found["nano"]) == [*parts, "bytes", "memory_values", "memory_bytes"]
-    assert {name: {part: each[part] for part in parts} for name, each in found.items()} == {name: counts(name) for name in PRESETS}
+    assert {name: {part: each[part] for part in parts} for name, each in found.items()} == {
+        name: counts(name) for name in (*PRESETS, *BASELINES)
+    }
     assert (found["mini"]["memory_values"], found["mini"]["memory_bytes"]) == (2_097_152, 4 * 2_097_152)
     assert found["nano"]["bytes"] == 4 * 11_734_220
     assert found["nano"]["total_active"] == 11_734_220 - 9_458_508 + 3_521_868
@@ -62,7 +64,7 @@ def test_the_command_prints_exactly_the_counts():
 def test_the_table_shows_every_count_in_full():
     result = CliRunner().invoke(app, ["presets"])
     assert result.exit_code == 0
-    for name in PRESETS:
+    for name in (*PRESETS, *BASELINES):
         assert all(f"{count:,}" in result.stdout for count in counts(name).values()), name
         assert f"{counts(name)['total'] * 4 / 1e6:,.3f}" in result.stdout, name
     assert max(len(line) for line in result.stdout.splitlines() if line.startswith(("│", "┃"))) <= 80
