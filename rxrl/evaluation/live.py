@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from rxrl.evaluation.played_stages import played_stages
 from rxrl.evaluation.report import METRICS, REPORT_JSON, read_metrics, read_report, render
 from rxrl.reading import read_yaml
 
@@ -26,33 +26,8 @@ def live_page(folder: str | Path, refresh: int) -> str:
     """
     folder = Path(folder)
     rows, finished = read_metrics(folder / METRICS), (folder / REPORT_JSON).is_file()
-    run: dict[str, Any] = read_report(folder) if finished else {"live": True, "stages": live_stages(rows), **_settings(folder)}
+    run: dict[str, Any] = read_report(folder) if finished else {"live": True, "stages": played_stages(rows), **_settings(folder)}
     return render({**run, "title": f"{folder.resolve().name}, {'finished' if finished else _place(rows)}"}, rows, (), refresh=refresh)
-
-
-def live_stages(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Stages of the curriculum so far, as a report lists them; the last one is under way."""
-    mrl = [row for row in rows if row.get("phase") == "mrl" and "stage" in row]
-    groups = [list(group) for _, group in groupby(mrl, key=lambda row: row["stage"])]
-    return [_stage(group, number == len(groups)) for number, group in enumerate(groups, start=1)]
-
-
-def _stage(rows: Sequence[Row], running: bool) -> dict[str, Any]:
-    first = rows[0]
-    held_out = _last(rows, "held_out_reward")
-    return {
-        "name": first["stage"],
-        "steps": first.get("steps"),
-        "strategy": first.get("strategy"),
-        "iterations": len(rows),
-        "retention": _last(rows, "retention"),
-        "reward": {"mean": _last(rows, "reward") if held_out is None else held_out},
-        "ended": "under way" if running else None,
-    }
-
-
-def _last(rows: Sequence[Row], key: str) -> float | None:
-    return next((row[key] for row in reversed(rows) if isinstance(row.get(key), (int, float))), None)
 
 
 def _place(rows: Sequence[Row]) -> str:

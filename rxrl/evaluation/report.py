@@ -17,6 +17,8 @@ from rxrl.evaluation.answers import with_load
 from rxrl.evaluation.curves import learning_curves
 from rxrl.evaluation.mistakes import mistakes_view
 from rxrl.evaluation.pages import page
+from rxrl.evaluation.played_stages import played_stages
+from rxrl.evaluation.provenance import times_sentence
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.evaluation.scenario_views import scenario_views
 from rxrl.evaluation.stress_views import stress_view
@@ -37,7 +39,7 @@ from rxrl.writing import write_json, write_text
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 REPORT_CSV = "retention_by_distance.csv"
-METRICS = "metrics.jsonl"
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 TRANSCRIPTS = ("transcripts.jsonl", "evaluation/mrl/transcripts.jsonl")
 """Where transcripts may be, below the folder of a run; the first that is there is shown."""
 
@@ -61,8 +63,8 @@ def write_report(
             `preset`, `budget`; `after_supervised`, `after_mrl`, `after_smat_continued` and `evaluation` from `summarise`; `controls` from
             `summarise_controls`; `stress` from `stress_by_axis`; `comparisons` from `summarise_comparisons`; `stages`, each from
             `summarise_stage`; `cost` from `cost_by_turn`, or such lists by label; `scenarios` from `compare_scenarios`; `suite` and
-            `stress_curves` of an evaluation; `config`, any
-            nested mapping; `title`; `notes`, sentences.
+            `stress_curves` of an evaluation; `made_with`; `config`, any nested mapping;
+            `title`; `notes`, sentences.
         metrics: Rows of metrics.jsonl.
         transcripts: Turns of the evaluation to show a few conversations of.
         out_dir: Folder of the report; made where missing.
@@ -71,7 +73,7 @@ def write_report(
         Path of `report.html`.
     """
     folder = Path(out_dir)
-    page = render(run, metrics, transcripts or ())
+    page = render(run, metrics, transcripts or (), times=times_sentence(read_metrics(folder / TIMINGS)))
     write_json(folder / REPORT_JSON, run)
     write_text(folder / REPORT_CSV, _csv(run))
     return write_text(folder / REPORT_HTML, page)
@@ -130,10 +132,26 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def render(
-    run: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]], transcripts: Sequence[TurnRecord], *, refresh: int | None = None
+    run: Mapping[str, Any],
+    metrics: Iterable[Mapping[str, Any]],
+    transcripts: Sequence[TurnRecord],
+    *,
+    refresh: int | None = None,
+    times: str = "",
 ) -> str:
-    """The page as text; all values are escaped. `refresh`: seconds after which a browser loads it again, None: it does not."""
+    """The page as text; all values are escaped.
+
+    Args:
+        run: As for `write_report`.
+        metrics: As for `write_report`.
+        transcripts: As for `write_report`.
+        refresh: Seconds after which a browser loads it again; None: it does not.
+        times: A sentence on where the time went.
+    """
+    metrics = list(metrics)
     distances, curves, headline = by_distance_view(run), curve_views(run.get("stress_curves")), headline_view(run)
+    if headline is None and not any(run.get(name) for name in (*_CONDITIONS, "suite")):
+        headline = headline_view({**run, "stages": played_stages(metrics)})
     if headline and curves:
         headline["answers"] = with_load(headline["answers"], curves["sentences"])
     return page(
@@ -155,6 +173,8 @@ def render(
         cost=cost_view(run.get("cost")),
         configuration=configuration_rows(run.get("config") or {}),
         notes=list(run.get("notes") or ()),
+        times=times,
+        made_with=configuration_rows(run.get("made_with") or {}),
     )
 
 

@@ -30,6 +30,7 @@ from rxrl.evaluation import (
     summarise_comparisons,
     write_report,
 )
+from rxrl.evaluation.provenance import made_with
 from rxrl.factory import TokenEmbeddings
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.beside import Teller, Voice, beside
@@ -263,6 +264,7 @@ class Pipeline:
         run = {
             "title": "Memory Reinforcement Learning",
             "seed": self.config.seed,
+            "made_with": made_with(),
             "wall_seconds": round(time.perf_counter() - self.started, 1),
             "resumed": self.resumes,
             "preset": self.config.preset,

@@ -12,6 +12,7 @@ from rxrl.data.sources import RowsSource
 from rxrl.data.splits import WORLD, DataConfig, Sources, generated
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.evaluation import write_report
+from rxrl.evaluation.provenance import made_with
 from rxrl.models import ReactiveTransformer, preset
 from rxrl.pipeline.config import PipelineConfig
 from rxrl.runs.identity import save_settings
@@ -98,6 +99,7 @@ def _finish(trainer: MRLTrainer, out: Path, started: float, resumed: bool) -> No
     run = {
         "title": "Memory Reinforcement Learning",
         "seed": trainer.config.seed,
+        "made_with": made_with(),
         "wall_seconds": round(time.perf_counter() - started, 1),
         "resumed": resumed,
         "preset": trainer.model.config.name,

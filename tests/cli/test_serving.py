@@ -13,7 +13,8 @@ import pytest
 
 from rxrl.cli.serving import live_server
 from rxrl.errors import ConfigError
-from rxrl.evaluation.live import live_page, live_stages
+from rxrl.evaluation.live import live_page
+from rxrl.evaluation.played_stages import played_stages
 
 Ask = Callable[..., tuple[int, dict[str, str], str]]
 ROWS = [
@@ -93,12 +94,12 @@ def test_a_port_that_is_taken_is_refused(ask: Any, folder: Path) -> None:
 
 
 def test_stages_so_far_are_those_of_the_metrics() -> None:
-    stages = live_stages(ROWS)
+    stages = played_stages(ROWS)
     assert [(each["steps"], each["iterations"], each["reward"]["mean"], each["ended"]) for each in stages] == [
         (2, 5, 4.0, None),
         (4, 5, 9.0, "under way"),
     ]
-    assert live_stages([]) == []
+    assert played_stages([]) == []
 
 
 def test_a_run_that_has_not_begun_has_a_page_and_a_finished_one_its_report(folder: Path) -> None:

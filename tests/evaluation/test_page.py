@@ -17,7 +17,8 @@ from rxrl.evaluation import summarise, summarise_stage
 from rxrl.evaluation.answers import answers, digits_for
 from rxrl.evaluation.charts import Mark, Series, dot_plot, line_plot
 from rxrl.evaluation.curves import learning_curves
-from rxrl.evaluation.report import render
+from rxrl.evaluation.provenance import made_with
+from rxrl.evaluation.report import render, write_report, write_run_report
 from rxrl.evaluation.views import cost_view, headline_view, stages_view
 from tests.evaluation.fakes import record
 
@@ -133,6 +134,25 @@ def test_a_training_that_was_not_evaluated_has_a_headline() -> None:
     assert "rxrl evaluate RUN --out RUN" in str(found["answers"])
     assert headline_view({"stages": [{}]}) is None
     assert '<section id="headline">' in render({"stages": stages}, METRICS, ())
+
+
+def test_a_training_whose_stages_have_no_numbers_takes_them_from_its_metrics() -> None:
+    page = render({"stages": [{}]}, METRICS, ())
+    assert "Retention in 3-turn episodes" in page
+    assert '<section id="headline">' not in render({"stages": [{}]}, [], ())
+
+
+def test_the_page_says_where_it_comes_from_and_where_the_time_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/rxrl", "train", "--out", "a folder"])
+    rows = [*[{"phase": "mrl", "collect": 3.0, "update": 1.0}] * 2, {"phase": "smat", "collect": 9.0}]
+    for name, lines in (("timings", rows), ("metrics", METRICS)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    page = write_report(content(made_with=made_with()), METRICS, RECORDS, tmp_path).read_text()
+    monkeypatch.setattr("sys.argv", ["rxrl", "report"])
+    for each in (page, write_run_report(tmp_path).read_text()):
+        assert "rxrl train --out &#39;a folder&#39;" in each
+        assert "Of 8 seconds of MRL: playing episodes 75 %, updates 25 %." in each
+    assert 'id="origin"' not in render(content(), METRICS, RECORDS)
 
 
 def test_every_picture_says_its_numbers_and_headings_are_in_order() -> None:
