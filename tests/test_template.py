@@ -16,7 +16,7 @@ from rxrl.data.batches import checked_ids, episode_batch
 from rxrl.data.corpora import open_corpus
 from rxrl.data.importers import import_chat
 from rxrl.data.rows import read_conversations, to_conversation, to_row, write_conversations
-from rxrl.data.stores import ConversationStore, Options, build
+from rxrl.data.stores import ConversationStore, Options, build, opening
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.envs import ConversationEnv, ConversationVectorEnv, NoMemory, TranscriptMemory, token_batch
 from rxrl.errors import CheckpointError, ConfigError, DataError, ModelError
@@ -25,6 +25,8 @@ from rxrl.factory import load_checkpoint, make_vector_env
 from rxrl.models import AnswerEnd, ReactiveSession, ReactiveTransformer, Token, generate
 from rxrl.policies import Dialogue, Oracle, TextPolicy
 from rxrl.rewards import load_reward
+from rxrl.runs.processes import Processes
+from rxrl.runs.run import Run
 from rxrl.stages.losses import mask_tokens, predicted
 from rxrl.template import (
     CALL,
@@ -223,6 +225,21 @@ def test_model_and_tokenizer_agree_on_the_template(tmp_path: Path) -> None:
     model(template=False).save_pretrained(tmp_path / "wrong", tokenizer=MARKED)
     with pytest.raises(CheckpointError, match="has markers of the interaction template, its model none"):
         load_checkpoint(tmp_path / "wrong")
+
+
+def test_stages_begin_with_a_model_that_knows_the_markers(tmp_path: Path) -> None:
+    write_conversations(tmp_path / "rows.jsonl", [to_conversation(ROW | {"id": f"{n}", "query": f"Rome {n}?"}, "") for n in range(20)])
+    build(open_corpus(tmp_path / "rows.jsonl").choose("any"), tmp_path / "store", MARKED, Options())
+    short = ["--set", "iterations=1", "--set", "validation_rows=2", "--set", "batch_tokens=100"]
+    for name, data in (("rows", "rows.jsonl"), ("store", "store")):
+        out = ["--data", str(tmp_path / data), "--out", str(tmp_path / name)]
+        ended = CliRunner().invoke(app, ["stage", "sft", *out, *short])
+        assert ended.exit_code == 0, ended.output
+        assert load_checkpoint(tmp_path / name)[0].config.template
+    split = open_corpus(tmp_path / "rows.jsonl").choose("any")
+    assert opening._needs_markers(split, Options())
+    with pytest.raises(CheckpointError, match="Only one of model and tokenizer has the markers"):
+        Run(tmp_path / "run", "stage", "step", model(template=False), MARKED, Processes(), {})
 
 
 def test_a_store_holds_the_same_tokens(tmp_path: Path) -> None:

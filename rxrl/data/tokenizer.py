@@ -136,6 +136,11 @@ class Tokenizer:
         return self._backend.decode(list(ids), skip_special_tokens=True).removeprefix(" ")
 
     @property
+    def model_settings(self) -> dict[str, Any]:
+        """What the configuration of a model for this tokenizer says of it."""
+        return {"vocab_size": self.vocab_size, "template": self.template}
+
+    @property
     def vocab_size(self) -> int:
         """Number of tokens, special ones included."""
         return self._backend.get_vocab_size(with_added_tokens=True)

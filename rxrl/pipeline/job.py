@@ -120,7 +120,7 @@ class Pipeline:
         if resume:
             MetricsLog(self.folder).rewind(newest_position(self.folder / "checkpoints"))
         tokenizer = self._tokenizer(sources)
-        changes = {"vocab_size": tokenizer.vocab_size, "template": tokenizer.template} | self.config.model
+        changes = tokenizer.model_settings | self.config.model
         model = ReactiveTransformer.from_preset(self.config.preset, seed=self.config.seed, **changes)
         self.supervise(model, tokenizer, sources)
         supervised = copy.deepcopy(model)

@@ -49,8 +49,7 @@ def fresh_model(
     preset(size)
     config = PipelineConfig(seed=seed, preset=size, data=DataConfig(train=mix_of(data or WORLD)))
     codec = train_tokenizer(config, sources) if tokenizer is None else Tokenizer.load(tokenizer)
-    chosen = {"vocab_size": codec.vocab_size, "template": codec.template, **changes}
-    return ReactiveTransformer.from_preset(size, seed=seed, **chosen), codec
+    return ReactiveTransformer.from_preset(size, seed=seed, **{**codec.model_settings, **changes}), codec
 
 
 def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Tokenizer, max_length: int) -> StageTask:

@@ -79,6 +79,4 @@ def _model_of(
         codec = open_store(data).files.load_tokenizer()
     else:
         codec = sampled_tokenizer(data, preset(size).vocab_size, options, reporter)
-    return ReactiveTransformer.from_preset(
-        size, seed=seed, **{"vocab_size": codec.vocab_size, "template": codec.template, **changes}
-    ), codec
+    return ReactiveTransformer.from_preset(size, seed=seed, **{**codec.model_settings, **changes}), codec

@@ -63,6 +63,11 @@ class Run:
         trackers: tuple[Tracker, ...] = (),
     ) -> None:
         self.folder, self.kind, self.unit, self.processes, self.keep = RunFolder.of(folder), kind, unit, processes, keep
+        if getattr(tokenizer, "template", False) != model.config.template:
+            raise CheckpointError(
+                "Only one of model and tokenizer has the markers of the interaction template: make the model with the settings "
+                "that the tokenizer gives it (`Tokenizer.model_settings`)."
+            )
         self.model, self.tokenizer = model, tokenizer
         self.checkpoints = self.folder.path / "checkpoints" / part
         self.identity = absolute_paths(identity)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from rxrl.data.corpora import Corpus, Row, Split, open_corpus
@@ -22,6 +23,8 @@ from rxrl.data.stores.texts import TextStore
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.errors import DataError
 from rxrl.locks import FileLock
+from rxrl.template import segments, texts_of
+from rxrl.types import Interaction
 from rxrl.writing import failures_told
 
 LARGE = 16 << 20
@@ -29,6 +32,7 @@ LARGE = 16 << 20
 CACHE_VARIABLE = "RXRL_CACHE"
 SAMPLE = 8 << 20
 """Characters that a tokenizer is trained on."""
+_FIRST_ROWS = 1000
 _SHARDS = 64
 """Most shards that a sample is taken from."""
 Store = TextStore | ConversationStore
@@ -141,7 +145,7 @@ def sampled_tokenizer(data: str, size: int, options: Options, reporter: Reporter
     if (folder / TOKENIZER_FILE).is_file():
         return Tokenizer.load(folder)
     reporter.say(f"Training a tokenizer on a sample of {data}.")
-    trained = Tokenizer.train(sample_texts(split, options), size)
+    trained = Tokenizer.train(sample_texts(split, options), size, template=_needs_markers(split, options))
     trained.save(folder)
     return trained
 
@@ -160,7 +164,7 @@ def sample_texts(split: Split, options: Options) -> list[str]:
         if kind == "texts":
             found = (" ".join(section.text.split()) for section in sections_of(shard, options.column, refusals))
         else:
-            found = (text for row in rows_of(shard, refusals) for text in _told(row))
+            found = (text for row in rows_of(shard, refusals) for each in _told(row) for text in texts_of(each))
         for text in found:
             texts.append(text)
             rest -= len(text)
@@ -169,13 +173,21 @@ def sample_texts(split: Split, options: Options) -> list[str]:
     return texts
 
 
-def _told(row: Row) -> list[str]:
+def _needs_markers(split: Split, options: Options) -> bool:
+    """Whether conversations have parts of the interaction template, judged by the first rows of the first shard."""
+    if kind_of(split, options.column) == "texts":
+        return False
+    rows = islice(rows_of(split.shards[0], Refusals(skip=True, say=lambda text: None)), _FIRST_ROWS)
+    return any(segments(each) for row in rows for each in _told(row))
+
+
+def _told(row: Row) -> tuple[Interaction, ...]:
     """What a conversation says; nothing where the row is wrong."""
     try:
         conversation = to_conversation(row.value(), row.default_id)
     except ValueError:
-        return []
-    return [text for each in conversation.interactions for text in (each.query, each.answer)]
+        return ()
+    return conversation.interactions
 
 
 def _opened(name: str, corpus: Corpus | None, tokenizer: Tokenizer, options: Options, reporter: Reporter, validates: bool = False) -> Store:
