@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 
 # Before the libraries that read them are imported.
 for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
@@ -21,6 +22,9 @@ from tests.coverage_table import CoverageTable  # noqa: E402
 from tests.skips import SkipReport  # noqa: E402
 
 torch.set_num_threads(1)
+# A shell starts what runs in the background with interrupts ignored, and processes of tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("rxrl", deadline=None, derandomize=True)
 settings.load_profile("rxrl")
 

@@ -29,8 +29,8 @@ def compare(
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Compare runs: paired within a seed, resampled over seeds."""
-    found = compare_runs(runs, seed=seed)
     with RunFolder(out).claimed():
+        found = compare_runs(runs, seed=seed)
         for line in comparison_lines(found):
             echo(line)
         echo(f"Wrote {write_comparison(found, out)}.")

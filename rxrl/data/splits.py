@@ -241,6 +241,16 @@ def mixed_sources(parts: Sequence[tuple[Sources, float]], test: int) -> Sources:
     )
 
 
+def refuse_level(level: int | None) -> None:
+    """Refuses a level where other data than the generated world is named.
+
+    Raises:
+        ConfigError: One was given.
+    """
+    if level is not None:
+        raise ConfigError("--level is for the generated world: give either --level or --data.")
+
+
 def open_data(
     data: str | None, held_out: str | None, level: int | None, seed: int, *, texts: bool = False, say: Say | None = None
 ) -> Sources:
@@ -261,8 +271,7 @@ def open_data(
         if held_out is not None:
             raise ConfigError("--held-out goes with --data: the generated world has held-out conversations of its own.")
         return open_sources(DataConfig(level=level_or_default(level), test_conversations=1), seed)
-    if level is not None:
-        raise ConfigError("--level is for the generated world: give either --level or --data.")
+    refuse_level(level)
     if is_store(data):
         return _opened_stores(data, held_out, seed, texts)
     split, other = _training_splits(data, held_out, say)

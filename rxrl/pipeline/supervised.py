@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rxrl.data.rows import LengthLimit
-from rxrl.data.splits import Sources, generated, holds_texts, open_texts, stored_sources
+from rxrl.data.splits import Sources, generated, holds_texts, open_texts, refuse_level, stored_sources
 from rxrl.data.stores import Options, Reporter, is_store, needs_store, open_store, sampled_tokenizer, stores_of
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.errors import ConfigError
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer, preset
 from rxrl.pipeline.parts import fresh_model
@@ -55,9 +54,10 @@ def open_stage(
     reporter, options, changes = reporter or Reporter(), options or Options(), changes or {}
     size = size or DEFAULT_PRESET
     preset(size)
+    if data and len(data) == 1 and not generated(data[0]):
+        # Before anything is opened: it may be large, or missing.
+        refuse_level(level)
     if data and len(data) == 1 and not generated(data[0]) and needs_store(data[0]):
-        if level is not None:
-            raise ConfigError("--level is for the generated world: give either --level or --data.")
         model, codec = load_checkpoint(start) if start else _model_of(data[0], size, tokenizer, options, seed, reporter, changes)
         train, other = stores_of(data[0], held_out, codec, options, reporter)
         return model, codec, stored_sources(train, other, seed, texts=name == "pretrain")

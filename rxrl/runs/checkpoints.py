@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from itertools import count
@@ -69,11 +70,28 @@ def save_checkpoint(
         tokenizer.save(folder)
         write_json(folder / STATE_FILE, state, exact=True)
         if tensors is not None:
-            torch.save(dict(tensors), folder / TENSORS_FILE)
+            torch.save(_with_shared_names(tensors), folder / TENSORS_FILE)
         if critic is not None:
             save_file({name: value.contiguous() for name, value in critic.state_dict().items()}, folder / CRITIC_FILE)
         write_manifest(folder, [file.name for file in folder.iterdir() if file.name != MANIFEST_FILE])
     return path
+
+
+def _with_shared_names(value: Any) -> Any:
+    """The same values, in which equal texts are one object.
+
+    A pickle refers back to an object that it has written. Names that were read from a checkpoint are other objects than those of the
+    code, so without this a resumed run would write other bytes.
+    """
+    if isinstance(value, str):
+        return sys.intern(str(value))
+    if isinstance(value, Mapping):
+        return {_with_shared_names(key): _with_shared_names(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_shared_names(each) for each in value]
+    if type(value) is tuple:
+        return tuple(_with_shared_names(each) for each in value)
+    return value
 
 
 def load_state(path: str | Path) -> tuple[Saved, Saved]:

@@ -103,7 +103,7 @@ def test_embeddings_are_handed_in_where_there_is_no_model(transcripts: Path) -> 
     assert "scores 10.00." in shown
     assert "10.00" in run("rescore", str(transcripts), "--reward", "mine.py:near").stdout
     assert "10.00" in run("play", "--policy", "oracle", "--steps", "1", "--reward", "mine.py:near").stdout
-    assert "There is no checkpoint nowhere" in run("evaluate", "nowhere", "--reward", "mine.py:near", code=2).stderr
+    assert "Unknown policy 'nowhere'" in run("evaluate", "nowhere", "--reward", "mine.py:near", code=2).stderr
 
 
 @pytest.fixture

@@ -201,7 +201,7 @@ def test_wrong_options_are_refused_in_one_sentence(place: Path) -> None:
         SUITES.find("rxrl.types:Turn")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs the data sets beside the project")
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs files that are not published: data sets")
 def test_the_real_files_of_babi_and_sgd_fit_a_small_model() -> None:
     limit = LengthLimit(60)
     tasks = SUITES.find("babi")().groups(Setting(REAL / "babi", 3, limit=limit))

@@ -96,19 +96,23 @@ def test_a_whole_model_computes_the_same(flash: FlashDouble, reads_memory: bool)
     batch = padded(interactions([7, 3, 5]), 2)
     start = memory_of(model, 3)
 
-    def outputs() -> tuple[Tensor, Tensor, Tensor]:
-        stm = model.write_memory(start, batch.ids, batch.mask)
-        logits = model.decode(batch.ids, batch.mask, start)[batch.mask]
-        return stm, logits, model.generate(prompts([3, 1, 2]), start, max_new_tokens=4).ids
+    def outputs(model: ReactiveTransformer = model) -> tuple[Tensor, Tensor, Tensor]:
+        memory = start.to(model.dtype)
+        stm = model.write_memory(memory, batch.ids, batch.mask)
+        logits = model.decode(batch.ids, batch.mask, memory)[batch.mask]
+        return stm, logits, model.generate(prompts([3, 1, 2]), memory, max_new_tokens=4).ids
 
     expected = outputs()
     assert (flash.whole, flash.packed) == (0, 0)
+    exact = outputs(model.float())
+    model.to(torch.bfloat16)
     model.use_attention("flash")
     found = outputs()
     assert flash.whole
     assert flash.packed
-    for one, other in zip(found[:2], expected[:2], strict=True):
-        assert (one - other).float().norm() < 0.02 * other.float().norm()
+    # How much bfloat16 rounds depends on the weights; flash-attn rounds as much as torch does.
+    for one, other, truth in zip(found[:2], expected[:2], exact[:2], strict=True):
+        assert (one - truth).norm() < 1.25 * (other - truth).norm()
     assert torch.equal(found[2], expected[2])
     model.use_attention("sdpa")
     calls = flash.whole

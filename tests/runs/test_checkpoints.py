@@ -32,6 +32,15 @@ def test_what_is_saved_comes_back(tmp_path):
     assert not load_critic(saved(tmp_path, "plain"), other)
 
 
+def test_what_was_loaded_is_saved_in_the_same_bytes(tmp_path):
+    # A name that stands in two places is one object in code; read from a checkpoint and joined with those of the code, it is two.
+    name, again = "encoder.norm", "".join(["encoder", ".norm"])
+    assert name is not again
+    one = saved(tmp_path, "step-000001", tensors={"good": {name: torch.ones(2)}, "other": [name, {"a": (name,)}]})
+    other = saved(tmp_path, "step-000002", tensors={"good": {again: torch.ones(2)}, "other": [name, {"a": (name,)}]})
+    assert (one / TENSORS_FILE).read_bytes() == (other / TENSORS_FILE).read_bytes()
+
+
 def test_a_failed_write_leaves_the_older_checkpoint(tmp_path):
     path = saved(tmp_path)
     before = {file.name: file.read_bytes() for file in path.iterdir()}

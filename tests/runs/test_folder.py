@@ -172,6 +172,9 @@ COMMANDS = {
     "evaluate": ["evaluate", "nowhere", "--out", "RUN"],
     "rescore": ["rescore", "nowhere.jsonl", "--reward", "exact", "--out", "RUN/evaluation/a.jsonl"],
     "report": ["report", "RUN"],
+    "compare": ["compare", "oracle", "parrot", "--out", "RUN"],
+    "probe": ["probe", "nowhere", "--out", "RUN"],
+    "sweep": ["sweep", "--seeds", "0..1", "--out", "RUN", "--", "quickstart"],
     "data tokenizer": ["data", "tokenizer", "nowhere.txt", "--out", "RUN"],
 }
 

@@ -20,7 +20,7 @@ def test_supervised_training_learns_to_recall_one_of_four_words(tmp_path):
     )
     model = small_model()
     task = SmatTask(config, RecallSource(4), RecallSource(4), CODEC, LENGTH)
-    before = task.validate(model)
+    before = task.validate(model, 0.0)
     after = StageRunner("smat", model, CODEC, task, config, tmp_path).train()
     assert before["asking_accuracy"] < 0.5
     assert after["asking_accuracy"] >= 0.95
