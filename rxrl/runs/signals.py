@@ -77,6 +77,10 @@ class Interruption:
         with _handled(self._note, lambda handler: _free(handler) or isinstance(handler, Relay)) as before:
             self._relays = {each: handler for each, handler in before.items() if isinstance(handler, Relay)}
             yield
+        # It came when the last border had been passed: what goes on behind it has to hear of it.
+        relay = None if self.received is None else self._relays.get(self.received)
+        if relay is not None and relay.ends:
+            raise Interrupted("Interrupted: what was saved stays; go on with --resume.", self.received or 0)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
