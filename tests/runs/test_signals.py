@@ -113,9 +113,11 @@ def test_a_training_listens_in_the_place_of_the_relay_and_hands_on_what_it_heeds
     handed, interruption, relay = [], Interruption(), Relay()
     relay.hand_on = handed.append
     with relay.listening():
-        with interruption.watched(lambda text: None, "iteration"):
+        # Nothing in the block heeds it, as where it comes behind the last step: it ends what goes on.
+        with pytest.raises(Interrupted, match="go on with --resume") as stop, interruption.watched(lambda text: None, "iteration"):  # noqa: PT012
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop.value.exit_code == 128 + number
         assert signal.getsignal(number) == relay
     assert interruption.received == number
     assert handed == [number]  # One is enough: what comes later may be the same order over again.
