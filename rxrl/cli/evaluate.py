@@ -30,6 +30,7 @@ from rxrl.factory import TokenEmbeddings
 from rxrl.players import Subject, is_checkpoint
 from rxrl.rewards import load_reward, read_spec
 from rxrl.runs.folder import RunFolder
+from rxrl.runs.identity import absolute_paths, code_files
 from rxrl.scoring import reward_name, without_score
 from rxrl.supply import held_out_mix, named_reward
 from rxrl.terminal import PlainConsole
@@ -114,7 +115,9 @@ def evaluate(  # noqa: PLR0913, PLR0917
     # What is wrong with the reward is said before a checkpoint is read.
     embed = TokenEmbeddings() if is_checkpoint(what) else None
     handed_in: dict[str, Any] = {} if embed is None else {"embed": embed}
-    function = load_reward(read_spec(reward) if reward else named_reward(mix), **handed_in)
+    spec = read_spec(reward) if reward else named_reward(mix)
+    function = load_reward(spec, **handed_in)
+    code = code_files(absolute_paths([spec, memory, [name.removeprefix(SCENARIO) for name in mix]]))
     thoughts = {"max_think_tokens": max_think_tokens} if max_think_tokens else {}
     settings = {
         "what": what, "memory": memory, **task.settings(mix), "greedy": greedy, "reward": reward_name(function),
@@ -123,7 +126,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     with nullcontext() if out is None else RunFolder(out).claimed(), Bar(console, "turns") as bar:
         given: dict[str, Any] = {"max_answer_tokens": task.answer_tokens(max_answer_tokens), "strategy": strategy, **thoughts}
         subject = Subject.open(what, memory, find_device(device))
-        job = Assessment(subject, function, seed, greedy, out, settings, given, embed, bar)
+        job = Assessment(subject, function, seed, greedy, out, settings, {"reward": spec, "code": code}, given, embed, bar)
         found = task.measure(job, mix, console)
         _show(found, reward_name(function), console)
         if out is not None:

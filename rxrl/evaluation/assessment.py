@@ -38,6 +38,8 @@ class Assessment:
         greedy: Likeliest tokens; sampled answers otherwise.
         folder: Where unfinished work and transcripts are kept; None keeps nothing.
         settings: Plain values that describe the evaluation; they are saved with it, and what was kept under others is not used.
+        behind: Plain values that answers and rewards also depend on, such as the weights of the reward and the hashes of code files; they
+            are not saved, but what was kept under others is not used either.
         options: Options of the environment.
         embed: What the reward embeds answers with; it gets the model of a checkpoint.
         progress: Called with turns played and turns in all.
@@ -49,6 +51,7 @@ class Assessment:
     greedy: bool = True
     folder: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    behind: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     embed: TokenEmbeddings | None = None
     progress: Callable[[int, int], None] | None = None
@@ -113,7 +116,10 @@ class Assessment:
         if self.folder is None:
             return Watch(self.progress)
         played = hash_of_conversations(chosen)
-        identity = {"version": __version__, **self.settings, "subject": self.subject.identity, "played": played, "part": part}
+        identity = {
+            "version": __version__, "settings": self.settings, "behind": self.behind, "subject": self.subject.identity, "played": played,
+            "part": part,
+        }  # fmt: skip
         return Watch(self.progress, KeptBatches(self.folder, identity))
 
     def _transcripts(self) -> Any:

@@ -127,8 +127,12 @@ def test_other_settings_or_weights_use_nothing_that_was_kept(
 
     monkeypatch.setattr(resuming.KeptBatches, "keep", keep)
     other = shutil.copytree(checkpoint, tmp_path / "other")
-    for options in ((), ("--sampled",), ("--seed", 1), ("--max-answer-tokens", 5)):
+    rewards = [("--reward", f"{{retention: 1, length: {weight}}}") for weight in (0, 3)]
+    for options in ((), ("--sampled",), ("--seed", 1), ("--max-answer-tokens", 5), *rewards):
         invoke("evaluate", other, *FEW, *options, "--out", tmp_path / "out", code=130)
+    for score in (3, 4):
+        (tmp_path / "reward.py").write_text(f"def fixed(turns):\n    return [{score}.0 for turn in turns]\n")
+        invoke("evaluate", other, *FEW, "--reward", f"{tmp_path / 'reward.py'}:fixed", "--out", tmp_path / "out", code=130)
     (other / "more.json").write_text("{}")
     invoke("evaluate", other, *FEW, "--out", tmp_path / "out", code=130)
     assert len(set(kept)) == len(kept)
