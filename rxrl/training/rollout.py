@@ -88,6 +88,14 @@ class Rollout:
         """Real tokens of all turns and of the first write, counted as for supervised episodes: what was told and said once."""
         return int(self.turns.mask.sum() + self.writes.mask[0].sum())
 
+    @property
+    def judged(self) -> Tensor:
+        """Turns that a scenario itself judged, bool `[turns, batch]`; none where the text is left out."""
+        judged = torch.zeros_like(self.real)
+        if self.scored_turns:
+            judged[self.real] = torch.tensor([turn.outcome is not None for turn in self.scored_turns], device=judged.device)
+        return judged
+
     def turn_grid(self) -> list[list[Turn | None]]:
         """The scored turns by number and row; None past the end of an episode."""
         seen = iter(self.scored_turns)

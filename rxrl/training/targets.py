@@ -208,10 +208,12 @@ def start_critic(critic: AnyCritic, rollout: Rollout, config: AlgorithmConfig, r
 def rollout_metrics(
     rollout: Rollout, values: Tensor, returns: Tensor, config: AlgorithmConfig | None = None, reduce: Reduce | None = None
 ) -> dict[str, Tensor]:
-    """Reward and value statistics of a rollout; rewards over the turns that ask, the mean of the others apart; NaN where there is nothing.
+    """Reward and value statistics of a rollout; NaN where there is nothing.
+
+    As in evaluations, the reward is a mean over the turns that ask and those that a scenario judged; over all where there are neither.
 
     Args:
-        rollout: What was collected.
+        rollout: What was collected, with its text.
         values: `[turns, batch]`.
         returns: `[turns, batch]`.
         config: Says whether there is a critic; None: there is.
@@ -227,8 +229,8 @@ def rollout_metrics(
         nothing = total(flags) == 0
         return mean.masked_fill(nothing, torch.nan), variance.masked_fill(nothing, torch.nan)
 
-    asking, others = rollout.scored & rollout.asking, rollout.scored & ~rollout.asking
-    mean, variance = moments(rollout.rewards, asking if total(asking) > 0 else rollout.scored)
+    counted, others = rollout.scored & (rollout.asking | rollout.judged), rollout.scored & ~rollout.asking
+    mean, variance = moments(rollout.rewards, counted if total(counted) > 0 else rollout.scored)
     metrics = {
         "reward": mean,
         "reward_std": variance.sqrt(),

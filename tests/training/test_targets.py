@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from rxrl.algorithms import AlgorithmConfig
+from rxrl.algorithms.advantages import masked_moments
+from rxrl.evaluation.metrics import reward_range, rewarded
+from rxrl.evaluation.records import TurnRecord
 from rxrl.models.trajectory import answer_hidden
 from rxrl.training.critics import critic_values, turns_ahead
 from rxrl.training.replay import policy_log_probs, reference_pass, scatter, trajectory
@@ -14,7 +17,7 @@ from rxrl.training.update import critic_loss
 from tests.algorithms.options import configured
 from tests.distributions import exact_kl, sampled, tempered
 from tests.lockstep import in_lockstep
-from tests.training.toy import conversations, play, tiny_model, toy_critic, unscored_tells
+from tests.training.toy import conversations, earned, play, scenarios, tiny_model, toy_critic, unscored_tells
 
 
 def test_advantages_are_whitened_over_scored_turns_and_0_elsewhere():
@@ -57,6 +60,22 @@ def test_rollout_metrics_keep_asking_turns_apart():
     assert torch.allclose(metrics["reward"], rollout.rewards[asking].mean())
     assert torch.allclose(metrics["reward_not_asking"], rollout.rewards[others].mean())
     assert metrics["answer_tokens"] == rollout.answer.sum() / rollout.real.sum()
+
+
+def test_the_reward_is_over_the_turns_that_evaluations_count():
+    """Those that ask, and those that a scenario judged; a mix of both kinds, with episodes of several lengths."""
+    model = tiny_model()
+    rollout = play(model, scenarios(12, (5, 4)), reward=earned)
+    records = [TurnRecord.of(turn, retention=1.0 if turn.asking else None, score=earned([turn])[0]) for turn in rollout.scored_turns]
+    asking = rollout.scored & rollout.asking
+    assert 0 < asking.sum() < len(rewarded(records)) < len(records)
+    metrics = rollout_metrics(rollout, torch.zeros_like(rollout.rewards), rollout.rewards)
+    assert float(metrics["reward"]) == pytest.approx(reward_range(rewarded(records))["mean"], abs=1e-5)
+    assert abs(metrics["reward"] - rollout.rewards[asking].mean()) > 1e-3
+    # Without outcomes it is the mean of asking turns, to the bit.
+    turns = [replace(turn, outcome=None) for turn in rollout.scored_turns]
+    plain = rollout_metrics(replace(rollout, scored_turns=turns), torch.zeros_like(rollout.rewards), rollout.rewards)
+    assert plain["reward"] == masked_moments(rollout.rewards, asking)[0]
 
 
 def test_metrics_of_several_processes_are_those_of_the_whole():
