@@ -44,6 +44,13 @@ RewardName = Annotated[
     str | None, typer.Option(help="Reward: a name (rxrl list rewards), package.module:function or path/file.py:function.")
 ]
 EnvName = Annotated[str | None, typer.Option(help="Environment: a name (rxrl list envs), package.module:Class or path/file.py:Class.")]
+Coefficients = Annotated[
+    str | None,
+    typer.Option(
+        help="What the update learns from, with coefficients: reward=1,reference=0.5 (rxrl list signals). What is not named is off. "
+        "Default: reward=1."
+    ),
+]
 
 
 class Wandb(StrEnum):
@@ -63,13 +70,7 @@ def train(  # noqa: PLR0913, PLR0917
     reward: RewardName = None,
     env: EnvName = None,
     algorithm: Annotated[str | None, typer.Option(help="Algorithm: a name (rxrl list algorithms). Default: impo.")] = None,
-    signals: Annotated[
-        str | None,
-        typer.Option(
-            help="What the update learns from, with coefficients: reward=1,reference=0.5 (rxrl list signals). What is not named is off. "
-            "Default: reward=1."
-        ),
-    ] = None,
+    signals: Coefficients = None,
     data: TrainData = None,
     held_out: HeldOut = None,
     level: LevelOption = None,
@@ -85,13 +86,7 @@ def train(  # noqa: PLR0913, PLR0917
     """Train a model's memory with reinforcement learning, through a curriculum."""
     stages = load_curriculum(curriculum)
     # A reward may be a mapping, everything else is text as it stands.
-    named = {
-        "reward": reward,
-        "env": quoted(env),
-        "algorithm.name": quoted(algorithm),
-        "signals": _mapping(signals),
-        "tracking.wandb": wandb,
-    }
+    named = {"reward": reward, "env": quoted(env), "algorithm.name": quoted(algorithm), "signals": _pairs(signals), "tracking.wandb": wandb}
     chosen = _overrides(seed, named, {"tracking.tensorboard": tensorboard, "alarms.stop": stop_on_alarm})
     settings = load_config(config, MRLConfig, [*chosen, *(override or [])])
     if "reward" not in settings.model_fields_set:
@@ -127,7 +122,7 @@ def train(  # noqa: PLR0913, PLR0917
         run_training(trainer, terminal.say, resume)
 
 
-def _mapping(signals: str | None) -> str | None:
+def _pairs(signals: str | None) -> str | None:
     """`reward=1,reference=0.5` as YAML.
 
     Raises:
