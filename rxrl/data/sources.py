@@ -12,7 +12,7 @@ from typing import Protocol
 from rxrl.errors import DataError
 from rxrl.seeding import derive_seed
 from rxrl.template import heard
-from rxrl.types import Conversation, Scenario
+from rxrl.types import Conversation, Interaction, Scenario
 
 
 class ConversationSource(Protocol):
@@ -38,6 +38,11 @@ def said(scenario: Scenario) -> tuple[tuple[str, str], ...]:
     dialogue = scenario.begin(0)
     spoken = (dialogue.first, dialogue.say(()))
     return tuple((heard(each), each.answer) for each in spoken if each is not None)
+
+
+def told_together(before: Interaction, after: Interaction) -> str:
+    """Two interactions as one text, for pre-training."""
+    return f"{heard(before)} {before.answer} {heard(after)} {after.answer}"
 
 
 def fingerprint(source: EpisodeSource, *, steps: int = 1, strategy: str = "multi-step", count: int = 16) -> str:

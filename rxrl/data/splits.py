@@ -15,11 +15,10 @@ from rxrl.data.importers.common import one_line
 from rxrl.data.importers.text import texts_of
 from rxrl.data.mixing import MixedSource, Shares, mix_of, mixed_lists
 from rxrl.data.rows import LengthLimit, conversations_of
-from rxrl.data.sources import ConversationSource, EpisodeSource, RowsSource, said
+from rxrl.data.sources import ConversationSource, EpisodeSource, RowsSource, said, told_together
 from rxrl.data.stores import ConversationStore, PackedTexts, Store, TextStore, check_stores_apart, is_store, open_store
 from rxrl.data.world import GeneratedSource, level_or_default
 from rxrl.errors import ConfigError, DataError
-from rxrl.template import heard
 from rxrl.types import Conversation, Scenario
 
 SCENARIO = "scenario:"
@@ -212,7 +211,7 @@ def interaction_texts(conversations: Sequence[Conversation]) -> list[str]:
 
     Where two are longer than the model, the end of the second is left out; the next text begins with it.
     """
-    return [f"{heard(before)} {before.answer} {heard(i)} {i.answer}" for c in conversations for before, i in pairwise(c.interactions)]
+    return [told_together(before, after) for each in conversations for before, after in pairwise(each.interactions)]
 
 
 def mixed_sources(parts: Sequence[tuple[Sources, float]], test: int) -> Sources:

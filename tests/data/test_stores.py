@@ -19,7 +19,8 @@ from rxrl.data.batches import episode_batch
 from rxrl.data.corpora import DOCUMENT_BORDER, open_corpus
 from rxrl.data.rows import to_row
 from rxrl.data.sources import RowsSource
-from rxrl.data.stores import ConversationStore, Options, TextStore, build, is_store
+from rxrl.data.splits import interaction_texts
+from rxrl.data.stores import ConversationStore, Options, TextStore, build, is_store, read_manifest
 from rxrl.data.stores.parts import Parting
 from rxrl.data.stores.permutation import Permutation
 from rxrl.data.stores.sections import LONGEST, cut_sections
@@ -191,6 +192,15 @@ def test_conversations_from_a_store_are_those_of_the_rows_in_texts_and_in_tokens
         assert torch.equal(getattr(one, name).mask, getattr(two, name).mask)
 
 
+def test_texts_for_pre_training_are_those_of_the_rows_with_what_tools_have_found(tmp_path):
+    told = {"query": "How warm is it?", "answer": "It is warm.", "interactions": [{"tool_result": "31 degrees", "answer": "31 degrees."}]}
+    marked = Tokenizer.train(TEXTS[:50], 400, template=True)
+    build(open_corpus(lines(tmp_path / "talks.jsonl", [told])).choose("train"), tmp_path / "store", marked, Options())
+    source = ConversationStore(tmp_path / "store").source(0)
+    assert source.texts(0, 1) == interaction_texts(source.take(steps=1, strategy="multi-step", start=0, count=1))
+    assert source.texts(0, 1)[0].count("31 degrees") == 2
+
+
 def test_parts_of_conversations_share_none_and_an_epoch_is_an_order_of_its_own(talks):
     train, validation = (talks.source(4, part, share=0.3) for part in ("train", "validation"))
     taken = [
@@ -351,6 +361,16 @@ def test_what_cannot_be_read_is_named_with_file_and_row_and_skipped_where_that_i
     found = TextStore(store_of(tmp_path / "store", tmp_path / "data", skip_bad=True)).manifest
     assert found.items == 9 + (case != "empty")
     assert found.skipped_count == len(found.skipped) == 1
+
+
+def test_a_source_that_begins_with_a_broken_row_is_told_by_the_next_one(tmp_path):
+    for rows, kind in (([{"text": text} for text in TEXTS[:3]], "texts"), ([to_row(each) for each in TALKS[:3]], "conversations")):
+        source = lines(tmp_path / f"{kind}.jsonl", rows)
+        source.write_text("{\n" + source.read_text())
+        with pytest.raises(DataError, match=kind + r"\.jsonl, row 1: not valid JSON.*--skip-bad"):
+            store_of(tmp_path / kind, source)
+        found = read_manifest(store_of(tmp_path / kind, source, skip_bad=True))
+        assert (found.kind, found.items, found.skipped_count) == (kind, 3, 1)
 
 
 @pytest.mark.parametrize("cut", [0.5, 0.01, 0.0])

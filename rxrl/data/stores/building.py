@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from rxrl.writing import check_writable, replacing_folder, write_json
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes of the source have been read, and how many it has (0 where that is not known)."""
+FIRST_ROWS = 1000
+"""Rows of each shard that are looked at for one that can be read."""
 WRITERS: dict[Kind, type[TextWriter | ConversationWriter]] = {"texts": TextWriter, "conversations": ConversationWriter}
 
 
@@ -42,15 +45,14 @@ def kind_of(split: Split, column: str) -> Kind:
     for shard in split.shards:
         if shard.file is not None and ending(shard.file) not in ROW_ENDINGS:
             return "texts"
-        try:
-            row = next(shard.rows(), None)
-            found = None if row is None else row.value()
-        except (DataError, ValueError):
-            continue
-        if isinstance(found, Mapping) and isinstance(found.get(column), str) and found.get("interactions") is None:
-            return "texts"
-        if isinstance(found, Mapping):
-            return "conversations"
+        with suppress(DataError):
+            for row in islice(shard.rows(), FIRST_ROWS):
+                try:
+                    found = row.value()
+                except ValueError:
+                    continue
+                if isinstance(found, Mapping):
+                    return "texts" if isinstance(found.get(column), str) and found.get("interactions") is None else "conversations"
     raise DataError(f"{split.name} has no row that can be read: check the files.")
 
 

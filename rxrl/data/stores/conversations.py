@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rxrl.data.batches import EpisodeBatch, answer_positions, long_interaction, turns_first
 from rxrl.data.rows import to_conversation
-from rxrl.data.sources import cut
+from rxrl.data.sources import cut, told_together
 from rxrl.data.stores.manifest import ASKS, FRAMED, REFUSAL, StoreFiles
 from rxrl.data.stores.parts import Part, Parting
 from rxrl.data.stores.permutation import Permutation
@@ -165,8 +165,8 @@ class StoredConversations:
             conversation = self.store.conversation(self._indices(1, "multi-step", place, 1)[0])
             # Every epoch tells another pair.
             turn = place // self.available(1, "multi-step") % conversation.steps
-            told = [text for each in conversation.interactions[turn : turn + 2] for text in (each.query, each.answer)]
-            found.append(" ".join(told))
+            found.append(told_together(*conversation.interactions[turn : turn + 2]))
+        self.store.let_go()
         return found
 
     def _turns(self, index: int, steps: int, strategy: str) -> list[int]:

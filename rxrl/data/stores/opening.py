@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rxrl.data.corpora import Corpus, Row, Split, open_corpus
 from rxrl.data.rows import to_conversation
-from rxrl.data.stores.building import Progress, build, fingerprint, kind_of
+from rxrl.data.stores.building import FIRST_ROWS, Progress, build, fingerprint, kind_of
 from rxrl.data.stores.conversations import ConversationStore
 from rxrl.data.stores.manifest import is_store, read_manifest
 from rxrl.data.stores.options import Options
@@ -32,7 +32,6 @@ LARGE = 16 << 20
 CACHE_VARIABLE = "RXRL_CACHE"
 SAMPLE = 8 << 20
 """Characters that a tokenizer is trained on."""
-_FIRST_ROWS = 1000
 _SHARDS = 64
 """Most shards that a sample is taken from."""
 Store = TextStore | ConversationStore
@@ -177,7 +176,7 @@ def _needs_markers(split: Split, options: Options) -> bool:
     """Whether conversations have parts of the interaction template, judged by the first rows of the first shard."""
     if kind_of(split, options.column) == "texts":
         return False
-    rows = islice(rows_of(split.shards[0], Refusals(skip=True, say=lambda text: None)), _FIRST_ROWS)
+    rows = islice(rows_of(split.shards[0], Refusals(skip=True, say=lambda text: None)), FIRST_ROWS)
     return any(segments(each) for row in rows for each in _told(row))
 
 
