@@ -11,7 +11,7 @@ from rxrl.envs import ConversationVectorEnv
 from rxrl.errors import DataError
 from rxrl.evaluation.headlines import as_html, as_latex, described
 from rxrl.evaluation.metrics import RESAMPLES, cost_by_turn, summarise, summarise_controls
-from rxrl.evaluation.play import WHOLE_CONTROLS, Playthrough, play_parts
+from rxrl.evaluation.play import CONTROLS, WHOLE_CONTROLS, Playthrough, play_parts
 from rxrl.evaluation.records import read_records, write_records
 from rxrl.evaluation.resuming import TRUE, Watch
 from rxrl.evaluation.scenarios import summarise_scenarios
@@ -87,14 +87,14 @@ class Evaluation:
         folder = Path(folder)
         content = read_evaluation(folder)
         parts = {name: content.pop(name) for name in PARTS}
-        files = {path.name.split(".")[1]: path for path in sorted(folder.glob(f"{_TRANSCRIPTS}.*.jsonl"))}
-        played = {name: Playthrough(read_records(path)) for name, path in files.items() if name != "unscored"}
+        played = {name: Playthrough(read_records(path)) for name, path in _control_files(folder).items() if path.is_file()}
         return cls(Playthrough(read_records(folder / f"{_TRANSCRIPTS}.jsonl")), played, content, **parts)
 
     def save(self, folder: str | Path) -> Path:
         """Writes `evaluation.json`, `transcripts.jsonl`, `transcripts.<control>.jsonl` and `timings.json`; returns the path of the first.
 
-        All but the last have the same bytes whenever the same is evaluated.
+        All but the last have the same bytes whenever the same is evaluated. Transcripts of controls that an earlier evaluation left in the
+        folder, and that this one did not play, are removed.
         """
         folder = Path(folder)
         write_records(folder / f"{_TRANSCRIPTS}.jsonl", self.records)
@@ -104,7 +104,11 @@ class Evaluation:
         cost = [{name: value for name, value in row.items() if name != "seconds"} for row in self.cost]
         found = {**self.summary, "controls": self.controls, "cost": cost, "scenarios": self.scenarios}
         more = {"about": self.about, "suite": self.suite, "stress": self.stress}
-        return write_json(folder / EVALUATION_FILE, found | {name: part for name, part in more.items() if part})
+        written = write_json(folder / EVALUATION_FILE, found | {name: part for name, part in more.items() if part})
+        for control, path in _control_files(folder).items():
+            if control not in self.control_records:
+                path.unlink(missing_ok=True)
+        return written
 
     def __repr__(self) -> str:
         return described(self.summary, self.controls, self.scenarios)
@@ -131,6 +135,11 @@ class Evaluation:
 
         others = self.control_records.values() if controls else ()
         return to_pandas(record for records in (self.records, *others) for record in records)
+
+
+def _control_files(folder: Path) -> dict[str, Path]:
+    """The transcript of each control, whether it is there or not."""
+    return {control: folder / f"{_TRANSCRIPTS}.{control}.jsonl" for control in sorted((*CONTROLS, *WHOLE_CONTROLS))}
 
 
 def read_evaluation(folder: str | Path) -> dict[str, Any]:

@@ -84,6 +84,13 @@ def test_what_was_saved_is_read_back(evaluation: Evaluation, tmp_path) -> None:
     assert found.cost == evaluation.cost
 
 
+def test_controls_of_an_earlier_evaluation_are_not_read_with_a_later_one(evaluation: Evaluation, tmp_path) -> None:
+    evaluation.save(tmp_path)
+    assert Evaluation.load(tmp_path).control_records
+    of(list(evaluation.records)).save(tmp_path)
+    assert not Evaluation.load(tmp_path).control_records
+
+
 def test_a_run_gives_configuration_metrics_evaluation_and_checkpoint(evaluation: Evaluation, tmp_path) -> None:
     for name in ("supervised", "mrl"):
         evaluation.save(tmp_path / "evaluation" / name)
