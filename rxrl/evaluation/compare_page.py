@@ -97,22 +97,29 @@ def _sentences(measure: Part, known: Sequence[str]) -> Iterator[dict[str, str]]:
         difference = each.get("difference")
         if difference is None:
             continue
-        ends = difference["interval"] or _within(each)
-        if ends is None:
-            yield {"tone": "open", "text": f"{variant} and {first} share no turns and have one seed each: nothing can be said."}
+        if difference["interval"]:
+            value, ends, kind = difference["value"], difference["interval"], "95 % interval over seeds"
+        elif pair := _only_pair(each):
+            # Of the turns and the seed that both have, as the interval is.
+            value, ends = pair["difference"], (pair["low"], pair["high"])
+            single = len(measure["scores"][variant]) == len(measure["scores"][first]) == 1
+            seeds = "one seed each" if single else f"seed {pair['seed']} alone"
+            kind = f"{seeds}; paired 95 % interval over conversations"
+        else:
+            text = f"{variant} and {first} share no turns of one seed, and one of them has a single seed: nothing can be said."
+            yield {"tone": "open", "text": text}
             continue
         tone = "good" if ends[0] > 0 else "bad" if ends[1] < 0 else "open"
-        kind = "95 % interval over seeds" if difference["interval"] else "one seed each; paired 95 % interval over conversations"
-        size = f"{number(abs(difference['value']), 3)} ({kind} {number(ends[0], 3)} to {number(ends[1], 3)})"
+        size = f"{number(abs(value), 3)} ({kind} {number(ends[0], 3)} to {number(ends[1], 3)})"
         verb = {"good": "is above", "bad": "is below"}.get(tone)
         text = f"{variant} {verb} {first} by {size}." if verb else f"{variant} and {first} cannot be told apart: {size}."
         yield {"tone": tone, "text": text}
 
 
-def _within(each: Part) -> Sequence[float] | None:
-    """Ends of the one paired interval."""
-    paired = list(each.get("paired") or [])
-    return (paired[0]["low"], paired[0]["high"]) if len(paired) == 1 else None
+def _only_pair(each: Part) -> Part | None:
+    """The one paired difference; None where there is none, or several."""
+    paired: list[Part] = list(each.get("paired") or [])
+    return paired[0] if len(paired) == 1 else None
 
 
 def _csv_rows(found: Part) -> Iterator[list[object]]:

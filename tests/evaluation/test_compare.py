@@ -69,6 +69,17 @@ def test_two_single_runs_are_paired_and_say_nothing_of_seeds(runs: list[str]) ->
     assert "one seed each; paired 95 % interval over conversations" in sentence
 
 
+def test_single_runs_on_other_conversations_differ_by_what_they_share(tmp_path: Path) -> None:
+    for name, talks, right in (("less", range(20), 0.0), ("more", range(10, 40), 1.0)):
+        # Only the conversations 10 to 19 were played by both, and there all answers are equally good.
+        records = [record(f"c{talk}", turn, 0.5 if talk in range(10, 20) else right) for talk in talks for turn in range(1, 5)]
+        Evaluation.of({"true": Playthrough(records)}, seed=0, resamples=10).save(tmp_path / name)
+    found = compare_runs([str(tmp_path / "less"), str(tmp_path / "more")], resamples=100)
+    assert found["measures"]["retention"]["by_variant"]["more"]["difference"]["value"] > 0.5
+    expected = "more and less cannot be told apart: 0.000 (one seed each; paired 95 % interval over conversations 0.000 to 0.000)."
+    assert expected in comparison_lines(found)
+
+
 def test_runs_that_do_not_differ_are_said_to_be_alike(runs: list[str], tmp_path: Path) -> None:
     again = saved(tmp_path / "again-seed0", 0.4)
     lines = comparison_lines(compare_runs([runs[0], again], resamples=100))
