@@ -29,7 +29,8 @@ def stored_facts(fitted: tuple[Labels, Tensor], asked: tuple[Labels, Tensor]) ->
 
     Returns:
         `[conversations, told, asked]`: 1 where the value is read rightly after the interaction `asked`, 0 where not, NaN where the fact was
-        not told yet; and the share that always guessing the commonest value would get right.
+        not told yet; and the share that always guessing the commonest value would get right. An attribute that no fitted conversation tells
+        is never read.
     """
     names, facts = sorted({attribute for row in (*fitted[0], *asked[0]) for attribute, _ in row}), len(asked[0][0])
     train, test = (_features(memories) for memories in (fitted[1], asked[1]))
@@ -40,20 +41,25 @@ def stored_facts(fitted: tuple[Labels, Tensor], asked: tuple[Labels, Tensor]) ->
     for name in names:
         rows, values = _examples(fitted[0], name)
         places, truths = _examples(asked[0], name)
-        if not rows or not places:
+        if not places:
             continue
-        known = sorted(set(values))
-        inner = [number for number, (row, _) in enumerate(rows) if row % HELD_OUT]
-        outer = [number for number, (row, _) in enumerate(rows) if not row % HELD_OUT]
-        left, right_side = _taken(train, rows), _taken(test, places)
-        penalty = _chosen(left, values, known, inner, outer)
-        guesses = _classified(left, values, known, right_side, penalty)
+        guesses, commonest = _guesses(train, rows, values, _taken(test, places)), max(sorted(set(values)), key=values.count, default=None)
         for (row, write), truth, guess in zip(places, truths, guesses, strict=True):
             told = next(number for number, (attribute, _) in enumerate(asked[0][row]) if attribute == name)
             found[row, told, write] = float(guess == truth)
-        commonest = max(known, key=values.count)
         right, total = right + sum(truth == commonest for truth in truths), total + len(truths)
     return found, right / max(total, 1)
+
+
+def _guesses(train: Array, rows: Sequence[tuple[int, int]], values: Sequence[str], wanted: Array) -> Sequence[str | None]:
+    """The value that the classifier of an attribute reads from each of `wanted`; none where there was nothing to fit it on."""
+    if not rows:
+        return [None] * len(wanted)
+    known = sorted(set(values))
+    inner = [number for number, (row, _) in enumerate(rows) if row % HELD_OUT]
+    outer = [number for number, (row, _) in enumerate(rows) if not row % HELD_OUT]
+    left = _taken(train, rows)
+    return _classified(left, values, known, wanted, _chosen(left, values, known, inner, outer))
 
 
 def _features(memories: Tensor) -> Array:

@@ -144,6 +144,14 @@ def test_the_linear_probe_finds_what_is_stored_and_nothing_else() -> None:
     assert np.nanmean(stored[:, 0, 2]) < 0.5  # forgotten: no better than guessing
 
 
+def test_the_linear_probe_does_not_find_what_no_fitted_conversation_tells() -> None:
+    fitted, asked = [[("pet", "cat"), ("food", "rice")]] * 8, [[("pet", "cat"), ("toy", "kite")]] * 2
+    stored, chance = stored_facts((fitted, _memories(fitted, lambda *_: True, 1)), (asked, _memories(asked, lambda *_: True, 2)))
+    assert stored[:, 0].tolist() == [[1.0, 1.0]] * 2
+    assert stored[:, 1, 1].tolist() == [0.0, 0.0]
+    assert chance == pytest.approx(4 / 6)  # the pet, asked for twice as often as the toy
+
+
 @pytest.fixture(scope="module")
 def found(model: ReactiveTransformer, codec: Tokenizer) -> dict[str, Any]:
     return probe(model, codec, facts=3, conversations=4, max_answer_tokens=4, seed=2)
