@@ -87,12 +87,9 @@ def csv_stream(path: Path, refusal: Refusal | None = None) -> Iterator[tuple[int
     Raises:
         RxrlError: It is missing, not UTF-8 or no CSV.
     """
-    refusal, number = refusal or Refusal(), 1
+    refusal = refusal or Refusal()
     csv.field_size_limit(LINE_BYTES)
-    reader = csv.DictReader(text_lines(path, refusal), restkey="?", restval="")
-    with guarded(path, f"CSV after row {number}", refusal):
-        for number, row in enumerate(reader, start=2):
-            yield number, None if "?" in row else row
+    yield from _csv_records(path, csv.DictReader(text_lines(path, refusal), restkey="?", restval=""), (), refusal)
 
 
 def _check_declared(metadata: Any) -> None:
@@ -124,6 +121,12 @@ def csv_rows(path: Path, columns: Sequence[str], refusal: Refusal | None = None)
     refusal = refusal or Refusal()
     content = read_text(path, refusal, what="CSV")
     reader = csv.DictReader(io.StringIO(content, newline=""), restkey="?", restval="")
+    yield from _csv_records(path, reader, columns, refusal)
+
+
+def _csv_records(
+    path: Path, reader: csv.DictReader[str], columns: Sequence[str], refusal: Refusal
+) -> Iterator[tuple[int, dict[str, str] | None]]:
     number = 1
     try:
         if missing := [column for column in columns if column not in (reader.fieldnames or ())]:

@@ -22,7 +22,19 @@ from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import CheckpointError, ConfigError, DataError, RxrlError
 from rxrl.evaluation import read_records, write_records
 from rxrl.models.config import ModelConfig
-from rxrl.reading import OBJECT, Refusal, json_value, open_lines, parquet_rows, parse_json, parse_yaml, read_json, read_json_rows, read_text
+from rxrl.reading import (
+    OBJECT,
+    Refusal,
+    csv_stream,
+    json_value,
+    open_lines,
+    parquet_rows,
+    parse_json,
+    parse_yaml,
+    read_json,
+    read_json_rows,
+    read_text,
+)
 from rxrl.reading.tensors import read_archive, read_tensors
 from rxrl.runs.optim import OptimizerConfig
 from tests.evaluation.fakes import record
@@ -303,3 +315,9 @@ def test_a_changed_file_gives_values_or_one_sentence(name: str, tmp_path: Path) 
         assert "\n" not in said
 
     changed()
+
+
+def test_a_table_of_fields_that_breaks_off_says_behind_which_row(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text\none\ntwo\nthree\rfour\n")
+    with pytest.raises(DataError, match=r"a\.csv cannot be read as CSV after row 3 "):
+        list(csv_stream(tmp_path / "a.csv"))
