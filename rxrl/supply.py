@@ -104,6 +104,19 @@ def named_reward(data: Named | None) -> str | dict[str, float]:
     return default_reward(name.startswith(SCENARIO) for name in mix_of(WORLD if data is None else data))
 
 
+def check_held_out(data: Named | None, held_out: str | None) -> None:
+    """Refuses held-out data beside data that has its own.
+
+    Raises:
+        ConfigError: Data are held out, but `data` names no file or several.
+    """
+    files = [name for name in mix_of(WORLD if data is None else data) if not generated(name)]
+    if held_out is not None and len(files) != 1:
+        raise ConfigError(
+            f"--held-out goes with one file as --data, got {len(files)}: the generated world and scenarios have held-out data of their own."
+        )
+
+
 def open_named(
     data: Named | None, held_out: str | None, level: int | None, seed: int, *, texts: bool = False, say: Say | None = None
 ) -> Sources:
@@ -113,11 +126,8 @@ def open_named(
         RxrlError: Something is missing or wrong, or the options contradict each other.
     """
     mix = mix_of(WORLD if data is None else data)
+    check_held_out(data, held_out)
     files = [name for name in mix if not generated(name)]
-    if held_out is not None and len(files) != 1:
-        raise ConfigError(
-            f"--held-out goes with one file as --data, got {len(files)}: the generated world and scenarios have held-out data of their own."
-        )
     parts = []
     for name, weight in mix.items():
         # A file has no level; where all are files, `open_data` says so.

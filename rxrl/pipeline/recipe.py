@@ -27,7 +27,7 @@ from rxrl.runs.identity import WATCHING, absolute_paths, differences
 from rxrl.runs.processes import Processes
 from rxrl.runs.tracking import METRICS_FILE
 from rxrl.stages.config import STAGES, StageConfig
-from rxrl.supply import named_reward, open_named
+from rxrl.supply import check_held_out, named_reward, open_named
 from rxrl.training.callbacks import Callback
 from rxrl.training.config import MRLConfig
 from rxrl.training.trainer import MRLTrainer
@@ -98,6 +98,9 @@ class RecipeRun:
         say: Is told each step in a sentence.
         report: Makes what is told of the data.
         callbacks: Notified of the events of all trainings.
+
+    Raises:
+        ConfigError: The preset or the curriculum does not exist, or held-out conversations go with none that are trained on.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class RecipeRun:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         preset(recipe.preset)
+        check_held_out(data.conversations, data.held_out)
         self.recipe, self.data, self.out, self.say, self.callbacks = recipe, data, Path(out), say, tuple(callbacks)
         self.report, self.processes, self.curriculum = report, processes, load_curriculum(recipe.curriculum)
         self._shared = {"seed": seed, "precision": processes.precision}
@@ -134,7 +138,7 @@ class RecipeRun:
                     name,
                     settings.model_copy(update=self._shared),
                     data,
-                    held_out if data is not None else None,
+                    held_out,
                     start=start,
                     preset=self.recipe.preset,
                     model=self.recipe.model,

@@ -94,6 +94,15 @@ def test_plain_texts_are_pre_trained_on_and_the_generated_world_teaches_the_rest
     assert json.loads((tmp_path / "run" / "5-smat" / "checkpoint" / "config.json").read_text()) == first
 
 
+def test_held_out_conversations_without_any_to_train_on_are_refused_before_the_first_stage(recipe, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "The owl sang."}\n{"text": "The fox slept."}\n')
+    for data in (None, [str(texts)]):
+        named = RecipeData.named(data, None, "talks.jsonl", lambda text: None)
+        with pytest.raises(ConfigError, match="--held-out goes with one file as --data, got 0"):
+            RecipeRun(load_recipe(recipe), named, tmp_path / "run", processes=Processes())
+
+
 PUBLISHED = {
     "nano": {"pretrain": 2.5e9, "sft": 433e6},
     "micro": {"pretrain (encoder)": 2.5e9, "pretrain (decoder)": 2.5e9, "sft (encoder)": 433e6},
