@@ -23,7 +23,7 @@ from rxrl.errors import CheckpointError, ConfigError, DataError, ModelError
 from rxrl.evaluation.records import TurnRecord
 from rxrl.factory import load_checkpoint, make_vector_env
 from rxrl.models import AnswerEnd, ReactiveSession, ReactiveTransformer, Token, generate
-from rxrl.policies import Dialogue, Oracle, TextPolicy
+from rxrl.policies import Dialogue, ModelPolicy, Oracle, StmBackend, TextPolicy
 from rxrl.rewards import load_reward
 from rxrl.runs.processes import Processes
 from rxrl.runs.run import Run
@@ -40,8 +40,11 @@ from rxrl.template import (
     system_interaction,
     texts_of,
 )
+from rxrl.training.rollout import collect
+from rxrl.training.signals import Material
 from rxrl.types import ANSWER, BOS, EOS, QUERY, Action, Conversation, Interaction, TokenBatch, interaction_ids
 from tests.models.small import config, model_of
+from tests.training.lessons import signals_of
 
 SYSTEM = "You are kind."
 ROW = {
@@ -386,6 +389,23 @@ def test_thoughts_are_written_but_are_no_answer() -> None:
     *_, info = played.step(action(*thought, EOS))
     assert info["turns"][0].answer == ""
     assert played.single_action_space["ids"].shape == (played.limits.answer + 1 + 9,)
+
+
+def test_signals_teach_behind_the_prompt_that_was_played_and_read_what_was_written() -> None:
+    network, chosen = model().eval(), [conversation()]
+    rollout = collect(env(0, memory=StmBackend(network)), ModelPolicy(network, 5), chosen, seed=0, iteration=0)
+    grid = rollout.turn_grid()
+    signals = signals_of(reference=1.0, teacher={"coefficient": 1.0, "options": {"reads": "last"}})
+    lessons = signals.lessons(Material(rollout, grid, chosen, MARKED, network.config.max_length, 0))
+    for number, (turn,) in enumerate(grid):
+        assert turn is not None
+        [said], [read] = (TokenBatch(each.tokens.ids[number, 0], each.tokens.mask[number, 0]).rows() for each in lessons.values())
+        [played] = TokenBatch(rollout.turns.ids[number], rollout.turns.mask[number]).rows()
+        prompt = played[: played.index(ANSWER) + 1]
+        assert said == [*prompt, *turn.reference_ids, EOS]
+        assert lessons["reference"].answer[number].sum() == len(turn.reference_ids) + 1
+        [written] = TokenBatch(rollout.writes.ids[number], rollout.writes.mask[number]).rows()
+        assert read == written
 
 
 @pytest.mark.parametrize("think", [0, 8])

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from rxrl.data.batches import answer_positions
-from rxrl.types import EOS, TokenBatch, prompt_ids
+from rxrl.types import EOS, TokenBatch
 
 Item = tuple[Sequence[int], Sequence[int]]
-"""A query and an answer to it, both as ids without markers."""
+"""Ids of a prompt, markers included, and of an answer to it, without markers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,17 @@ class Lesson:
 
     @classmethod
     def of(cls, items: Sequence[Sequence[Sequence[Item]]], max_length: int, like: Tensor) -> Lesson:
-        """A lesson of queries with answers, in which every token of an answer counts the same.
+        """A lesson of prompts with answers, in which every token of an answer counts the same.
 
         Args:
             items: For each turn and row the items that it has.
-            max_length: Longest sequence in tokens, `[BOS] [Q] query [A] answer [EOS]`; what is longer is cut.
+            max_length: Longest sequence in tokens, prompt, answer and `[EOS]`; what is longer is cut.
             like: Gives device and precision.
         """
         count = max((len(row) for turn in items for row in turn), default=0) or 1
         flat = [pair for turn in items for row in turn for pair in [*row, *[None] * (count - len(row))]]
-        rows = [[] if pair is None else [*prompt_ids(pair[0]), *pair[1], EOS][:max_length] for pair in flat]
-        prompts = torch.tensor([0 if pair is None else len(prompt_ids(pair[0])) for pair in flat], dtype=torch.int64)
+        rows = [[] if pair is None else [*pair[0], *pair[1], EOS][:max_length] for pair in flat]
+        prompts = torch.tensor([0 if pair is None else len(pair[0]) for pair in flat], dtype=torch.int64)
         batch = TokenBatch.pad(rows)
         shape = (len(items), len(items[0]), count, -1)
         answer = answer_positions(prompts, batch.mask).view(shape).to(like.device)

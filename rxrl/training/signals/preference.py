@@ -66,7 +66,7 @@ def _of_columns(material: Material, turn: Turn) -> list[Item]:
     accepted = texts[0] or turn.reference
     if not isinstance(texts[1], str) or not accepted:
         return []
-    return [(turn.query_ids, material.codec.encode(text)) for text in (accepted, texts[1], texts[2]) if isinstance(text, str)]
+    return [(turn.prompt, material.codec.encode(text)) for text in (accepted, texts[1], texts[2]) if isinstance(text, str)]
 
 
 def _of_rivals(material: Material, turn: Turn, told: Mapping[str, str], draws: Draws) -> list[Item]:
@@ -77,7 +77,7 @@ def _of_rivals(material: Material, turn: Turn, told: Mapping[str, str], draws: D
     own = [each for other, each in told.items() if other != key and attribute_of(other) == attribute_of(key)]
     rivals = [each for each in own if value_words(each) != value_words(value)] or list(turn.rivals.get(key, ()))
     wrong = with_value(turn.reference, value, draws.choice(sorted(rivals))) if rivals else None
-    return [] if wrong is None else [(turn.query_ids, turn.reference_ids), (turn.query_ids, material.codec.encode(wrong))]
+    return [] if wrong is None else [(turn.prompt, turn.reference_ids), (turn.prompt, material.codec.encode(wrong))]
 
 
 def _contrasts(material: Material, margin: float) -> dict[tuple[int, int], list[Item]]:
@@ -90,14 +90,14 @@ def _contrasts(material: Material, margin: float) -> dict[tuple[int, int], list[
             alike = _same_query(list(members), turns)
             best, worst = (choose(alike, key=rewards[number].__getitem__) for choose in (max, min))
             if rewards[number][best] - rewards[number][worst] >= max(margin, 1e-6):
-                query = turns[best].query_ids  # type: ignore[union-attr]
-                found[number, best] = [(query, turns[row].answer_ids) for row in (best, worst)]  # type: ignore[union-attr]
+                prompt = turns[best].prompt  # type: ignore[union-attr]
+                found[number, best] = [(prompt, turns[row].answer_ids) for row in (best, worst)]  # type: ignore[union-attr]
     return found
 
 
 def _same_query(rows: list[int], turns: Iterable[Turn | None]) -> list[int]:
     """Rows that were asked the same as the first of them: users who react ask each sample something else."""
-    asked = [None if turn is None else turn.query_ids for turn in turns]
+    asked = [None if turn is None else turn.prompt for turn in turns]
     return [row for row in rows if asked[row] == asked[rows[0]]]
 
 

@@ -12,7 +12,7 @@ from rxrl.seeding import Draws
 from rxrl.training.lessons import Item, Lesson
 from rxrl.training.signals.questions import Phrasing, fitting
 from rxrl.training.signals.signal import Material, Signal, SignalInputs
-from rxrl.types import Conversation, Scenario
+from rxrl.types import Conversation, Scenario, prompt_ids
 
 
 class ProbesOptions(BaseConfig):
@@ -39,7 +39,7 @@ def _drawn(material: Material, known: Mapping[str, Sequence[Phrasing]], told: Ma
     for key in draws.shuffled(sorted(told)):
         if questions := fitting(known, key, told[key]):
             query, answer = draws.choice(questions)
-            found.append((material.codec.encode(query), material.codec.encode(answer)))
+            found.append((prompt_ids(material.codec.encode(query)), material.codec.encode(answer)))
         if len(found) == number:
             break
     return found

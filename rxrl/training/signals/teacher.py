@@ -13,7 +13,7 @@ from rxrl.config import BaseConfig
 from rxrl.training.lessons import Lesson
 from rxrl.training.signals.signal import Material, Signal, SignalInputs
 from rxrl.training.token_statistics import LazyLogits, token_statistics
-from rxrl.types import SavedInteraction, TokenBatch, Turn, interaction_ids
+from rxrl.types import SavedInteraction, TokenBatch, Turn
 
 
 class TeacherOptions(BaseConfig):
@@ -60,7 +60,7 @@ def _from_another(row: Sequence[Sequence[SavedInteraction]], groups: Sequence[in
 
 
 def _ids(read: Sequence[SavedInteraction], number: int, max_length: int) -> list[int]:
-    return interaction_ids(read[number].query_ids, read[number].answer_ids)[:max_length] if number < len(read) else []
+    return read[number].ids[:max_length] if number < len(read) else []
 
 
 def loss(inputs: SignalInputs) -> Tensor:
