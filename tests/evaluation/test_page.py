@@ -58,6 +58,15 @@ METRICS = [
 RECORDS = [record(f"c{talk}", turn, float(talk % 2)) for talk in range(6) for turn in range(1, 17)]
 
 
+WRONG = [
+    record(
+        f"c{place}", place % 16 + 1, 0.0, kind=f"kind {place % 2}", distance=place % 7 or None, expected={"a.pet": "cat"},
+        rivals={"a.pet": ("dog", "frog")}, answer=("it is a dog", "frog", "", "who knows")[place % 4],
+    )
+    for place in range(40)
+]  # fmt: skip
+
+
 def test_the_first_screen_answers_what_a_reader_asks() -> None:
     found = dict(headline_view(content())["answers"])
     assert list(found) == ["How good?", "For how long?", "Under what load?", "Against what?", "Did MRL pay?"]
@@ -206,12 +215,44 @@ parent.document.getElementById('result').textContent = JSON.stringify(seen);
 """
 
 
-def looked_at(page: str, width: int, folder: Path, *, dark: bool = False, printed: bool = False) -> tuple[dict[str, Any], str]:
-    """What a browser finds on the page, `width` pixels wide, and what it says besides."""
+FILTERS = """
+const seen = {before: document.querySelector('form.filter').hidden, wrong: [], options: 0};
+const form = document.querySelector('form.filter'), rows = [...document.querySelectorAll('#wrong > li')];
+document.querySelectorAll('details').forEach(each => each.open = true);
+const shown = () => rows.filter(each => each.getClientRects().length).length;
+const tell = node => node.dispatchEvent(new Event('input', {bubbles: true}));
+for (const select of form.querySelectorAll('select')) {
+  select.focus();
+  if (document.activeElement !== select || !select.labels.length) seen.wrong.push(select.name);
+  for (const option of select.options) {
+    select.value = option.value;
+    tell(select);
+    const count = option.value ? Number(option.text.match(/\\((\\d+)\\)$/)[1]) : rows.length;
+    const said = form.querySelector('output').textContent;
+    if (shown() !== count || !said.startsWith(`${count} of ${rows.length}`)) seen.wrong.push(option.text);
+    seen.options += 1;
+  }
+  select.value = '';
+}
+form.elements.words.value = 'NOTHING says THIS';
+tell(form.elements.words);
+seen.none = shown();
+form.reset();
+setTimeout(() => {
+  seen.again = shown() === rows.length;
+  parent.document.getElementById('result').textContent = JSON.stringify(seen);
+}, 50);
+"""
+
+
+def looked_at(
+    page: str, width: int, folder: Path, *, dark: bool = False, printed: bool = False, checks: str = CHECKS
+) -> tuple[dict[str, Any], str]:
+    """What a browser finds on the page with a script of checks, `width` pixels wide, and what it says besides."""
     page = page.replace("(prefers-color-scheme: dark)", "all" if dark else "not all").replace(
         "@media print", "@media all" if printed else "@media not all"
     )
-    page = page.replace("</body>", f"<script>{CHECKS.replace('PRINTED', str(printed).lower())}</script></body>")
+    page = page.replace("</body>", f"<script>{checks.replace('PRINTED', str(printed).lower())}</script></body>")
     frame = f'<pre id="result"></pre><iframe width="{width}" height="900" srcdoc="{html.escape(page)}"></iframe>'
     (folder / "frame.html").write_text(f"<!doctype html><meta charset=utf-8>{frame}", encoding="utf-8")
     options = ["--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={folder / 'chrome'}"]
@@ -236,3 +277,19 @@ def test_a_browser_finds_nothing_wrong(width: int, dark: bool, printed: bool, tm
     assert found["faint"] == []
     assert printed or (all(found["links"]) and len(found["links"]) >= 8)
     assert "CONSOLE" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_wrong_answers_can_be_filtered_in_a_browser(tmp_path: Path) -> None:
+    found, said = looked_at(render(content(), METRICS, WRONG), 800, tmp_path, checks=FILTERS)
+    assert found == {"before": False, "wrong": [], "options": found["options"], "none": 0, "again": True}
+    assert found["options"] > 15
+    assert "CONSOLE" not in said
+
+
+def test_without_a_script_wrong_answers_are_a_plain_list() -> None:
+    page = render(content(), METRICS, WRONG)
+    assert re.search(r'<form class="filter"[^>]* hidden>', page)
+    assert page.count("<li data-kind=") == len(WRONG)
+    assert "src=" not in page
