@@ -11,7 +11,7 @@ import pandas as pd
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import CheckpointError, DataError
 from rxrl.evaluation.evaluate import EVALUATION_FILE, Evaluation
-from rxrl.evaluation.report import METRICS, REPORT_JSON, read_metrics, read_report
+from rxrl.evaluation.report import METRICS, REPORT_JSON, TIMINGS, read_metrics, read_report
 from rxrl.factory import checkpoint_folder, load_checkpoint
 from rxrl.models import ReactiveTransformer
 from rxrl.reading import read_yaml
@@ -48,6 +48,11 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """Rows of metrics.jsonl; what a row does not have is missing."""
         return pd.DataFrame(_metrics_of(self.folder))
+
+    @cached_property
+    def timings(self) -> pd.DataFrame:
+        """Rows of timings.jsonl, one for each of `metrics` in the same order; empty where there is none."""
+        return pd.DataFrame(read_metrics(self.folder / TIMINGS))
 
     @cached_property
     def report(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How fast a stage is: tokens a second, and where its time and its batches go."""
+"""How fast a stage is: tokens a second, and where its time goes."""
 
 from __future__ import annotations
 
@@ -18,27 +18,21 @@ class Pace(Clock):
     def start(self) -> None:
         """Begins a line."""
         self.seconds, self._since = {}, time.perf_counter()
-        self._tokens = self._padding = self._positions = 0
+        self._tokens = 0
 
-    def add(self, tokens: int, padding: int, positions: int) -> None:
-        """Notes a step: tokens of all processes, and padding among the positions of this one."""
+    def add(self, tokens: int) -> None:
+        """Notes the tokens of a step, of all processes."""
         self._tokens += tokens
-        self._padding += padding
-        self._positions += positions
 
     def take(self) -> dict[str, float]:
         """Ends the line.
 
         Returns:
             `tokens_per_second` of all processes; `model_share`, the share of the time in forward and backward passes, optimizer and
-            validation; `padding_share` of the positions of batches.
+            validation.
         """
         elapsed = max(time.perf_counter() - self._since, 1e-9)
-        found = {
-            "tokens_per_second": self._tokens / elapsed,
-            "model_share": self.seconds.get("model", 0.0) / elapsed,
-            "padding_share": self._padding / max(1, self._positions),
-        }
+        found = {"tokens_per_second": self._tokens / elapsed, "model_share": self.seconds.get("model", 0.0) / elapsed}
         self.start()
         return found
 

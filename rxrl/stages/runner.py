@@ -196,8 +196,9 @@ class StageRunner:
             self.optimizer.step()
         self.step += 1
         self.tokens += tokens
-        self.pace.add(tokens, batch.positions - batch.tokens, batch.positions)
-        return result, norm.detach()
+        self.pace.add(tokens)
+        padding = result.loss.new_tensor(1 - batch.tokens / batch.positions)
+        return LossResult(result.loss, result.metrics | {"padding_share": padding}), norm.detach()
 
     def _backward(self, batch: StageBatch) -> tuple[LossResult, int]:
         """Gradients of a batch, part by part; returns its loss in this process, and its tokens in all of them."""

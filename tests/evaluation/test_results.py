@@ -96,8 +96,11 @@ def test_a_run_gives_configuration_metrics_evaluation_and_checkpoint(evaluation:
         evaluation.save(tmp_path / "evaluation" / name)
     (tmp_path / "config.yaml").write_text("seed: 3\nmrl: {epochs: 2}\n")
     (tmp_path / "metrics.jsonl").write_text('{"phase": "sft", "loss": 2.0}\n{"phase": "mrl", "reward": 5.0}\n{"cut')
+    (tmp_path / "timings.jsonl").write_text('{"phase": "sft", "tokens_per_second": 900.0}\n{"phase": "mrl", "update": 0.5}\n')
     run = rxrl.load_run(tmp_path)
     assert run.config == {"seed": 3, "mrl": {"epochs": 2}}
+    assert run.timings.tokens_per_second[0] == 900.0
+    assert run.timings.phase.tolist() == run.metrics.phase.tolist()
     assert run.metrics.loss[0] == 2.0
     assert run.metrics.reward.isna().tolist() == [True, False]
     assert list(run.evaluation_folders) == ["mrl", "supervised"]
@@ -113,6 +116,7 @@ def test_a_folder_without_a_run_is_refused_and_a_missing_evaluation_says_how_to_
     with pytest.raises(DataError, match="neither a run nor an evaluation"):
         rxrl.load_run(tmp_path)
     (tmp_path / "config.yaml").write_text("seed: 3\n")
+    assert rxrl.load_run(tmp_path).timings.empty
     with pytest.raises(DataError, match="rxrl evaluate"):
         _ = rxrl.load_run(tmp_path).evaluation
 

@@ -38,6 +38,8 @@ def assert_alike(found, expected):
 def assert_same_metrics(found, expected):
     for mine, whole in zip(found, expected, strict=True):
         assert mine.keys() == whole.keys()
+        # Each process pads to the longest of its own rows, where its layers do not need the width of all.
+        assert 0 <= mine.pop("padding_share") <= whole.pop("padding_share") + 1e-6
         for key, value in whole.items():
             assert mine[key] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), key
 

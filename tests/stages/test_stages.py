@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+import rxrl
 from rxrl.config import parse_config
 from rxrl.data.batches import episode_batch
 from rxrl.data.sources import RowsSource
@@ -63,6 +64,19 @@ def test_each_stage_trains_its_groups_and_reports(name, tmp_path):
     assert "val_loss" not in lines(tmp_path)[0]
     if name == "smat":
         assert {"loss_true_memory", "loss_empty_memory", "loss_other_memory", "drift", "gate_openness"} <= validation.keys()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_padding_is_a_metric_and_speed_a_timing(name, tmp_path):
+    runner_in(tmp_path, name).train()
+    batch = taken(TASKS[name](), 0)
+    assert lines(tmp_path)[0]["padding_share"] == pytest.approx(1 - batch.tokens / batch.positions, abs=1e-5)
+    run = rxrl.load_run(tmp_path)
+    assert run.metrics.padding_share.between(0, 1, inclusive="left").all()
+    assert (run.timings.tokens_per_second > 0).all()
+    assert run.timings.model_share.between(0, 1).all()
+    assert run.timings.iteration.tolist() == run.metrics.iteration.tolist()
+    assert not {"tokens_per_second", "model_share"} & set(run.metrics.columns)
 
 
 def test_a_stage_ends_on_tokens(tmp_path):
