@@ -30,6 +30,13 @@ class StageConfig(BaseConfig):
     validation_rows: int = Field(64, ge=1, description="Held-out texts or conversations of a validation.")
     log_every: int = Field(10, ge=1, description="Iterations between two lines of metrics.")
     balance: float = Field(0.01, ge=0, description="Coefficient of the experts' load-balancing loss.")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Decay of an exponential moving average of the weights, such as 0.999, which then validates and is what it ends with; "
+        "null: none.",
+    )
     finish_with: Literal["last", "best"] = Field("last", description="Weights that it ends with: the last, or the best by validation.")
     tracking: TrackingConfig = TrackingConfig()
 

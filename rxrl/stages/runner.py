@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from rxrl.algorithms import LossResult
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
+from rxrl.runs.averaging import MovingAverage
 from rxrl.runs.callbacks import Progress, RunCallback
 from rxrl.runs.checkpoints import STATE_FILE, Saved, restoring
 from rxrl.runs.folder import RunFolder
@@ -57,6 +59,7 @@ class StageRunner:
             compile_layers(self.model)
         self.groups = model.group_parameters()
         self.optimizer = make_optimizer(self.groups, config.optimizer)
+        self.average = None if config.ema is None else MovingAverage(self.model, config.ema)
         identity: dict[str, Any] = {"config": config.saved(), "conversations": task.fingerprints()}
         claimed = RunFolder.of(folder)
         trackers = open_trackers(config.tracking, claimed.path, identity["config"]) if self.processes.first else ()
@@ -84,8 +87,9 @@ class StageRunner:
                 result, norm = self.take_step()
                 due = self.step % self.config.validate_every == 0 or self.finished
                 if due:
-                    validation = self._validate()
-                    self._keep_best(validation)
+                    with self._weights_to_keep():
+                        validation = self._validate()
+                        self._keep_best(validation)
                     self.done = self.task.phase_done(validation)
                 if due or self.step % self.config.log_every == 0:
                     self._record(result, norm, validation if due else {})
@@ -97,6 +101,8 @@ class StageRunner:
         self.processes.wait()
         if self.config.finish_with == "best":
             self.run.take_best()
+        elif self.average is not None:
+            self.average.take()
         return validation
 
     def complete(self, resume: bool, say: Callable[[str], None] = lambda text: None) -> None:
@@ -140,7 +146,8 @@ class StageRunner:
             "done": self.done,
             "task": self.task.state() if isinstance(self.task, SmatTask) else {},
         }
-        path = self.run.save(self.step, state, {"optimizer": self.optimizer.state_dict()})
+        average = {} if self.average is None else {"ema": self.average.state()}
+        path = self.run.save(self.step, state, {"optimizer": self.optimizer.state_dict(), **average})
         self._tell(lambda each: each.on_checkpoint(path))
         return path
 
@@ -157,6 +164,8 @@ class StageRunner:
         with restoring(path):
             self.model.load_state_dict(ReactiveTransformer.from_pretrained(path).state_dict())
             self.optimizer.load_state_dict(tensors["optimizer"])
+            if self.average is not None:
+                self.average.restore(tensors["ema"])
             self.step, self.tokens, self.done = int(state["number"]), int(state["tokens"]), bool(state["done"])
             if isinstance(self.task, SmatTask):
                 self.task.restore(Saved(state["task"], state.file))
@@ -166,6 +175,10 @@ class StageRunner:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints of this stage."""
         return self.run.checkpoints
+
+    def _weights_to_keep(self) -> AbstractContextManager[None]:
+        """The weights that validate and that the stage ends with: the average, where there is one."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def _keep_best(self, validation: dict[str, Any]) -> None:
         """Keeps the weights of the lowest validation loss; what is longer or later counts before a lower loss."""
@@ -195,10 +208,12 @@ class StageRunner:
             norm = torch.nn.utils.clip_grad_norm_(list(self.model.parameters()), self.config.optimizer.max_grad_norm)
             self.optimizer.step()
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
         self.tokens += tokens
         self.pace.add(tokens)
-        padding = result.loss.new_tensor(1 - batch.tokens / batch.positions)
-        return LossResult(result.loss, result.metrics | {"padding_share": padding}), norm.detach()
+        sizes = {name: result.loss.new_tensor(count) for name, count in (("tokens", batch.tokens), ("positions", batch.positions))}
+        return LossResult(result.loss, {**result.metrics, **sizes}), norm.detach()
 
     def _backward(self, batch: StageBatch) -> tuple[LossResult, int]:
         """Gradients of a batch, part by part; returns its loss in this process, and its tokens in all of them."""
@@ -241,6 +256,7 @@ class StageRunner:
 
     def _record(self, result: LossResult, norm: torch.Tensor, validation: dict[str, Any]) -> None:
         metrics = self.processes.metrics({name: value for name, value in result.metrics.items() if name != "loss"}, ())
+        metrics["padding_share"] = 1 - metrics.pop("tokens") / metrics.pop("positions")
         loss = self.processes.metrics({"loss": result.loss.detach()}, ())
         line: dict[str, Any] = {"phase": self.name, "iteration": self.step, "tokens": self.tokens, **loss, **metrics}
         line |= {"grad_norm": norm, "learning_rate": self.optimizer.param_groups[0]["lr"]}

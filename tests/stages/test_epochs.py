@@ -11,7 +11,7 @@ import pytest
 
 from rxrl.data.corpora import open_corpus
 from rxrl.data.rows import to_row
-from rxrl.data.stores import ConversationStore, Options, TextStore, build
+from rxrl.data.stores import Options, TextStore, build
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.types import BOS, EOS
 from tests.stages.epochs_worker import STAGES, STEPS, packed, row_ids, seen, talks

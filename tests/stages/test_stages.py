@@ -70,7 +70,7 @@ def test_each_stage_trains_its_groups_and_reports(name, tmp_path):
 def test_padding_is_a_metric_and_speed_a_timing(name, tmp_path):
     runner_in(tmp_path, name).train()
     batch = taken(TASKS[name](), 0)
-    assert lines(tmp_path)[0]["padding_share"] == pytest.approx(1 - batch.tokens / batch.positions, abs=1e-5)
+    assert lines(tmp_path)[0]["padding_share"] == pytest.approx(1 - batch.tokens / batch.positions, abs=1e-5, rel=1e-5)
     run = rxrl.load_run(tmp_path)
     assert run.metrics.padding_share.between(0, 1, inclusive="left").all()
     assert (run.timings.tokens_per_second > 0).all()
