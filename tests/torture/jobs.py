@@ -20,6 +20,8 @@ STAGES = {
     "memory-attention": ("iterations=4", "steps=2", *TINY),
     "smat": ("phases=[{steps: 1, iterations: 2}, {steps: 2, iterations: 2}]", *TINY),
 }
+STORES = {"pretrain": "texts", "smat": "conversations"}
+"""What stages read that train on a token store."""
 TRAIN = ("episodes=2", "checkpoint_every=1", "keep_checkpoints=2", "max_answer_tokens=4", "evaluation={every: 2, conversations: 2}")
 CURRICULUM = "name: border\nstages: [{steps: 2, iterations: 2}, {steps: 3, iterations: 2, reset_ratio: 0.5}]\n"
 _MRL = "{episodes: 2, max_iterations: 2, checkpoint_every: 1, max_answer_tokens: 4, evaluation: {every: 2, conversations: 2}}"
@@ -38,6 +40,7 @@ WORKER_SECONDS = 12.0
 """CPU seconds that the second job of the quickstart takes in a process of its own, imports included."""
 _STORY = "1 Mary moved to the kitchen.\n2 John went to the garden.\n3 Where is Mary? \tkitchen\t1\n4 Where is John? \tgarden\t2\n"
 BABI = 12 * _STORY
+TEXT_SHARDS, CHAT_SHARDS = 12, 3
 LOCK = ".rxrl.lock"
 TIMED = {"timings.jsonl", "report.html", "report.json"}
 """Files that hold times; that they are there is all that is compared."""
@@ -86,21 +89,18 @@ class Job:
 
 def jobs() -> list[Job]:
     """All of them."""
-    stages = [
-        Job(
-            f"stage {name}",
-            ("stage", name, "--out", "run", "--checkpoint-every", "1", *start, *overrides(settings)),
-            "run",
-            resumes=True,
-            share=15,
-        )
-        for name, settings in STAGES.items()
-        for start in ([] if name == "pretrain" else ["--from", "{base}/start"],)
+    start = ("--from", "{base}/start")
+    stages = [_stage(f"stage {name}", name, *(() if name == "pretrain" else start)) for name in STAGES]
+    stages += [_stage(f"stage {name} (store)", name, *start, "--data", f"{{base}}/{held}-store") for name, held in STORES.items()]
+    tokenized = [
+        Job(f"data tokenize ({held})", ("data", "tokenize", f"{{base}}/{held}", "store", "--tokenizer", "{base}/start"), "store", share=10)
+        for held in STORES.values()
     ]
     train = ("train", "--from", "{base}/start", "--curriculum", "{base}/curriculum.yaml", "--out", "run", *overrides(TRAIN))
     quickstart = ("quickstart", "--budget", "tiny", "--out", "run", *overrides(QUICKSTART))
     return [
         *stages,
+        *tokenized,
         Job("train", train, "run", resumes=True, share=40),
         Job("quickstart", (*quickstart, "--one-after-another"), "run", resumes=True, share=15),
         Job("quickstart, side by side", (*quickstart, "--side-by-side"), "run", resumes=True, share=15, worker_seconds=WORKER_SECONDS),
@@ -116,16 +116,32 @@ def jobs() -> list[Job]:
     ]
 
 
+def _stage(called: str, name: str, *more: str) -> Job:
+    settings = ("--checkpoint-every", "1", *more, *overrides(STAGES[name]))
+    return Job(called, ("stage", name, "--out", "run", *settings), "run", resumes=True, share=15)
+
+
+def _write_texts(folder: Path) -> None:
+    """Some shards of texts, each with a document that is longer than a section."""
+    folder.mkdir()
+    for shard in range(TEXT_SHARDS):
+        told = [f"Text {shard}.{number}: " + _STORY * (300 if not number else 1 + number % 7) for number in range(480)]
+        (folder / f"part-{shard:02}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in told))
+
+
 def make_base(nursery: Nursery, base: Path) -> None:
     """Writes what the jobs read."""
     base.mkdir(parents=True, exist_ok=True)
     (base / "curriculum.yaml").write_text(CURRICULUM)
     (base / "qa1_train.txt").write_text(BABI)
+    _write_texts(base / "texts")
     for arguments in (
         ("data", "generate", "rows.jsonl", "--count", "30", "--steps", "4"),
+        *(("data", "generate", f"conversations/{each}.parquet", "--count", "400", "--seed", f"{each}") for each in range(CHAT_SHARDS)),
         ("stage", "smat", "--out", "stage", *overrides(STAGES["smat"])),
         ("evaluate", "stage/checkpoint", "--steps", "3", "--conversations", "3", "--out", "evaluation"),
         ("export-rxlm", "stage/checkpoint", "published"),
+        *(("data", "tokenize", held, f"{held}-store", "--tokenizer", "stage/checkpoint") for held in STORES.values()),
         ("train", "--from", "stage/checkpoint", "--curriculum", "curriculum.yaml", "--out", "run", *overrides(TRAIN)),
     ):
         outcome = nursery.run(base, *arguments)

@@ -14,7 +14,7 @@ from tests.torture.readers import kinds
 
 pytestmark = pytest.mark.slow
 
-SOME = {"stage sft", "train", "rescore", "data generate"}
+SOME = {"stage sft", "train", "rescore", "data generate", "data tokenize (conversations)"}
 
 
 @pytest.fixture(scope="module")
