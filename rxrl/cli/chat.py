@@ -60,7 +60,7 @@ def chat(  # noqa: PLR0913, PLR0917
     _warm_up(session)
     c = model.config
     commands = _COMMANDS if tools else tuple(each for each in _COMMANDS if each != _RESULT)
-    echo(f"{c.name}, memory of {c.layers} x {c.slots} slots, up to {c.max_length} tokens a turn. Commands: {', '.join(commands)}.")
+    echo(f"{c.name}, memory of {c.memory_layers} x {c.slots} slots, up to {c.max_length} tokens a turn. Commands: {', '.join(commands)}.")
     try:
         for line in _lines():
             _report(session.wait())

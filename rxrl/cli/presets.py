@@ -21,7 +21,7 @@ _SIZES: Mapping[str, Callable[[ModelConfig], str]] = {
     "experts": lambda config: f"{config.decoder.active_experts} of {config.decoder.experts}",
     "vocabulary": lambda config: f"{config.vocab_size:,}",
     "tokens of an interaction": lambda config: f"{config.max_length:,}",
-    "memory slots": lambda config: f"{config.layers} x {config.slots:,}",
+    "memory slots": lambda config: f"{config.memory_layers} x {config.slots:,}",
 }
 _PARTS = {
     "encoder": "encoder",
@@ -41,10 +41,11 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print paramete
     if as_json:
         echo(json.dumps(counts, indent=2))
         return
-    plain_console().print(_table("Presets", PRESETS, counts), _table("Baselines, without memory", BASELINES, counts), sep="\n")
+    plain_console().print(_table("Presets", PRESETS, counts), _table("Baselines, to compare with pico", BASELINES, counts), sep="\n")
     echo("Parameters. Encoder and decoder each count the embedding they share; total counts it once, without the MLM head.")
     echo("Megabytes (1,000,000 bytes) in float32; memory is that of one conversation.")
-    echo("A baseline is a causal decoder that re-reads the conversation: rxrl stage rereading.")
+    echo("Baselines: pico-causal has no memory and re-reads the conversation (rxrl stage rereading); in pico-gru a GRU updates memory;")
+    echo("pico-rmt keeps it in memory tokens (Recurrent Memory Transformer).")
 
 
 def _table(title: str, configs: Mapping[str, ModelConfig], counts: Mapping[str, Mapping[str, int]]) -> Table:

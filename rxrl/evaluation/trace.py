@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rxrl.errors import ConfigError, DataError
 from rxrl.models import ReactiveTransformer
+from rxrl.models.memory_tokens import TokenMemory
 from rxrl.policies.reactive import StmBackend
 from rxrl.seeding import derive_seed
 from rxrl.types import SPECIAL_TOKENS, Conversation, TextCodec, TokenBatch, interaction_ids
@@ -56,7 +57,7 @@ def trace(model: ReactiveTransformer, codec: TextCodec, conversations: Sequence[
         seed: Keys stm0 of each conversation, as in an evaluation.
 
     Raises:
-        ConfigError: There are no conversations, or their lengths differ.
+        ConfigError: There are no conversations, or their lengths differ, or the model has memory tokens.
         DataError: A conversation has no reference answers.
         ModelError: An interaction is longer than the model reads.
     """
@@ -65,6 +66,9 @@ def trace(model: ReactiveTransformer, codec: TextCodec, conversations: Sequence[
         raise ConfigError(f"A trace needs conversations of one length, got lengths {sorted(steps) or 'of nothing'}: trace them apart.")
     if not all(isinstance(each, Conversation) for each in conversations):
         raise DataError("A trace follows conversations with reference answers, and a scenario has none: give conversations.")
+    writer = model.memory_attention
+    if isinstance(writer, TokenMemory):
+        raise ConfigError("A trace follows memory attention and cross-attention, and a model with memory tokens has neither: evaluate it.")
     memory = StmBackend(model).init([derive_seed(seed, "stm0", each.id) for each in conversations])
     memories, gates, writes, reads, tokens = [memory], [], [], [], []
     for number in range(steps.pop() + 1):
@@ -73,7 +77,7 @@ def trace(model: ReactiveTransformer, codec: TextCodec, conversations: Sequence[
         batch = TokenBatch.pad([interaction_ids(*pair) for pair in ids], model.device)
         if number:
             reads.append(_read(model, batch, memory, [len(query) for query, _ in ids]))
-        with _watched(model.memory_attention.attention) as attention, _watched(model.memory_attention.gate) as gate:
+        with _watched(writer.attention) as attention, _watched(writer.gate) as gate:
             memory = model.write_memory(memory, batch.ids, batch.mask)
         writes.append(attention[0].float().cpu())
         gates.append(gate[0].float().cpu())

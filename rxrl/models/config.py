@@ -15,7 +15,8 @@ _MANY, _LARGE = 1024, 2**22
 AttentionType = Literal["mha", "gqa", "mqa", "sqa"]
 AttentionBackend = Literal["auto", "sdpa", "flash"]
 Part = Literal["embedding", "encoder", "memory_attention", "decoder", "mlm_head"]
-MemoryVariant = Literal["simple", "self", "interlayer", "self-interlayer", "grouped-self-interlayer"]
+PublishedVariant = Literal["simple", "self", "interlayer", "self-interlayer", "grouped-self-interlayer"]
+MemoryVariant = Literal[PublishedVariant, "recurrent", "tokens"]
 
 
 class AttentionConfig(BaseConfig):
@@ -140,9 +141,10 @@ class MemoryAttentionConfig(BaseConfig):
     variant: MemoryVariant = Field(
         default="interlayer",
         description="simple: encoded data only; self: first its own slots; interlayer: first the mean of all layers' memory; "
-        "self-interlayer: first a gated mix of both; grouped-self-interlayer: the same with means over groups of layers.",
+        "self-interlayer: first a gated mix of both; grouped-self-interlayer: the same with means over groups of layers; "
+        "recurrent: a GRU updates each slot with what a learned query reads; tokens: memory stands among the decoder's tokens.",
     )
-    attention: AttentionConfig = Field(description="Attention over the encoded data.")
+    attention: AttentionConfig = Field(description="Attention over the encoded data; without effect in the variant `tokens`.")
     mean_attention: AttentionConfig | None = Field(default=None, description="First attention of the interlayer variants.")
     self_attention: AttentionConfig | None = Field(default=None, description="First attention of the variant `self`.")
     layer_groups: int | None = Field(
@@ -167,6 +169,8 @@ class MemoryAttentionConfig(BaseConfig):
                 raise ValueError(f"variant {self.variant!r} needs {name}")
             if not needed and getattr(self, name) is not None:
                 raise ValueError(f"variant {self.variant!r} has no {name}: leave it out or choose another variant")
+        if self.variant in ("recurrent", "tokens") and self.gate != GateConfig():
+            raise ValueError(f"variant {self.variant!r} has no residual gate: leave out gate or choose another variant")
         return self
 
 
@@ -190,7 +194,9 @@ class ModelConfig(BaseConfig):
     initial_memory: Literal["normal", "small-normal", "uniform", "zeros", "ones", "learned"] = Field(
         default="normal", description="normal: std 1; small-normal: std 0.01; uniform: [-1, 1); learned: a trained state."
     )
-    absent: tuple[Part, ...] = Field(default=(), description="Parts that the model lacks, because it was imported without them.")
+    absent: tuple[Part, ...] = Field(
+        default=(), description="Parts that the model lacks: it was imported without them, or is a baseline without them."
+    )
     # A choice of the run and of its machine, so it is not written into checkpoints.
     attention_backend: AttentionBackend = Field(
         default="auto",
@@ -214,6 +220,21 @@ class ModelConfig(BaseConfig):
         """Size of one head."""
         return self.dim // self.heads
 
+    @property
+    def has_memory_tokens(self) -> bool:
+        """Whether memory stands among the decoder's tokens, which also write it."""
+        return self.memory_attention.variant == "tokens"
+
+    @property
+    def memory_layers(self) -> int:
+        """Layers of the Short-Term Memory."""
+        return 1 if self.has_memory_tokens else self.layers
+
+    @property
+    def memory_values(self) -> int:
+        """Numbers in the memory of one conversation."""
+        return self.memory_layers * self.slots * self.dim
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelConfig:
         if self.dim % self.heads or self.head_dim % 2:
@@ -230,7 +251,15 @@ class ModelConfig(BaseConfig):
         for name, attention in parts.items():
             if attention is not None:
                 attention.check_fits(name, self.heads)
+        if self.has_memory_tokens:
+            self._decoder_does_all()
         groups = self.memory_attention.layer_groups
         if groups is not None and self.layers % groups:
             raise ValueError(f"memory_attention.layer_groups ({groups}) must divide layers ({self.layers}) into equal groups")
         return self
+
+    def _decoder_does_all(self) -> None:
+        if "encoder" not in self.absent:
+            raise ValueError("memory_attention.variant 'tokens' leaves an encoder nothing to do: name it in absent")
+        if self.decoder.experts > 1 or self.decoder.head_norm == "none":
+            raise ValueError("memory_attention.variant 'tokens' needs decoder.experts 1, and a decoder.head_norm to scale what is written")

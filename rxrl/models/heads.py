@@ -88,7 +88,7 @@ class Critic(ValueHead):
         super().__init__()
         reads = (config.encoder.cross_attention or config.decoder.cross_attention) if memory else None
         encoder = config.encoder.model_copy(update={"cross_attention": reads})
-        config = config.model_copy(update={"layers": min(layers, config.layers), "encoder": encoder})
+        config = config.model_copy(update={"layers": min(layers, config.memory_layers if memory else config.layers), "encoder": encoder})
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.encoder = Encoder(config)
         for layer in self.encoder.layers:
@@ -126,8 +126,10 @@ class Critic(ValueHead):
         return self._value(hidden, mask, turn, steps)
 
     @torch.no_grad()
-    def load_encoder(self, embedding: nn.Embedding, encoder: Encoder) -> None:
+    def load_encoder(self, embedding: nn.Embedding, encoder: Encoder | None) -> None:
         """Starts from an actor's embedding and the first layers of its encoder (copies); what the actor lacks stays as it is."""
         self.embedding.load_state_dict(embedding.state_dict())
+        if encoder is None:
+            return
         own = self.encoder.state_dict()
         self.encoder.load_state_dict(own | {name: value for name, value in encoder.state_dict().items() if name in own})

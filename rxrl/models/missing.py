@@ -30,5 +30,5 @@ class MissingPart(nn.Module):
         part = {"mlm_head": "MLM head"}.get(self._part, self._part.replace("_", " "))
         raise ModelError(
             f"This model has no {part}: it was imported without one (import it together with one, or with fresh weights for it, --fresh, "
-            "to be trained), or it is a baseline that re-reads the conversation (`rxrl stage rereading`, `rxrl evaluate`)."
+            "to be trained), or it is a baseline that re-reads the conversation or keeps it in memory tokens (`rxrl presets`)."
         )

@@ -14,9 +14,11 @@ from rxrl.models.cuda_graph import GraphMemory
 from rxrl.models.experts import RouterStatistics
 from rxrl.models.groups import grouped_parameters, in_group
 from rxrl.models.heads import MLMHead
-from rxrl.models.layers import use_attention_backend
+from rxrl.models.layers import CrossAttention, use_attention_backend
 from rxrl.models.memory_attention import MemoryAttention
+from rxrl.models.memory_tokens import MemoryTokenDecoder, TokenMemory
 from rxrl.models.missing import MissingPart
+from rxrl.models.recurrent_memory import RecurrentMemory
 from rxrl.models.transformer import Decoder, Encoder
 
 T = TypeVar("T")
@@ -34,13 +36,13 @@ class ReactiveNetwork(nn.Module):
         self.config, self.graphs = config, GraphMemory()
         self.embedding = in_group("embedding", nn.Embedding(config.vocab_size, config.dim))
         self.encoder = in_group("encoder", Encoder(config))
-        self.memory_attention = in_group("memory_attention", MemoryAttention(config))
-        self.decoder = in_group("decoder", Decoder(config))
+        self.memory_attention = in_group("memory_attention", _memory_writer(config))
+        self.decoder = in_group("decoder", MemoryTokenDecoder(config) if config.has_memory_tokens else Decoder(config))
         # Memory never uses it.
         self.mlm_head = in_group("encoder", MLMHead(config.dim, config.vocab_size, config.encoder.mlm_norm))
         self.initial_memory: nn.Parameter | None = None
         if config.initial_memory == "learned":
-            self.initial_memory = nn.Parameter(torch.empty(config.layers, config.slots, config.dim))
+            self.initial_memory = nn.Parameter(torch.empty(config.memory_layers, config.slots, config.dim))
         in_group("memory_attention", self)
         self._initialise()
         for part in config.absent:
@@ -52,14 +54,10 @@ class ReactiveNetwork(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
         if self.initial_memory is not None:
             nn.init.normal_(self.initial_memory, std=0.02)
-        reads = [
-            *(layer.memory_cross_attention for layer in self.encoder.layers),
-            *(layer.memory_cross_attention for layer in self.decoder.layers),
-        ]
-        for read in reads:
-            if read is not None:
-                nn.init.zeros_(read.out_proj.weight)
-                nn.init.zeros_(read.out_proj.bias)
+        for module in self.modules():
+            if isinstance(module, CrossAttention):
+                nn.init.zeros_(module.out_proj.weight)
+                nn.init.zeros_(module.out_proj.bias)
 
     def forward(self, task: Callable[[Self], T]) -> T:
         """Runs `task(self)`: the single entry for training, so that hooks of a distributed wrapper always run."""
@@ -95,7 +93,7 @@ class ReactiveNetwork(nn.Module):
             `[layers, batch, slots, dim]`.
         """
         c = self.config
-        shape = (c.layers, batch_size, c.slots, c.dim)
+        shape = (c.memory_layers, batch_size, c.slots, c.dim)
         if self.initial_memory is not None:
             return self.initial_memory.unsqueeze(1).expand(shape)
         if c.initial_memory == "zeros":
@@ -126,8 +124,17 @@ class ReactiveNetwork(nn.Module):
         encoded: Tensor = self.encoder(self.embedding(ids), mask, stm)
         return encoded
 
+    @property
+    def writes_read_memory(self) -> bool:
+        """Whether what is written depends on memory before memory attention, so that interactions are encoded one after the other."""
+        return isinstance(self.decoder, MemoryTokenDecoder) or self.encoder.reads_memory
+
     def write_memory(self, stm: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Memory after an interaction: encoder, then memory attention; shapes as in `encode`, `stm` in and out."""
+        if isinstance(self.decoder, MemoryTokenDecoder):
+            self._check(ids, mask)
+            self._check_rows(stm, ids)
+            return self.update_memory(stm, self.decoder.write(self.embedding(ids), mask, stm), mask)
         return self.update_memory(stm, self.encode(ids, mask, stm if self.encoder.reads_memory else None), mask)
 
     def update_memory(self, stm: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
@@ -198,3 +205,9 @@ class ReactiveNetwork(nn.Module):
             raise ModelError(
                 f"An interaction may have {self.config.max_length} tokens at most, got {ids.shape[1]}: shorten it or use a larger preset."
             )
+
+
+def _memory_writer(config: ModelConfig) -> MemoryAttention | RecurrentMemory | TokenMemory:
+    if config.has_memory_tokens:
+        return TokenMemory()
+    return RecurrentMemory(config) if config.memory_attention.variant == "recurrent" else MemoryAttention(config)

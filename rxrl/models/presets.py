@@ -36,6 +36,25 @@ def _published(
     )
 
 
+def _memory_tokens(name: str, layers: int, ff_dim: int, slots: int) -> ModelConfig:
+    """A causal transformer with memory tokens; sizes and vocabulary of pico, and as much memory. A critic takes the encoder's sizes."""
+    full, least = _attention(4, 4), _attention(1, 1)
+    return ModelConfig(
+        name=name,
+        vocab_size=768,
+        dim=64,
+        layers=layers,
+        heads=4,
+        max_length=96,
+        slots=slots,
+        encoder=EncoderConfig(self_attention=full, ff_dim=128),
+        decoder=DecoderConfig(self_attention=full, cross_attention=full, ff_dim=ff_dim, head_norm="rms"),
+        memory_attention=MemoryAttentionConfig(variant="tokens", attention=least),
+        initial_memory="learned",
+        absent=("encoder", "mlm_head"),
+    )
+
+
 def _causal(name: str, layers: int, ff_dim: int) -> ModelConfig:
     """A decoder alone, which re-reads the conversation; sizes and vocabulary of pico."""
     full, least = _attention(4, 4), _attention(1, 1)
@@ -55,27 +74,34 @@ def _causal(name: str, layers: int, ff_dim: int) -> ModelConfig:
     )
 
 
+_PICO = ModelConfig(
+    name="pico",
+    vocab_size=768,
+    dim=64,
+    layers=2,
+    heads=4,
+    max_length=96,
+    slots=32,
+    encoder=EncoderConfig(self_attention=_attention(4, 4), ff_dim=128),
+    decoder=DecoderConfig(self_attention=_attention(4, 4), cross_attention=_attention(4, 4), ff_dim=48, experts=4, active_experts=2),
+    memory_attention=MemoryAttentionConfig(attention=_attention(4, 4), mean_attention=_attention(4, 4)),
+    initial_memory="learned",
+)
+_RECURRENT = MemoryAttentionConfig(variant="recurrent", attention=_attention(4, 4))
+
 PRESETS: dict[str, ModelConfig] = {
-    "pico": ModelConfig(
-        name="pico",
-        vocab_size=768,
-        dim=64,
-        layers=2,
-        heads=4,
-        max_length=96,
-        slots=32,
-        encoder=EncoderConfig(self_attention=_attention(4, 4), ff_dim=128),
-        decoder=DecoderConfig(self_attention=_attention(4, 4), cross_attention=_attention(4, 4), ff_dim=48, experts=4, active_experts=2),
-        memory_attention=MemoryAttentionConfig(attention=_attention(4, 4), mean_attention=_attention(4, 4)),
-        initial_memory="learned",
-    ),
+    "pico": _PICO,
     "nano": _published("nano", dim=128, layers=6, heads=8, vocab_size=7_500, length=256, experts=12, encoder_reads_memory=False),
     "micro": _published("micro", dim=128, layers=6, heads=8, vocab_size=5_000, length=256, experts=12, encoder_reads_memory=True),
     "mini": _published("mini", dim=256, layers=8, heads=16, vocab_size=10_000, length=1_024, experts=16, encoder_reads_memory=True),
 }
 
-BASELINES: dict[str, ModelConfig] = {"pico-causal": _causal("pico-causal", 4, 272)}
-"""Models without memory to compare with, each as large as the preset that its name begins with."""
+BASELINES: dict[str, ModelConfig] = {
+    "pico-causal": _causal("pico-causal", 4, 272),
+    "pico-gru": _PICO.model_copy(update={"name": "pico-gru", "memory_attention": _RECURRENT}),
+    "pico-rmt": _memory_tokens("pico-rmt", 4, 288, 64),
+}
+"""Models to compare with, each as large as the preset that its name begins with: one without memory, and two with other memories."""
 
 
 def preset(name: str, **changes: Any) -> ModelConfig:

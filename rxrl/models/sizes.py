@@ -29,8 +29,7 @@ def count_parameters(model: ReactiveNetwork) -> dict[str, int]:
 
 def count_bytes(model: ReactiveNetwork, dtype: torch.dtype = torch.float32) -> dict[str, int]:
     """Bytes of all parameters but the MLM head's, values of one conversation's memory, and bytes of those."""
-    c = model.config
-    values = c.layers * c.slots * c.dim
+    values = model.config.memory_values
     return {
         "bytes": count_parameters(model)["total"] * dtype.itemsize,
         "memory_values": values,

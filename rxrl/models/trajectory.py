@@ -27,8 +27,8 @@ def memory_trajectory(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: T
         `[layers, turns, batch, slots, dim]`: entry t is the memory after writes 0 .. t.
     """
     turns = ids.shape[0]
-    if model.encoder.reads_memory:
-        return _trajectory_of_reading_encoder(model, stm0, ids, mask, bptt_turns)
+    if model.writes_read_memory:
+        return _write_by_write(model, stm0, ids, mask, bptt_turns)
     encoded = _by_turn(model.encode(ids.flatten(0, 1), mask.flatten(0, 1)), turns)
     if bptt_turns is None or bptt_turns >= turns:
         return torch.stack(_chain(model, stm0, encoded, mask), dim=1)
@@ -68,8 +68,8 @@ def _by_turn(rows: Tensor, turns: int) -> Tensor:
     return rows.view(rows.shape[0], turns, -1, *rows.shape[2:])
 
 
-def _trajectory_of_reading_encoder(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: Tensor, bptt_turns: int | None) -> Tensor:
-    """For encoders that read the memory they will write: turn by turn, one chain for each window."""
+def _write_by_write(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: Tensor, bptt_turns: int | None) -> Tensor:
+    """For models that read the memory they will write: turn by turn, one chain for each window."""
     turns = ids.shape[0]
     window = turns if bptt_turns is None else min(bptt_turns, turns)
     values, stm = [stm0], stm0

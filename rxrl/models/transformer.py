@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -173,10 +173,12 @@ class OutputHead(nn.Linear):
 class Decoder(nn.Module):
     """Reads memory, never writes it; the token embedding is handed in, because it is shared."""
 
+    layer_kind: ClassVar[type[nn.Module]] = DecoderLayer
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.layers = cast(Sequence[DecoderLayer], nn.ModuleList(DecoderLayer(config) for _ in range(config.layers)))
+        self.layers = cast(Sequence[DecoderLayer], nn.ModuleList(self.layer_kind(config) for _ in range(config.layers)))
         self.head_norm = _head_norm(config)
         self.head = OutputHead(config.dim, config.vocab_size)
         self.head.special_tokens = config.special_tokens

@@ -10,6 +10,7 @@ from rxrl.algorithms import LossResult
 from rxrl.data.batches import EpisodeBatch, next_tokens, texts_apart
 from rxrl.models import ReactiveTransformer
 from rxrl.models.experts import RouterStatistics, load_balance_loss
+from rxrl.models.memory_tokens import MemoryTokenDecoder
 from rxrl.models.trajectory import answer_hidden, memory_trajectory
 from rxrl.models.transformer import Decoder, Encoder
 from rxrl.stages.batches import RowDraws, Whole
@@ -152,6 +153,8 @@ def decoder_loss(
 
 def silent(part: Encoder | Decoder) -> bool:
     """Whether nothing that memory holds reaches the hidden states: there is no memory cross-attention, or its output is zero."""
+    if isinstance(part, MemoryTokenDecoder):
+        return False
     reads = [layer.memory_cross_attention for layer in part.layers]
     return not any(bool(each.out_proj.weight.any()) or bool(each.out_proj.bias.any()) for each in reads if each is not None)
 

@@ -36,7 +36,7 @@ def make_critic(kind: CriticKind, model: ReactiveTransformer, layers: int) -> An
     if kind == "shared":
         return SharedCritic(model.config)
     critic = Critic(model.config, layers, memory=kind == "memory")
-    critic.load_encoder(model.embedding, model.encoder)
+    critic.load_encoder(model.embedding, None if "encoder" in model.config.absent else model.encoder)
     return critic
 
 

@@ -291,7 +291,7 @@ class ReactiveSession:
     @property
     def _memory_shape(self) -> tuple[int, int, int, int]:
         config = self.model.config
-        return config.layers, 1, config.slots, config.dim
+        return config.memory_layers, 1, config.slots, config.dim
 
     def _fresh(self) -> Tensor:
         return self.model.init_memory(1, self._generator).detach()

@@ -44,7 +44,7 @@ def model_card(
         license=license,
         repo_id=repo_id or f"owner/{config.name}",
         counts=_counts(model),
-        memory_values=config.layers * config.slots * config.dim,
+        memory_values=config.memory_values,
         dtype=str(model.dtype).removeprefix("torch."),
         attentions=_attentions(model),
         results=_results(evaluation or {}),
@@ -78,7 +78,9 @@ def _attentions(model: ReactiveNetwork) -> dict[str, str]:
     return {
         name: f"{attention.types(config.heads)[0].upper()}, {attention.query_groups} query and {attention.kv_groups} key/value heads"
         for name, attention in found.items()
-        if attention is not None and name.split(",")[0].replace(" ", "_") not in config.absent
+        if attention is not None
+        and name.split(",")[0].replace(" ", "_") not in config.absent
+        and not (config.has_memory_tokens and name != "decoder, self-attention")
     }
 
 

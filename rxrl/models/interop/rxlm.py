@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from rxrl.errors import CheckpointError, ConfigError, unknown_name
-from rxrl.models.config import ModelConfig
+from rxrl.models.config import ModelConfig, PublishedVariant
 from rxrl.models.files import listed
 from rxrl.models.interop.rxlm_config import LATER_KEYS, TOKEN_IDS, check_supported, read_model_config, write_part_config
 from rxrl.models.interop.rxlm_files import PARTS, PREFIX, WHOLE, PartFile, read_folder, write_folder
@@ -279,6 +279,8 @@ def export_rxlm(
     """
     if rope_order_named(rope_order) == "concatenated" and model.config.decoder.expert_biases == "global":
         raise ConfigError("Stacked experts with a global bias exist in interleaved files only: export with rope order 'interleaved'.")
+    if (variant := model.config.memory_attention.variant) not in get_args(PublishedVariant):
+        raise CheckpointError(f"The published layout has no place for the memory variant {variant!r}: this model cannot be written in it.")
     present = [part for part in PARTS if part not in model.config.absent]
     files = {part: _part_content(model, part, rope_order) for part in present}
     marks = {_MARK_ROPE: rope_order, _MARK_NAME: model.config.name, _MARK_MEMORY: model.config.initial_memory}

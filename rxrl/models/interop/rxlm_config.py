@@ -14,7 +14,15 @@ from typing import Any, Literal, cast, get_args
 from pydantic import ValidationError
 
 from rxrl.errors import CheckpointError, sentence, unknown_name
-from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, GateConfig, MemoryAttentionConfig, MemoryVariant, ModelConfig
+from rxrl.models.config import (
+    AttentionConfig,
+    DecoderConfig,
+    EncoderConfig,
+    GateConfig,
+    MemoryAttentionConfig,
+    ModelConfig,
+    PublishedVariant,
+)
 from rxrl.models.files import listed
 from rxrl.models.interop.rxlm_files import PARTS, PartFile
 from rxrl.models.layers import ROPE_BASE
@@ -211,8 +219,8 @@ class _PartReader:
             gate=self._gate(),
         )
 
-    def _variant(self, declared: str | None) -> MemoryVariant:
-        found: MemoryVariant = "simple"
+    def _variant(self, declared: str | None) -> PublishedVariant:
+        found: PublishedVariant = "simple"
         if self._any("interlayer_gate_layers."):
             found = "self-interlayer"
         elif self._any("mean_attention_layers."):
@@ -224,15 +232,15 @@ class _PartReader:
             return "grouped-self-interlayer"
         if declared is None or declared == found:
             return found
-        if not isinstance(declared, str) or declared not in get_args(MemoryVariant):
+        if not isinstance(declared, str) or declared not in get_args(PublishedVariant):
             raise CheckpointError(
-                f"{self._config_path}: {unknown_name('memory_attention_variant', str(declared), get_args(MemoryVariant))}"
+                f"{self._config_path}: {unknown_name('memory_attention_variant', str(declared), get_args(PublishedVariant))}"
             )
         if found in _INTERLAYER and declared in _INTERLAYER and declared != "grouped-self-interlayer":
             self.notes.append(f"memory_attention_variant is {declared} in config.json, but the weights are those of {found}")
             return found
         # What is declared and not there is reported as missing.
-        return cast(MemoryVariant, declared)
+        return cast(PublishedVariant, declared)
 
     def _gate(self) -> GateConfig:
         config = self.part.config

@@ -60,6 +60,7 @@ def can_decode(decoder: Decoder, embedded: Tensor, memory: Sequence[MemoryKV]) -
     mixed = config.decoder.experts > 1
     return (
         instruction_set() is not None
+        and not config.has_memory_tokens
         and decoder.layers[0].attention.backend == "auto"
         and config.head_dim == HEAD_DIM
         and config.dim % _TILE == 0
