@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Makes the tables of docs/results.md from finished runs, and the runs of the ablation and of "does it learn".
+"""Makes the tables of docs/results.md from finished runs, and the runs of the ablation, of "does it learn" and of the baselines.
 
     python scripts/results.py runs runs/seed0 runs/seed1 runs/seed2
     python scripts/results.py scenarios runs/preferences0 runs/preferences1
     python scripts/results.py ablation --out runs/ablation --seeds 0 1 2
     python scripts/results.py learn --out runs/learn --seeds 0 1 2
+    python scripts/results.py baselines --out runs/baselines --seeds 0 1 2
 
-What is finished is not run again, so the last two can be stopped, continued, and shared between processes by seed.
+What is finished is not run again, so the last three can be stopped, continued, and shared between processes by seed.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from baselines import ROWS, baselines_tables, run_baselines
 from learning import learning_table, read_runs, run_learning
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum
@@ -250,6 +252,11 @@ def main() -> None:
     learn.add_argument("--out", type=Path, default=Path("runs/learn"))
     learn.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     learn.add_argument("--table", action="store_true", help="run nothing, only print the table of what is finished")
+    beside = commands.add_parser("baselines", help="models of equal size beside pico: retention, cost of a turn, bytes of memory")
+    beside.add_argument("--out", type=Path, default=Path("runs/baselines"))
+    beside.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    beside.add_argument("--only", nargs="*", default=[], choices=list(ROWS), help="rows to run; without it, all")
+    beside.add_argument("--table", action="store_true", help="run nothing, only print the tables of what is finished")
     arguments = parser.parse_args()
     if arguments.command == "runs":
         lines = runs_table(arguments.folders)
@@ -259,6 +266,10 @@ def main() -> None:
         if not arguments.table:
             run_learning(arguments.out, arguments.seeds, say=print)
         lines = learning_table(read_runs(arguments.out, arguments.seeds), arguments.seeds)
+    elif arguments.command == "baselines":
+        if not arguments.table:
+            run_baselines(arguments.out, arguments.seeds, arguments.only, say=print)
+        lines = baselines_tables(arguments.out, arguments.seeds)
     else:
         if not arguments.table:
             run_ablation(arguments.out, arguments.seeds, arguments.only)
