@@ -94,6 +94,7 @@ class Sweep:
         whole = [*line, *goes_on] if self.options is None else [sys.executable, "-m", "rxrl", *line, *goes_on]
         log = job.folder.with_name(f"{job.folder.name}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()  # a program may end without a word
         self.say(f"{job.folder}: {'goes on' if begun else 'begins'}, log in {log}.")
         try:
             # A session of its own: Ctrl-C reaches this process, which hands it on once.

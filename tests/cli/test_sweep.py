@@ -66,6 +66,12 @@ def test_all_combinations_run_once_and_a_failed_one_again(invoke: Any, command: 
     assert "4 runs, 4 of them done." in invoke(*arguments).stdout
 
 
+def test_a_program_that_fails_without_a_word_does_not_end_the_sweep(invoke: Any, tmp_path: Path) -> None:
+    silent = [sys.executable, "-c", "import sys; sys.exit(3)", "{seed}", "{out}"]
+    told = invoke("sweep", "--seeds", "0..1", "--out", tmp_path, "--", *silent, code=1).stdout
+    assert told.count("failed with exit code 3") == 2
+
+
 def test_a_folder_of_another_command_is_left_alone(invoke: Any, command: list[str], tmp_path: Path) -> None:
     arguments = ["sweep", "--seeds", "0", "--set", "opt.rate=1", "--out", tmp_path / "sweep"]
     invoke(*arguments, *command)
