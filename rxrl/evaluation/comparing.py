@@ -60,11 +60,17 @@ def named_runs(arguments: Sequence[str]) -> list[Named]:
 
     Folders whose names differ in the number of a seed alone (`small-seed0`, `small/seed-1`) are runs of one variant, named by what they
     share; `NAME=FOLDER` says the name of the variant instead.
+
+    Raises:
+        ConfigError: A name or folder is empty.
     """
     found = []
     for argument in arguments:
         name, equals, path = argument.partition("=")
-        folder = Path(path if equals and not Path(argument).exists() else argument)
+        given = equals and not Path(argument).exists()
+        if not (name and path if given else argument):
+            raise ConfigError(f"Expected a folder, or a name and a folder as NAME=FOLDER, got {argument!r}.")
+        folder = Path(path if given else argument)
         match = _SEED.match(folder.resolve().name)
         stem = folder.resolve().name if match is None else match["stem"] or folder.resolve().parent.name
         seed = None if match is None else int(match["seed"])
@@ -123,6 +129,8 @@ def _entries(named: Sequence[Named]) -> list[Entry]:
             raise ConfigError(
                 f"{folder} is the second run of {variant!r} with the seed {known}: name one of the variants apart, as in NAME={folder}."
             )
+        if any(entry.variant == variant and Path(entry.folder).resolve() == folder.resolve() for entry in found):
+            raise ConfigError(f"{folder} is named twice, and one run is not two seeds: leave one of them out.")
         found.append(Entry(variant, known, str(folder), turn_values(run.evaluation)))
     return found
 

@@ -108,5 +108,12 @@ def test_what_cannot_be_compared_is_refused(runs: list[str], tmp_path: Path) -> 
         compare_runs(runs[:1])
     with pytest.raises(ConfigError, match="second run of 'small' with the seed 0"):
         compare_runs([runs[0], runs[0]])
+    plain = saved(tmp_path / "plain", 0.4)
+    for twice in ([plain, plain], [f"a={plain}", f"a={plain}/../plain"]):
+        with pytest.raises(ConfigError, match="plain is named twice"):
+            compare_runs(twice)
+    for empty in ("a=", f"={plain}", ""):
+        with pytest.raises(ConfigError, match="Expected a folder"):
+            compare_runs([plain, empty])
     with pytest.raises(DataError, match="no folder"):
         compare_runs([runs[0], str(tmp_path / "none")])
