@@ -64,6 +64,8 @@ def load_checkpoint(path: str | Path) -> tuple[ReactiveTransformer, Tokenizer]:
     """
     folder = checkpoint_folder(path)
     if not (folder / TOKENIZER_FILE).is_file():
+        if not (folder / CONFIG_FILE).is_file():
+            raise CheckpointError(f"{folder} holds no checkpoint (no {CONFIG_FILE}): give the folder of a checkpoint or of a run.")
         raise CheckpointError(f"No {TOKENIZER_FILE} in {folder}, and text needs one: put the model's own beside {CONFIG_FILE}.")
     model, tokenizer = ReactiveTransformer.from_pretrained(folder), Tokenizer.load(folder)
     if tokenizer.vocab_size > model.config.vocab_size:

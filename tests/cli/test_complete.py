@@ -143,6 +143,8 @@ def test_what_is_missing_is_said_in_one_sentence(command: str, invoke: Any, mode
     bare = without(tmp_path / "bare", model, tokenizer=None)
     assert "No tokenizer.json in" in refused(invoke(command, bare, "a [MASK]", code=2))
     assert "There is no checkpoint" in refused(invoke(command, tmp_path / "none", "a [MASK]", code=2))
+    (tmp_path / "another").mkdir()
+    assert "another holds no checkpoint" in refused(invoke(command, tmp_path / "another", "a [MASK]", code=2))
 
 
 def test_wrong_options_are_refused_first(invoke: Any, saved: Path, tmp_path: Path) -> None:
