@@ -195,6 +195,7 @@ def test_wrong_options_are_refused_in_one_sentence(place: Path) -> None:
     assert "--set is for the options of a suite" in refused("--set", "pairs=[4]")
     assert "pairs of the suite mqar" in refused("--suite", "mqar", "--set", "pairs=[0]")
     assert "is like [4, 8, 16, 32, 64], got 4" in refused("--suite", "mqar", "--set", "pairs=4")
+    assert "generates its conversations" in refused("--suite", "mqar", "--data", place / "babi")
     assert "needs a text" in refused("--suite", "babi-long", "--data", place / "babi")
     assert "no bAbI files" in refused("--suite", "babi", "--data", place)
     with pytest.raises(ConfigError, match="subclass"):

@@ -107,8 +107,10 @@ class Suite(ABC):
         """Options, with defaults.
 
         Raises:
-            ConfigError: One is unknown or has another type than its default.
+            ConfigError: One is unknown or has another type than its default, or data were given that nobody reads.
         """
+        if setting.data is not None and not self.where:
+            raise ConfigError(f"The suite {self.name} generates its conversations: leave --data out.")
         for name, value in setting.options.items():
             if name not in self.options:
                 raise ConfigError(unknown_name(f"option of the suite {self.name}", name, self.options))
