@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rxrl.evaluation.records import TurnRecord
+from rxrl.evaluation.records import EXACT, TurnRecord
 from rxrl.facts import attribute_of, value_words
 from rxrl.rewards.retention import held
 from rxrl.types import Turn
@@ -15,7 +15,7 @@ CANDIDATES = 16
 """Constant answers tried for questions whose asked facts are not known: the most frequent references."""
 
 
-def chance(records: Sequence[TurnRecord]) -> float | None:
+def chance(records: Sequence[TurnRecord], *, exact: bool = False) -> float | None:
     """Accuracy of the best constant answer per question kind, measured on the very turns that are given.
 
     A question kind is the set of attributes asked for. For one fact the best constant is its most frequent value (or
@@ -25,6 +25,7 @@ def chance(records: Sequence[TurnRecord]) -> float | None:
 
     Args:
         records: Turns; those that ask for nothing are left out.
+        exact: Whether an answer earns 1 where it is exactly right and 0 otherwise, in place of the share that is right.
 
     Returns:
         A number in [0, 1]; None without asking turns.
@@ -35,7 +36,7 @@ def chance(records: Sequence[TurnRecord]) -> float | None:
     groups: dict[tuple[str, ...], list[Turn]] = defaultdict(list)
     for record in asking:
         groups[_question_kind(record.turn)].append(record.turn)
-    return sum(_best_known(group) if group[0].asks_known else _best_reference(group) for group in groups.values()) / len(asking)
+    return sum(_best_known(each, exact) if each[0].asks_known else _best_reference(each, exact) for each in groups.values()) / len(asking)
 
 
 def _question_kind(turn: Turn) -> tuple[str, ...]:
@@ -45,11 +46,18 @@ def _question_kind(turn: Turn) -> tuple[str, ...]:
     return ("facts", *sorted(attribute_of(key) for key in keys)) if keys else ("kind", turn.kind or "")
 
 
-def _best_known(group: Sequence[Turn]) -> float:
+def _best_known(group: Sequence[Turn], exact: bool) -> float:
     """Summed score of the best constant answer to questions that ask for the same attributes."""
     known = [turn for turn in group if not turn.unknown]
     if not known:
         return float(len(group))
+    if exact:
+        whole = Counter(
+            tuple(sorted((attribute_of(key), value_words(value)) for key, value in turn.expected.items()))
+            for turn in known
+            if turn.expected
+        )
+        return float(max([*whole.values(), len(group) - len(known)]))
     counts: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
     for turn in known:
         for attribute, value in {(attribute_of(key), value_words(value)) for key, value in turn.expected.items()}:
@@ -59,7 +67,8 @@ def _best_known(group: Sequence[Turn]) -> float:
     return max(right / max(asked.total(), 1), float(len(group) - len(known)))
 
 
-def _best_reference(group: Sequence[Turn]) -> float:
+def _best_reference(group: Sequence[Turn], exact: bool) -> float:
     """Summed score of the best of the frequent references, given as the answer to every question of the group."""
     candidates = [text for text, _ in Counter(turn.reference for turn in group).most_common(CANDIDATES)]
-    return max(sum(held(replace(turn, answer=text, answer_ids=())) or 0.0 for turn in group) for text in candidates)
+    earned = [[held(replace(turn, answer=text, answer_ids=())) or 0.0 for turn in group] for text in candidates]
+    return max(float(sum(value >= EXACT for value in values)) if exact else sum(values) for values in earned)

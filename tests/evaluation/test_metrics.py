@@ -194,6 +194,19 @@ def test_chance_for_several_facts_is_a_share():
     assert chance(pets) == pytest.approx((1 / 4 + 1 / 4) / 2)
 
 
+def test_an_exact_constant_answer_has_every_value_right():
+    several = [record(f"c{n}", expected={"a.pet": f"p{n % 4}", "a.colour": f"q{n % 2}"}) for n in range(8)]
+    assert chance(several) == pytest.approx((1 / 4 + 1 / 2) / 2)
+    assert chance(several, exact=True) == pytest.approx(1 / 4)
+    single = [record(f"c{n}", expected={"a.pet": f"p{n % 4}"}) for n in range(8)]
+    assert chance(single, exact=True) == chance(single) == pytest.approx(1 / 4)
+    rooms = [
+        record(f"c{n}", query="where is he ?", reference=f"in the {room}", expected={}, asks_known=False, saved=(_went(room),))
+        for n, room in enumerate(("kitchen", "garden", "kitchen", "hall"))
+    ]
+    assert chance(rooms, exact=True) == 0.5
+
+
 @given(st.lists(st.tuples(st.sampled_from(VALUES), st.booleans()), min_size=1, max_size=20))
 def test_no_single_constant_answer_beats_chance(asked):
     records = [

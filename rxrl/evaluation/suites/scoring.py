@@ -65,7 +65,7 @@ def _answers(group: Group, records: Sequence[TurnRecord], oracle: Sequence[TurnR
         names = [record.turn.conversation_id for record in own]
         row["score"], row["low"], row["high"] = bootstrap(_exact(own), names, seed=seed, resamples=resamples)
         row["f1"] = sum(record.retention or 0.0 for record in own) / len(own)
-        row["blind"] = chance(own)
+        row["blind"] = chance(own, exact=True)
         row["oracle"] = sum(_exact(best)) / len(best) if best else None
     return row | {"questions": len(own), "conversations": len(group.scenarios), "note": group.note}
 
