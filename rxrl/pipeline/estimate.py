@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from rxrl.curricula import Curriculum
 from rxrl.data.splits import Sources
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
+from rxrl.pipeline.parts import make_task
 from rxrl.pipeline.stage_job import Reporting, StageJob, quietly
 from rxrl.reading import whole_objects
 from rxrl.runs.processes import Processes
@@ -83,11 +84,11 @@ def estimate_stage(job: StageJob, report: Reporting = quietly) -> list[Estimate]
     Raises:
         RxrlError: Something is missing or wrong.
     """
-    model, codec, _ = job.open(report)
+    model, codec, sources = job.prepare(report)
     found = []
     for name, share, settings in parts_of(job.name, job.settings):
         timed = settings.model_copy(update={"batch_tokens": min(settings.batch_tokens, PASS_TOKENS), "accumulation": 1})
-        _, _, task = replace(job, settings=timed).open(made=(model, codec))
+        task = make_task(job.name, timed, sources, codec, model.config.max_length)
         with TemporaryDirectory() as folder:
             runner = StageRunner(job.name, model, codec, task, timed, folder)
             found.append(_timed(name, share, job.settings, runner))

@@ -174,7 +174,7 @@ class RecipeRun:
             yield from estimate_stage(fresh, self.report)
         if self.recipe.mrl is not None:
             self.say("Timing mrl ...")
-            model, codec, _ = fresh.open(self.report)
+            model, codec, _ = fresh.prepare(self.report)
             config = self._mrl()
             sources = open_named(self.data.conversations, self.data.held_out, None, config.seed)
             yield estimate_mrl(model, codec, self.curriculum, config, sources)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rxrl.data.splits import Sources
 from rxrl.data.stores import Options, Reporter
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError
@@ -27,7 +28,6 @@ DEFAULT_BASELINE = "pico-causal"
 """Preset of a model without memory, where none is named."""
 Say = Callable[[str], None]
 Reporting = Callable[[], AbstractContextManager[Reporter]]
-Made = tuple[ReactiveTransformer, Tokenizer]
 
 
 def quietly() -> AbstractContextManager[Reporter]:
@@ -67,12 +67,11 @@ class StageJob:
         """The same with a new model of the preset's vocabulary, which a tokenizer may not fill that was trained on little data."""
         return self if self.start else replace(self, model={"vocab_size": preset(self.preset).vocab_size, **self.model})
 
-    def open(self, report: Reporting = quietly, made: Made | None = None) -> tuple[ReactiveTransformer, Tokenizer, StageTask]:
-        """Model, tokenizer and task.
+    def prepare(self, report: Reporting = quietly) -> tuple[ReactiveTransformer, Tokenizer, Sources]:
+        """Model, tokenizer and data.
 
         Args:
             report: Makes what is told of the data.
-            made: Model and tokenizer that are there already; None: those of the job.
 
         Raises:
             RxrlError: Something is missing or wrong.
@@ -91,12 +90,16 @@ class StageJob:
                 reporter=reporter,
                 changes=self.model,
             )
-        model, codec = made or (model, codec)
         if self.name in BASELINE_STAGES and not rereads(model.config):
             raise ConfigError(
                 f"The stage {self.name} trains a baseline without memory, such as --preset {DEFAULT_BASELINE}: name one of those."
             )
         check_lengths(self.settings, sources)
+        return model, codec, sources
+
+    def open(self, report: Reporting = quietly) -> tuple[ReactiveTransformer, Tokenizer, StageTask]:
+        """Model, tokenizer and task; see `prepare`."""
+        model, codec, sources = self.prepare(report)
         return model, codec, make_task(self.name, self.settings, sources, codec, model.config.max_length)
 
     def run(
