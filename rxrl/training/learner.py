@@ -311,11 +311,12 @@ class Learner:
             return [self._backward(as_result(each(), active.coefficient)) for each in losses] or [as_result(nothing, 0.0)]
 
     def _gradients_apart(self, iteration: int) -> SignalGradients | None:
-        """What compares the gradients of the signals, where that is due."""
+        """What compares the gradients of the signals, where that is due and the policy learns."""
         every = self.config.compare_signals_every
-        if not self.signals.others or every is None or iteration % every:
+        learning = [p for named in self.groups.values() for _, p in named if p.requires_grad]
+        if not self.signals.others or not learning or every is None or iteration % every:
             return None
-        return SignalGradients(self.signals, [p for named in self.groups.values() for _, p in named])
+        return SignalGradients(self.signals, learning)
 
     def _step_critic(self, rollout: Rollout, targets: Targets, rows: Tensor, algorithm: AlgorithmConfig, totals: Totals) -> Metrics:
         """One step of the critic on the `rows` of a minibatch."""
@@ -391,7 +392,7 @@ def _only_once(name: str) -> bool:
 
 def joined(policy: LossResult, value: LossResult, coefficient: float) -> LossResult:
     """One loss for a policy and a critic that share an encoder."""
-    return LossResult(policy.loss + coefficient * value.loss, {**policy.metrics, **value.metrics})
+    return LossResult(policy.loss + coefficient * value.loss, {**policy.metrics, **value.metrics}, policy.terms)
 
 
 def grad_norm(parameters: Iterator[nn.Parameter]) -> Tensor:

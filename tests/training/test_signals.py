@@ -177,14 +177,22 @@ def test_a_gate_leaves_turns_that_fail_to_the_reference_and_the_others_to_the_re
     assert torch.allclose(found.metrics["policy_loss"], alone.metrics["policy_loss"], rtol=1e-12)
 
 
-def test_gradients_of_signals_are_compared(tmp_path):
-    trainer = trainer_in(tmp_path, signals={"reward": 1, "reference": 0.5}, compare_signals_every=2, micro_batch=3)
+@pytest.mark.parametrize("critic", ["text", "shared"])
+def test_gradients_of_signals_are_compared(critic, tmp_path):
+    trainer = trainer_in(tmp_path, signals={"reward": 1, "reference": 0.5}, compare_signals_every=2, micro_batch=3, critic=critic)
     trainer.train()
     first, second = lines(trainer)
     assert first["signal/reward_grad_norm"] > 0
     assert first["signal/reference_grad_norm"] > 0
     assert -1 <= first["signal/reference_cosine"] <= 1
     assert "signal/reference_cosine" not in second
+
+
+def test_where_the_critic_alone_learns_no_gradients_of_signals_are_compared(tmp_path):
+    trainer = trainer_in(tmp_path, [{"steps": 1, "iterations": 1, "train": ["critic"]}], signals={"reward": 1, "reference": 0.5})
+    trainer.train()
+    assert lines(trainer)[0]["signal/reference"] > 0
+    assert "signal/reference_cosine" not in lines(trainer)[0]
 
 
 def test_compared_gradients_are_those_of_the_terms():
