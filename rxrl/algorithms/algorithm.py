@@ -1,6 +1,6 @@
 """The algorithms by name: what each one's loss and advantage are, and the options of all of them.
 
-PPO, IMPO, A2C, GRPO, RLOO and REINFORCE differ in their loss, their advantage or both; what they are made of stands in `losses` and
+They differ in their loss, their advantage or both, and in whether they play rollouts; what they are made of stands in `losses` and
 `advantages`.
 """
 
@@ -162,7 +162,6 @@ BUILT_IN = {
             reuses_rollouts=False,
             summary="The policy gradient; the baseline of a sample is the mean of the others of its group.",
         ),
-        # Williams 1992.
         # Anthony et al. 2017; reward-ranked fine-tuning, Dong et al. 2023.
         Algorithm(
             "expert",
@@ -180,6 +179,7 @@ BUILT_IN = {
             signals={"preference": 1.0},
             summary="Preferences between answers of the data; plays no rollouts.",
         ),
+        # Williams 1992.
         Algorithm("reinforce", plain_loss, advantage="return", reuses_rollouts=False, summary="The policy gradient with whitened returns."),
     )
 }
@@ -252,7 +252,7 @@ class AlgorithmConfig(BaseConfig):
         1.0, ge=0, description="Least spread that whitening divides by, in points of reward: smaller advantages are not blown up."
     )
     group_size: int | None = Field(
-        None, ge=1, description="Samples of each conversation, from the same stm0; divides episodes. null: grpo, rloo 4, others 1."
+        None, ge=1, description="Samples of each conversation, from the same stm0; divides episodes. null: grpo, rloo, expert 4, others 1."
     )
     best_above: float = Field(5.0, ge=0, le=10, description="advantage best: least reward of an answer that is imitated.")
     group_std: bool = Field(True, description="advantage group: divide by the spread of the group.")
