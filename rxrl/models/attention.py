@@ -46,7 +46,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
     else:
         # Some kernels of GPUs give a row that reads nothing the mean of what it must not read.
         reads = mask.any(-1, keepdim=True)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | ~reads, enable_gqa=grouped).masked_fill(~reads, 0)
+        if grouped:
+            # No fused kernel of GPUs takes both a mask and groups: without copies of the keys, all scores would lie in memory.
+            k, v = (each.repeat_interleave(q.shape[-3] // k.shape[-3], dim=-3) for each in (k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | ~reads).masked_fill(~reads, 0)
     return out.transpose(-2, -3).flatten(-2)
 
 

@@ -150,31 +150,40 @@ class MixtureOfExperts(nn.Module):
         return self._grouped
 
     def _can_group(self, tokens: Tensor) -> bool:
-        """Grouped products want torch 2.10, no autocast, no float64, rows of whole 16 bytes, and bfloat16 on GPUs or to be compiled."""
-        dtype = self.w1.dtype
-        same = tokens.dtype == dtype and not torch.is_autocast_enabled(tokens.device.type)
+        """Grouped products want torch 2.10, no float64, rows of whole 16 bytes, and bfloat16 on GPUs or to be compiled."""
+        dtype, on_cpu = self._computed_in(tokens), tokens.device.type == "cpu"
+        if on_cpu and torch.is_autocast_enabled("cpu"):
+            return False
         rows = [size * dtype.itemsize for size in (self.w1.shape[1], self.w2.shape[1])]
-        known = dtype == torch.bfloat16 or (dtype != torch.float64 and tokens.device.type == "cpu" and not torch.compiler.is_compiling())
-        return hasattr(F, "grouped_mm") and same and known and all(row % 16 == 0 for row in rows)
+        known = dtype == torch.bfloat16 or (dtype != torch.float64 and on_cpu and not torch.compiler.is_compiling())
+        return hasattr(F, "grouped_mm") and known and all(row % 16 == 0 for row in rows)
+
+    def _computed_in(self, tokens: Tensor) -> torch.dtype:
+        """Type of the products: that of autocast, which does not know grouped ones, else that of the weights."""
+        kind = tokens.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.w1.dtype
 
     def _grouped(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Weighted outputs `[tokens, dim]` of the `chosen` experts `[tokens, k]`, as products of rows that are sorted by expert."""
+        dtype = self._computed_in(tokens)
+        tokens, weights, w1, w2 = (each.to(dtype) for each in (tokens, weights, self.w1, self.w2))
+        b1, b2 = (None if each is None else each.to(dtype) for each in (self.b1, self.b2))
         expert, order = chosen.flatten().sort(stable=True)
         ends = torch.searchsorted(expert, torch.arange(self.experts, device=expert.device), right=True, out_int32=True)
         place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order), device=order.device)).view_as(chosen)
-        if self.b1 is None:
-            hidden = F.grouped_mm(_dispatch(tokens, order, place), self.w1, offs=ends)
+        if b1 is None:
+            hidden = F.grouped_mm(_dispatch(tokens, order, place), w1, offs=ends)
         elif len(order) <= self.experts * tokens.shape[1] // _FEW:
-            hidden = F.grouped_mm(_dispatch(tokens, order, place), self.w1, offs=ends) + self.b1.index_select(0, expert)
+            hidden = F.grouped_mm(_dispatch(tokens, order, place), w1, offs=ends) + b1.index_select(0, expert)
         else:
             # One row more of weights and a 1 behind each token: cheaper than a bias for each choice; in narrow types the gradient of the
             # biases is summed as exactly as that of the weights.
             spare = 16 // tokens.element_size() - 1
-            w1 = torch.cat([self.w1, self.b1.unsqueeze(1), self.w1.new_zeros(self.experts, spare, self.w1.shape[2])], dim=1)
+            w1 = torch.cat([w1, b1.unsqueeze(1), w1.new_zeros(self.experts, spare, w1.shape[2])], dim=1)
             longer = torch.cat([tokens, tokens.new_ones(len(tokens), 1), tokens.new_zeros(len(tokens), spare)], dim=1)
             hidden = F.grouped_mm(_dispatch(longer, order, place), w1, offs=ends)
-        out = _combine(F.grouped_mm(swiglu(hidden), self.w2, offs=ends), weights, order, place)
-        return out if self.b2 is None else torch.addmm(out, self._shares(weights, chosen), self.b2)
+        out = _combine(F.grouped_mm(swiglu(hidden), w2, offs=ends), weights, order, place)
+        return out if b2 is None else torch.addmm(out, self._shares(weights, chosen), b2)
 
     def _shares(self, weights: Tensor, chosen: Tensor) -> Tensor:
         """Weight of each expert, `[tokens, experts]`, 0 where it is not chosen."""

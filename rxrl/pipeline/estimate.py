@@ -150,7 +150,7 @@ def _timed(name: str, share: float, settings: StageConfig, runner: StageRunner) 
         started = time.perf_counter()
         # Kernels of rxrl are not counted, so the first step, which also warms up, does without them.
         model.use_attention("sdpa")
-        with FlopCounterMode(display=False, custom_mapping=_FLOPS) as counter:
+        with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
             runner.take_step()
         model.use_attention(backend)
         tokens, seconds, steps = runner.tokens, time.perf_counter() - started, 1
@@ -222,9 +222,8 @@ def _attention_backward(gradient: Sequence[int], q: Sequence[int], k: Sequence[i
     return 5 * 2 * prod(q) * k[-2]
 
 
-_FLOPS: dict[Any, Any] = {
-    torch.ops.aten._grouped_mm: _product,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-"""Operations that torch's counter does not know."""
+COUNTED: dict[Any, Any] = {torch.ops.aten._grouped_mm: _product}
+"""Operations that torch's counter does not know, or refuses where keys have fewer groups than queries, with their formulas."""
+for _name in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention"):
+    COUNTED[getattr(torch.ops.aten, f"_scaled_dot_product_{_name}")] = _attention
+    COUNTED[getattr(torch.ops.aten, f"_scaled_dot_product_{_name}_backward")] = _attention_backward

@@ -75,7 +75,7 @@ def rows(bench: Bench, presets: Sequence[str]) -> Iterator[Row]:
 
 def _phases(bench: Bench, preset: str, folder: Path) -> Iterator[Row]:
     batch, turns = (QUICK["batch"], QUICK["turns"]) if bench.quick else (BATCH, TURNS)
-    trainer = _trainer(preset, folder, BATCHES * batch, turns, QUICK["answer"] if bench.quick else ANSWER)
+    trainer = trainer_of(preset, folder, BATCHES * batch, turns, QUICK["answer"] if bench.quick else ANSWER)
     stage = trainer.scheduler.stage
     algorithm = trainer.begin(stage)
     rollout = trainer.collect(stage, algorithm)
@@ -96,7 +96,8 @@ def _phases(bench: Bench, preset: str, folder: Path) -> Iterator[Row]:
     yield from timed.measure("evaluate", lambda: trainer.evaluate(stage), {})
 
 
-def _trainer(preset: str, folder: Path, episodes: int, turns: int, answer: int) -> MRLTrainer:
+def trainer_of(preset: str, folder: Path, episodes: int, turns: int, answer: int, **settings: Any) -> MRLTrainer:
+    """A trainer whose answers all have full length; further settings are those of `MRLConfig`."""
     # Answers of full length, and memory that is read: gradients of a memory that nobody reads are so small that they cost more.
     model = endless(ReactiveTransformer.from_preset(preset, max_length=QUERY + answer + MARKERS), torch.Generator().manual_seed(0))
     source: Any = NumberSource(model.config.vocab_size, answer)
@@ -109,6 +110,7 @@ def _trainer(preset: str, folder: Path, episodes: int, turns: int, answer: int) 
         optimizer=standing,
         critic_optimizer=standing,
         evaluation={"conversations": episodes // BATCHES},
+        **settings,
     )
     curriculum = Curriculum.custom([turns])
     return MRLTrainer(model, codec, curriculum=curriculum, source=source, held_out=source, config=config, folder=folder)

@@ -21,7 +21,10 @@ pytestmark = pytest.mark.slow
 # The second job is still at work whenever a fault of the first reaches it, however busy the machine is.
 LONG = overrides(("interactive.mrl.max_iterations=20",))
 JOB, ONE_AFTER_ANOTHER = (
-    replace(job, arguments=(*job.arguments, *LONG)) for name in ("quickstart, side by side", "quickstart") for job in jobs() if job.name == name
+    replace(job, arguments=(*job.arguments, *LONG))
+    for name in ("quickstart, side by side", "quickstart")
+    for job in jobs()
+    if job.name == name
 )
 
 

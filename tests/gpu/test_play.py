@@ -119,7 +119,9 @@ def test_an_evaluation_gives_the_records_of_a_cpu(greedy: bool):
     found = []
     for each in (model, placed(model)):
         played = play_conditions(make_env(each, 4), ModelPolicy(each, 5), chosen, seed=2, greedy=greedy, controls=CONTROLS)
-        found.append({name: [(r.conversation_id, r.turn.index, r.answer, r.reward) for r in records] for name, records in played.items()})
+        found.append(
+            {name: [(r.turn.conversation_id, r.turn.index, r.answer, r.reward) for r in records] for name, records in played.items()}
+        )
         assert Evaluation.of(played, seed=0, resamples=20).summary["conversations"] == 6
     assert found[1] == found[0]
 

@@ -72,9 +72,14 @@ def test_all_routes_give_the_same_and_the_choice_is_by_type_and_size():
     assert MixtureOfExperts(8, 8, 5, 2).bfloat16()._can_group(tokens.bfloat16())
     assert not layer.double()._can_group(tokens.double())
     assert not MixtureOfExperts(8, 6, 5, 2)._can_group(tokens)
+    even = MixtureOfExperts(8, 8, 5, 2)
     with torch.autocast("cpu", torch.bfloat16):
         assert not MixtureOfExperts(8, 4, 5, 2)._can_group(tokens)
         assert MixtureOfExperts(8, 4, 5, 2)(tokens.unsqueeze(0)).isfinite().all()
+        # As a GPU computes in mixed precision: grouped products are none of the operations that autocast knows.
+        mixed = even._grouped(tokens, weights, chosen)
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed.float(), even._dense(tokens, weights, chosen), atol=0.02, rtol=0.02)
 
 
 def test_a_token_of_a_skewed_batch_gets_the_experts_it_gets_alone():
