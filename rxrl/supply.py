@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from rxrl.data.corpora import Say
 from rxrl.data.mixing import MixedSource, Named, mix_of, mixed_lists
+from rxrl.data.origins import Origin
 from rxrl.data.rows import read_conversations
 from rxrl.data.sources import EpisodeSource, RowsSource
 from rxrl.data.splits import (
@@ -21,7 +22,7 @@ from rxrl.data.splits import (
     open_data,
     open_sources,
 )
-from rxrl.data.world import GeneratedSource, level_or_default
+from rxrl.data.world import SPLITS, GeneratedSource, level_or_default
 from rxrl.envs import scenarios
 from rxrl.envs.scenarios import Game
 from rxrl.errors import ConfigError
@@ -180,7 +181,8 @@ def scenario_sources(name: str, *, level: int | None = None, seed: int = 0, step
         return lambda start, count: interaction_texts(lessons[split].take(steps=STORY_STEPS, start=start, count=count))[:count]
 
     chosen = load_scenarios(name, level=level, steps=steps, split="test", seed=seed, count=test)
-    return Sources(lessons["train"], lessons["validation"], chosen, stories, scenarios=(train, validation))
+    origins = tuple(Origin.of_generated(name, level=given, split=split, seed=seed) for split in SPLITS)
+    return Sources(lessons["train"], lessons["validation"], chosen, stories, scenarios=(train, validation), origins=origins)
 
 
 def held_out_mix(

@@ -119,7 +119,7 @@ def train(  # noqa: PLR0913, PLR0917
             callbacks=(terminal,),
             start=start,
         )
-        run_training(trainer, terminal.say, resume)
+        run_training(trainer, terminal.say, resume, sources.origins)
 
 
 def _pairs(signals: str | None) -> str | None:

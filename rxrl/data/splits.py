@@ -14,6 +14,7 @@ from rxrl.data.corpora import Say, Split, open_corpus
 from rxrl.data.importers.common import one_line
 from rxrl.data.importers.text import texts_of
 from rxrl.data.mixing import MixedSource, Shares, mix_of, mixed_lists
+from rxrl.data.origins import Origin
 from rxrl.data.rows import LengthLimit, conversations_of
 from rxrl.data.sources import ConversationSource, EpisodeSource, RowsSource, said, told_together
 from rxrl.data.stores import ConversationStore, PackedTexts, Store, TextStore, check_stores_apart, is_store, open_store
@@ -89,6 +90,7 @@ class Sources:
         longer: Test conversations of any length, where they are made as they are needed.
         scenarios: What MRL plays and is evaluated on, where that is not `train` and `validation`.
         packed: Texts of a split as packed rows of a length, in place of `stories`, where they come from a token store.
+        origins: Where all this comes from.
     """
 
     train: ConversationSource
@@ -98,6 +100,7 @@ class Sources:
     longer: ConversationSource | None = None
     scenarios: tuple[EpisodeSource, EpisodeSource] | None = None
     packed: Callable[[str, int], PackedTexts] | None = None
+    origins: tuple[Origin, ...] = ()
 
     @property
     def played(self) -> tuple[EpisodeSource, EpisodeSource]:
@@ -125,7 +128,8 @@ def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources
         def world_stories(split: str) -> Callable[[int, int], Sequence[str]]:
             return lambda start, count: worlds["train"].stories(split, start, count)
 
-        return Sources(worlds["train"], worlds["validation"], test, world_stories, worlds["test"])
+        made = (Origin.of_generated(WORLD, level=level, split=split, seed=seed, source=source) for split, source in worlds.items())
+        return Sources(worlds["train"], worlds["validation"], test, world_stories, worlds["test"], origins=tuple(made))
     corpus = open_corpus(name)
     split = corpus.choose("train", say)
     tested = corpus.other("test", "validation") if data.held_out is None else open_corpus(data.held_out).choose("test", say)
@@ -134,13 +138,20 @@ def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources
     train, held_out = conversations_of(split), conversations_of(tested)
     check_apart(train, held_out, split.name, tested.name)
     validation = corpus.other("validation")
+    origins = file_origins(training=split, test=tested)
     if validation is not None and validation.name != tested.name:
         validated = conversations_of(validation)
         check_apart(train, validated, split.name, validation.name)
+        origins += file_origins(validation=validation)
     else:
         share = validation_share(train, split.name)
         validated, train = train[:share], train[share:]
-    return rows_sources(train, validated, held_out[: data.test_conversations], seed)
+    return replace(rows_sources(train, validated, held_out[: data.test_conversations], seed), origins=origins)
+
+
+def file_origins(**splits: Split | None) -> tuple[Origin, ...]:
+    """Where files come from that are used for something."""
+    return tuple(Origin.of_split(use, split) for use, split in splits.items() if split is not None)
 
 
 def generated(name: str) -> bool:
@@ -237,6 +248,7 @@ def mixed_sources(parts: Sequence[tuple[Sources, float]], test: int) -> Sources:
             MixedSource([(sources.played[0], weight) for sources, weight in parts]),
             MixedSource([(sources.played[1], weight) for sources, weight in parts]),
         ),
+        origins=tuple(each for sources, _ in parts for each in sources.origins),
     )
 
 
@@ -280,9 +292,10 @@ def open_data(
     if other is not None:
         validation = conversations_of(other)
         check_apart(train, validation, split.name, other.name)
-        return rows_sources(train, validation, [], seed)
-    share = validation_share(train, split.name)
-    return rows_sources(train[share:], train[:share], [], seed)
+    else:
+        share = validation_share(train, split.name)
+        validation, train = train[:share], train[share:]
+    return replace(rows_sources(train, validation, [], seed), origins=file_origins(training=split, validation=other))
 
 
 def _opened_stores(data: str, held_out: str | None, seed: int, texts: bool) -> Sources:
@@ -290,7 +303,9 @@ def _opened_stores(data: str, held_out: str | None, seed: int, texts: bool) -> S
     other = None if held_out is None else open_store(held_out)
     if other is not None:
         check_stores_apart(train, other)
-    return stored_sources(train, other, seed, texts=texts)
+    given = [("training", data, train), *([("validation", str(held_out), other)] if other is not None else [])]
+    origins = tuple(Origin(use, name, store.manifest.content, "the content of the token store") for use, name, store in given)
+    return replace(stored_sources(train, other, seed, texts=texts), origins=origins)
 
 
 def _training_splits(data: str, held_out: str | None, say: Say | None) -> tuple[Split, Split | None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rxrl import __version__
+from rxrl.data.origins import Origin, hash_of_conversations
 from rxrl.data.rows import LengthLimit
 from rxrl.envs import ConversationVectorEnv
 from rxrl.evaluation.axes import Course, Point, curves, points_of
@@ -15,7 +16,7 @@ from rxrl.evaluation.evaluate import Evaluation, evaluate
 from rxrl.evaluation.metrics import interval
 from rxrl.evaluation.play import play, play_parts
 from rxrl.evaluation.records import TurnRecord, keeping_transcripts, write_records
-from rxrl.evaluation.resuming import TRUE, KeptBatches, Watch, hash_of_conversations
+from rxrl.evaluation.resuming import TRUE, KeptBatches, Watch
 from rxrl.evaluation.suites import Group, Suite, played_of, suite_summary
 from rxrl.evaluation.suites.base import WORDS
 from rxrl.factory import TokenEmbeddings, build_env
@@ -76,7 +77,8 @@ class Assessment:
         watch = self._watch(chosen)
         with self._transcripts():
             found = evaluate(env, policy, chosen, seed=self.seed, greedy=self.greedy, controls=controls, watch=watch)
-        return replace(found, about=dict(self.settings))
+        name = self.settings.get("suite") or ", ".join(self.settings.get("data") or ())
+        return replace(found, about={**self.settings, "played": Origin.of_played(name, chosen).saved()})
 
     def suite(self, suite: Suite, groups: Sequence[Group], controls: Sequence[str]) -> Evaluation:
         """Plays the groups of a suite, with controls; `suite` of the result holds their scores."""

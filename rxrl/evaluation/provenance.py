@@ -41,3 +41,21 @@ def times_sentence(timings: Iterable[Mapping[str, Any]]) -> str:
         return ""
     listed = ", ".join(f"{words} {number(100 * each / whole, 0)} %" for words, each in seconds.items() if each)
     return f"Of {number(whole, 0)} seconds of MRL: {listed}."
+
+
+def data_rows(origins: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What the page says of the data: use, name, what else decides which they are, and the hash.
+
+    Args:
+        origins: As `rxrl.data.origins.Origin.saved` gives them.
+    """
+    return [
+        {
+            "use": each["use"],
+            "name": each["name"],
+            "settings": ", ".join(f"{name} {value}" for name, value in each["settings"].items()),
+            "sha256": each["sha256"] or "",
+            "hashed": each["hashed"],
+        }
+        for each in origins
+    ]

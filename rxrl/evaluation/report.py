@@ -18,7 +18,7 @@ from rxrl.evaluation.curves import learning_curves
 from rxrl.evaluation.mistakes import mistakes_view
 from rxrl.evaluation.pages import page
 from rxrl.evaluation.played_stages import played_stages
-from rxrl.evaluation.provenance import times_sentence
+from rxrl.evaluation.provenance import data_rows, times_sentence
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.evaluation.scenario_views import scenario_views
 from rxrl.evaluation.stress_views import stress_view
@@ -63,7 +63,7 @@ def write_report(
             `preset`, `budget`; `after_supervised`, `after_mrl`, `after_smat_continued` and `evaluation` from `summarise`; `controls` from
             `summarise_controls`; `stress` from `stress_by_axis`; `comparisons` from `summarise_comparisons`; `stages`, each from
             `summarise_stage`; `cost` from `cost_by_turn`, or such lists by label; `scenarios` from `compare_scenarios`; `suite` and
-            `stress_curves` of an evaluation; `made_with`; `config`, any nested mapping;
+            `stress_curves` of an evaluation; `made_with`; `data`, each from `Origin.saved`; `config`, any nested mapping;
             `title`; `notes`, sentences.
         metrics: Rows of metrics.jsonl.
         transcripts: Turns of the evaluation to show a few conversations of.
@@ -175,6 +175,7 @@ def render(
         notes=list(run.get("notes") or ()),
         times=times,
         made_with=configuration_rows(run.get("made_with") or {}),
+        data=data_rows(run.get("data") or ()),
     )
 
 

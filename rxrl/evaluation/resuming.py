@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from rxrl.errors import PlayError
 from rxrl.evaluation.records import TurnRecord, read_records, write_records
 from rxrl.reading import Refusal, read_json
-from rxrl.types import Conversation, Scenario
+from rxrl.types import Scenario
 from rxrl.writing import json_text, replacing_folder, write_json
 
 TRUE = "true"
@@ -145,12 +145,3 @@ class _Costs:
 
     conditions: list[str]
     costs: list[dict[str, Any]]
-
-
-def hash_of_conversations(conversations: Iterable[Scenario]) -> str:
-    """What tells one choice of conversations from another: what is said, and what is asked for."""
-    found = hashlib.sha256()
-    for each in conversations:
-        said = repr((each.first, each.follow_ups)) if isinstance(each, Conversation) else ""
-        found.update(f"{each.id}\n{each.steps}\n{said}\n".encode())
-    return found.hexdigest()

@@ -49,6 +49,10 @@ def later_evaluation(folder: Path) -> dict[str, Any]:
             "one: move it away, and evaluate into another folder with --out."
         )
     parts = _checked(folder / EVALUATION_FILE, lambda: _parts(folder))
+    played = parts["evaluation"].get("about", {}).get("played")
+    if played:
+        known = read_object(folder / REPORT_JSON).get("data") or []
+        parts["data"] = [*(each for each in known if each["use"] != "evaluation"), played]
     return {"after_mrl": parts.pop("evaluation"), **{name: part for name, part in parts.items() if name != "scenarios"}}
 
 
@@ -60,8 +64,8 @@ def _write_evaluation_report(folder: Path) -> Path:
     def write() -> Path:
         parts = _parts(folder)
         about = parts["evaluation"].pop("about")
-        title = f"Evaluation of {about['what']}" if "what" in about else "Evaluation"
-        return write_report({"title": title, **parts, "config": about}, (), records, folder)
+        title, played = f"Evaluation of {about['what']}" if "what" in about else "Evaluation", about.pop("played", None)
+        return write_report({"title": title, **parts, "config": about, "data": [played] if played else []}, (), records, folder)
 
     return _checked(folder / EVALUATION_FILE, write)
 

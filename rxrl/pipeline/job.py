@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from rxrl.curricula import Curriculum, load_curriculum
+from rxrl.data.origins import Origin
 from rxrl.data.splits import Sources
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.envs import ENVIRONMENTS
@@ -135,7 +136,7 @@ class Pipeline:
         self.say(headline("after MRL", after_mrl))
         smat = self.continue_smat(supervised, tokenizer, sources, trainer.state.tokens) if self.config.smat_continued else None
         finish_second()
-        return self.report(after_supervised, after_mrl, smat, trainer)
+        return self.report(after_supervised, after_mrl, smat, trainer, sources)
 
     def prepare(self) -> tuple[Sources, Pipeline | None]:
         """Opens the data, and refuses what a later part of this job or of the second could not be trained with; writes nothing.
@@ -259,12 +260,13 @@ class Pipeline:
         self._stress[f"after_{name.replace('-', '_')}"] = stress
         return evaluation
 
-    def report(self, supervised: Evaluation, mrl: Evaluation, smat: Evaluation | None, trainer: MRLTrainer) -> Path:
+    def report(self, supervised: Evaluation, mrl: Evaluation, smat: Evaluation | None, trainer: MRLTrainer, sources: Sources) -> Path:
         """`report.html` and `report.json`."""
         run = {
             "title": "Memory Reinforcement Learning",
             "seed": self.config.seed,
             "made_with": made_with(),
+            "data": [each.saved() for each in (*sources.origins, Origin.of_played(", ".join(self.config.data.mix), sources.test))],
             "wall_seconds": round(time.perf_counter() - self.started, 1),
             "resumed": self.resumes,
             "preset": self.config.preset,

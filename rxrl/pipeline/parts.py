@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rxrl.data.mixing import mix_of
+from rxrl.data.origins import Origin
 from rxrl.data.sources import RowsSource
 from rxrl.data.splits import WORLD, DataConfig, Sources, generated
 from rxrl.data.tokenizer import Tokenizer
@@ -69,13 +70,14 @@ def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Token
     return LanguageTask.on_interactions(config, sources.train, sources.validation, 1, tokenizer, max_length)
 
 
-def run_training(trainer: MRLTrainer, say: Callable[[str], None], resume: bool = False) -> None:
+def run_training(trainer: MRLTrainer, say: Callable[[str], None], resume: bool = False, origins: Sequence[Origin] = ()) -> None:
     """Runs MRL, or goes on with it; leaves the settings, the last weights and a report in the folder of the run.
 
     Args:
         trainer: Made, not yet begun.
         say: Is told each step in a sentence.
         resume: Go on from the newest checkpoint in the folder, where there is one.
+        origins: Where its data come from, for the report.
     """
     out, first = trainer.folder, trainer.processes.first
     if resume and not trainer.resume():
@@ -88,17 +90,18 @@ def run_training(trainer: MRLTrainer, say: Callable[[str], None], resume: bool =
     started = time.perf_counter()
     trainer.train(say)
     if first:
-        _finish(trainer, out, started, resume)
+        _finish(trainer, out, started, resume, origins)
     trainer.processes.wait()
     say(f"Wrote {out / CHECKPOINT} and {out / 'report.html'}.")
 
 
-def _finish(trainer: MRLTrainer, out: Path, started: float, resumed: bool) -> None:
+def _finish(trainer: MRLTrainer, out: Path, started: float, resumed: bool, origins: Sequence[Origin]) -> None:
     """Writes the last weights, to start from, and a report of the training."""
     run = {
         "title": "Memory Reinforcement Learning",
         "seed": trainer.config.seed,
         "made_with": made_with(),
+        "data": [each.saved() for each in origins if each.use != "test"],
         "wall_seconds": round(time.perf_counter() - started, 1),
         "resumed": resumed,
         "preset": trainer.model.config.name,

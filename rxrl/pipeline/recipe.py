@@ -224,4 +224,4 @@ class RecipeRun:
             callbacks=self.callbacks,
             start=start,
         )
-        run_training(trainer, self.say, resume)
+        run_training(trainer, self.say, resume, sources.origins)

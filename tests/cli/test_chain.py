@@ -55,6 +55,8 @@ def test_stages_lead_from_nothing_to_a_report(invoke: Any, run_stage: Any, run_m
     assert [(stage["steps"], stage["iterations"]) for stage in report["stages"]] == [(2, 3), (3, 3)]
     assert report["after_mrl"]["retention"] == evaluation["retention"]
     assert report["controls"]["oracle"]["retention"] == evaluation["controls"]["oracle"]["retention"]
+    assert [each["use"] for each in report["data"]] == ["training", "validation", "evaluation"]
+    assert report["data"][-1] == evaluation["about"]["played"]
     assert "</html>" in (run / "report.html").read_text()
 
 

@@ -64,6 +64,10 @@ def test_every_player_leaves_a_comparable_folder_and_a_page(
     assert f"Evaluation of {name}" in page
     assert "as evaluated" in page
     assert "after MRL" not in page
+    played = evaluation["about"]["played"]
+    assert (played["name"], played["hashed"]) == ("world", "8 conversations, as they are played")
+    assert json.loads((tmp_path / "report.json").read_text())["data"] == [played]
+    assert played["sha256"][:16] in page
 
 
 def test_a_memory_backend_is_chosen_by_name(invoke: Any, mine: Path, tmp_path: Path) -> None:

@@ -180,6 +180,8 @@ def test_the_second_job_goes_on_and_stands_in_the_report(tmp_path: Path) -> None
         assert (tmp_path / "parted/interactive" / name).read_bytes() == (tmp_path / "whole/interactive" / name).read_bytes()
     first, second = (read_report(tmp_path / name) for name in ("whole", "parted"))
     assert first["scenarios"] == second["scenarios"] == read_report(tmp_path / "whole/interactive")["scenarios"]
+    assert first["data"] == second["data"]
+    assert [each["use"] for each in first["data"]] == ["training", "validation", "test", "evaluation"]
     found = first["scenarios"]["preferences"]
     assert {"before", "after", "blind", "best", "share", "by_turn", "empty_memory", "swapped_memory"} <= found.keys()
     assert found["best"] > 0

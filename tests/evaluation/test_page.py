@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from rxrl.data.origins import Origin
+from rxrl.data.world import GeneratedSource
 from rxrl.evaluation import summarise, summarise_stage
 from rxrl.evaluation.answers import answers, digits_for
 from rxrl.evaluation.charts import Mark, Series, dot_plot, line_plot
@@ -162,6 +164,15 @@ def test_the_page_says_where_it_comes_from_and_where_the_time_went(tmp_path: Pat
         assert "rxrl train --out &#39;a folder&#39;" in each
         assert "Of 8 seconds of MRL: playing episodes 75 %, updates 25 %." in each
     assert 'id="origin"' not in render(content(), METRICS, RECORDS)
+
+
+def test_the_page_names_the_data_by_their_hashes(tmp_path: Path) -> None:
+    told = GeneratedSource(0, 5, "test").take(steps=2, strategy="multi-step", start=0, count=3)
+    data = [Origin.of_generated("world", level=0, split="train", seed=5).saved(), Origin.of_played("world", told).saved()]
+    page = write_report(content(data=data), METRICS, RECORDS, tmp_path).read_text()
+    assert f"<code>{data[1]['sha256'][:16]}</code>" in page
+    assert "level 0, split train, seed 5" in page
+    assert json.loads((tmp_path / "report.json").read_text())["data"] == data
 
 
 def test_every_picture_says_its_numbers_and_headings_are_in_order() -> None:
