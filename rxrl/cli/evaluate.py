@@ -226,7 +226,7 @@ class _Task:
         total = len(played_of(groups))
         if not total:
             raise DataError(f"Nothing of the suite {suite.name} fits the {job.limit.longest} {job.limit.unit} that the player reads.")
-        console.print(f"Playing {total} conversations of the suite {suite.name}.")
+        console.print(f"Playing {total} conversation{'s' * (total != 1)} of the suite {suite.name}.")
         return job.suite(suite, groups, suite.controls if self.controls else ())
 
 

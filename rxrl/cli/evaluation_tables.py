@@ -69,7 +69,7 @@ def suite_notes(suite: Mapping[str, Any]) -> list[str]:
     for row in suite["published"]:
         comparable = "comparable" if row["matches"] else "not comparable"
         lines.append(f"Published: {row['score']}, {row['system']} ({row['source']}); {comparable}: {row['note']}.")
-    return lines
+    return lines if suite["published"] else [*lines, suite["unpublished"]]
 
 
 def _stress_table(stress: Mapping[str, Any]) -> Table:

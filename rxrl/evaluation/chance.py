@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rxrl.evaluation.records import EXACT, TurnRecord
@@ -15,7 +15,7 @@ CANDIDATES = 16
 """Constant answers tried for questions whose asked facts are not known: the most frequent references."""
 
 
-def chance(records: Sequence[TurnRecord], *, exact: bool = False) -> float | None:
+def chance(records: Sequence[TurnRecord], *, exact: bool = False, attribute: Callable[[str], str] = attribute_of) -> float | None:
     """Accuracy of the best constant answer per question kind, measured on the very turns that are given.
 
     A question kind is the set of attributes asked for. For one fact the best constant is its most frequent value (or
@@ -26,6 +26,7 @@ def chance(records: Sequence[TurnRecord], *, exact: bool = False) -> float | Non
     Args:
         records: Turns; those that ask for nothing are left out.
         exact: Whether an answer earns 1 where it is exactly right and 0 otherwise, in place of the share that is right.
+        attribute: The attribute of a key.
 
     Returns:
         A number in [0, 1]; None without asking turns.
@@ -35,35 +36,34 @@ def chance(records: Sequence[TurnRecord], *, exact: bool = False) -> float | Non
         return None
     groups: dict[tuple[str, ...], list[Turn]] = defaultdict(list)
     for record in asking:
-        groups[_question_kind(record.turn)].append(record.turn)
-    return sum(_best_known(each, exact) if each[0].asks_known else _best_reference(each, exact) for each in groups.values()) / len(asking)
+        groups[_question_kind(record.turn, attribute)].append(record.turn)
+    right = (_best_known(each, exact, attribute) if each[0].asks_known else _best_reference(each, exact) for each in groups.values())
+    return sum(right) / len(asking)
 
 
-def _question_kind(turn: Turn) -> tuple[str, ...]:
+def _question_kind(turn: Turn, attribute: Callable[[str], str]) -> tuple[str, ...]:
     if not turn.asks_known:
         return ("content", turn.kind or "")
     keys = turn.expected or turn.rivals
-    return ("facts", *sorted(attribute_of(key) for key in keys)) if keys else ("kind", turn.kind or "")
+    return ("facts", *sorted(attribute(key) for key in keys)) if keys else ("kind", turn.kind or "")
 
 
-def _best_known(group: Sequence[Turn], exact: bool) -> float:
+def _best_known(group: Sequence[Turn], exact: bool, attribute: Callable[[str], str]) -> float:
     """Summed score of the best constant answer to questions that ask for the same attributes."""
     known = [turn for turn in group if not turn.unknown]
     if not known:
         return float(len(group))
     if exact:
         whole = Counter(
-            tuple(sorted((attribute_of(key), value_words(value)) for key, value in turn.expected.items()))
-            for turn in known
-            if turn.expected
+            tuple(sorted((attribute(key), value_words(value)) for key, value in turn.expected.items())) for turn in known if turn.expected
         )
         return float(max([*whole.values(), len(group) - len(known)]))
     counts: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
     for turn in known:
-        for attribute, value in {(attribute_of(key), value_words(value)) for key, value in turn.expected.items()}:
-            counts[attribute][value] += 1
-    asked = Counter(attribute_of(key) for key in known[0].expected)
-    right = sum(count for attribute, number in asked.items() for _, count in counts[attribute].most_common(number))
+        for name, value in {(attribute(key), value_words(value)) for key, value in turn.expected.items()}:
+            counts[name][value] += 1
+    asked = Counter(attribute(key) for key in known[0].expected)
+    right = sum(count for name, number in asked.items() for _, count in counts[name].most_common(number))
     return max(right / max(asked.total(), 1), float(len(group) - len(known)))
 
 

@@ -167,6 +167,19 @@ def test_locomo_reads_sessions_and_kinds_of_questions(place: Path) -> None:
     }
 
 
+def test_the_blind_bound_of_locomo_is_one_answer_for_each_kind_of_question(place: Path) -> None:
+    found = evaluated("parrot", "--suite", "locomo", "--data", place / "locomo.json", out=place / "locomo")
+    # Two names are asked for, so one constant answer is right half of the time; what was never said has one right answer.
+    assert {row["name"]: row["blind"] for row in found["groups"]} == {KINDS[4]: 0.5, KINDS[2]: 1.0, KINDS[5]: 1.0}
+
+
+@pytest.mark.parametrize("name", SUITES.built_in)
+def test_a_suite_lists_published_scores_with_their_source_or_says_why_not(name: str) -> None:
+    suite = SUITES.find(name)
+    assert all(row.source and row.note and not row.matches for row in suite.published)
+    assert bool(suite.published) != bool(suite.unpublished)
+
+
 def test_scenarios_stand_between_their_players(place: Path) -> None:
     found = evaluated("parrot", "--suite", "scenarios", "--conversations", 2, "--set", "steps=4", out=place / "games")
     assert {"guess", "preferences"} <= {row["name"] for row in found["groups"]}

@@ -38,7 +38,7 @@ class Babi(Suite):
     published: ClassVar = (
         Published(
             "EntNet, 10,000 training questions a task", "99.5 % mean accuracy", "Henaff et al., 2017, arXiv:1612.03969", False,
-            "one model a task, trained on the task with answers from a list of words; it reads statements one by one, as here",
+            "one model a task, trained on the task with answers from a list of words; it reads statements one by one",
         ),
         Published(
             "EntNet, 1,000 training questions a task", "89.1 % mean accuracy", "Henaff et al., 2017, arXiv:1612.03969", False,

@@ -79,9 +79,11 @@ class Suite(ABC):
         name: Name in commands.
         measures: What the score is.
         published: Scores of known systems.
+        unpublished: Why there are none, in one sentence.
         where: How to get the data; empty where the suite generates them.
         count: Conversations of each group by default.
         answer_tokens: Longest answer that it needs, in tokens.
+        attributes: Whether the attributes of its facts tell kinds of questions apart; elsewhere a group asks questions of one kind.
         controls: Controls of an evaluation that are played; the oracle is always.
         options: Options with their defaults.
     """
@@ -89,9 +91,11 @@ class Suite(ABC):
     name: ClassVar[str]
     measures: ClassVar[str] = "share of questions answered exactly right"
     published: ClassVar[tuple[Published, ...]] = ()
+    unpublished: ClassVar[str] = ""
     where: ClassVar[str] = ""
     count: ClassVar[int] = 100
     answer_tokens: ClassVar[int] = 0
+    attributes: ClassVar[bool] = True
     controls: ClassVar[tuple[str, ...]] = (SWAPPED,)
     options: ClassVar[Mapping[str, Any]] = {}
 

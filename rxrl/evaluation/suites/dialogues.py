@@ -27,7 +27,11 @@ class Sgd(Suite):
     """Schema-Guided Dialogue: an assistant restates what the user said some turns before."""
 
     name = "sgd"
-    answer_tokens = 64
+    answer_tokens = 96
+    unpublished = (
+        "No published score is listed: others measure how well the state of a dialogue is tracked with the whole dialogue and its schema "
+        "at hand, not whether an assistant restates it from memory."
+    )
     where = (
         "give the folder of Schema-Guided Dialogue, with train, dev and test, from "
         "https://github.com/google-research-datasets/dstc8-schema-guided-dialogue."
@@ -51,6 +55,11 @@ class Locomo(Suite):
 
     name = "locomo"
     answer_tokens = 32
+    attributes = False
+    unpublished = (
+        "No published score is listed: others measure the overlap of words, or ask a judge, on answers of language models that read the "
+        "conversation again or search in it."
+    )
     where = "give the file locomo10.json, or one in its form, from https://github.com/snap-research/locomo."
     count = 10
     measures = "share of questions whose answer holds the expected words (LoCoMo itself scores the overlap of words)"

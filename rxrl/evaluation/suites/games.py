@@ -14,6 +14,7 @@ class Scenarios(Suite):
     """All built-in scenarios, between what can be earned without memory and the best player."""
 
     name = "scenarios"
+    unpublished = "No published score is listed: the scenarios are those of this project."
     measures = "mean outcome of a turn, from 0 to 1"
     count = 50
     controls = (EMPTY_WHOLE, SWAPPED_WHOLE)

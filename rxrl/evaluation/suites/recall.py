@@ -23,6 +23,10 @@ class Mqar(Suite):
     """Associative recall: pairs of a syllable and a word are told, a few at once, and each syllable is asked for later."""
 
     name = "mqar"
+    unpublished = (
+        "No published score is listed: MQAR trains a model on the task itself, on one sequence of arbitrary tokens, and scores every token "
+        "that repeats a key; here syllables and words are told in sentences of a conversation."
+    )
     options: ClassVar[Mapping[str, Any]] = {"pairs": [4, 8, 16, 32, 64], "together": 4}
 
     def groups(self, setting: Setting) -> list[Group]:

@@ -10,6 +10,7 @@ from rxrl.evaluation.chance import chance
 from rxrl.evaluation.metrics import RESAMPLES, bootstrap
 from rxrl.evaluation.records import TurnRecord
 from rxrl.evaluation.suites.base import Group, Suite
+from rxrl.facts import attribute_of
 from rxrl.types import Scenario
 
 TOP = 10.0
@@ -42,11 +43,12 @@ def suite_summary(
         resamples: Number of bootstrap samples.
 
     Returns:
-        `name`, `measures`, `published`; `groups`, each with `score` (`low`, `high`), `blind` (the best constant answers, or the blind
-        player), `oracle` (the references, or the best player), `questions`, `conversations`, `note`; `mean` of the scores.
+        `name`, `measures`, `published`, `unpublished`; `groups`, each with `score` (`low`, `high`), `blind` (the best constant answers,
+        or the blind player), `oracle` (the references, or the best player), `questions`, `conversations`, `note`; `mean` of the scores.
     """
     rows = [
-        _game(group, games[group.name]) if group.name in games else _answers(group, records, oracle, seed, resamples) for group in groups
+        _game(group, games[group.name]) if group.name in games else _answers(suite, group, records, oracle, seed, resamples)
+        for group in groups
     ]
     scores = [row["score"] for row in rows if row["score"] is not None]
     return {
@@ -55,17 +57,20 @@ def suite_summary(
         "groups": rows,
         "mean": sum(scores) / len(scores) if scores else None,
         "published": [asdict(each) for each in suite.published],
+        "unpublished": suite.unpublished,
     }
 
 
-def _answers(group: Group, records: Sequence[TurnRecord], oracle: Sequence[TurnRecord], seed: int, resamples: int) -> dict[str, Any]:
+def _answers(
+    suite: Suite, group: Group, records: Sequence[TurnRecord], oracle: Sequence[TurnRecord], seed: int, resamples: int
+) -> dict[str, Any]:
     own, best = (_asking(group, each) for each in (records, oracle))
     row: dict[str, Any] = {"name": group.name, "score": None, "low": None, "high": None, "f1": None, "blind": None, "oracle": None}
     if own:
         names = [record.turn.conversation_id for record in own]
         row["score"], row["low"], row["high"] = bootstrap(_exact(own), names, seed=seed, resamples=resamples)
         row["f1"] = sum(record.retention or 0.0 for record in own) / len(own)
-        row["blind"] = chance(own, exact=True)
+        row["blind"] = chance(own, exact=True, attribute=attribute_of if suite.attributes else lambda _: group.name)
         row["oracle"] = sum(_exact(best)) / len(best) if best else None
     return row | {"questions": len(own), "conversations": len(group.scenarios), "note": group.note}
 
