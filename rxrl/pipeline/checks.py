@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from rxrl.curricula import Curriculum
 from rxrl.data.splits import Sources
 from rxrl.envs import ENVIRONMENTS, check_references, check_scores
-from rxrl.errors import DataError
+from rxrl.errors import ConfigError, DataError
 from rxrl.factory import TokenEmbeddings
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.config import StagesConfig
 from rxrl.runs.optim import check_groups
-from rxrl.stages.config import SmatConfig, StageConfig
+from rxrl.stages.config import LanguageConfig, SmatConfig, StageConfig
 from rxrl.training.config import MRLConfig
 from rxrl.training.episodes import stage_rewards
 from rxrl.training.rules import check_rules, check_signals, check_stages
@@ -71,6 +71,16 @@ def check_turns(stages: StagesConfig, sources: Sources) -> None:
                 source.take(steps=steps, strategy="multi-step", start=0, count=1)
             except DataError as error:
                 raise DataError(f"{setting}: {error}") from None
+
+
+def check_parts(name: str, config: StageConfig, model: ReactiveTransformer) -> None:
+    """Refuses language modelling with an encoder by a model that has none, before it begins."""
+    alone = isinstance(config, LanguageConfig) and config.mode == "separate" and config.encoder_share == 0
+    if isinstance(config, LanguageConfig) and "encoder" in model.config.absent and not alone:
+        raise ConfigError(
+            f"This model has no encoder, which the stage {name} trains too: to train the decoder alone, "
+            "add --set mode=separate --set encoder_share=0 --set freeze_embedding=false."
+        )
 
 
 def check_lengths(config: StageConfig, sources: Sources) -> None:

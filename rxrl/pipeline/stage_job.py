@@ -13,7 +13,7 @@ from rxrl.data.stores import Options, Reporter
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError
 from rxrl.models import ReactiveTransformer, preset
-from rxrl.pipeline.checks import check_lengths
+from rxrl.pipeline.checks import check_lengths, check_parts
 from rxrl.pipeline.parts import CHECKPOINT, make_task
 from rxrl.pipeline.supervised import open_stage
 from rxrl.policies import rereads
@@ -94,6 +94,7 @@ class StageJob:
             raise ConfigError(
                 f"The stage {self.name} trains a baseline without memory, such as --preset {DEFAULT_BASELINE}: name one of those."
             )
+        check_parts(self.name, self.settings, model)
         check_lengths(self.settings, sources)
         return model, codec, sources
 

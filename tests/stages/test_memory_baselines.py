@@ -106,5 +106,7 @@ def test_stages_that_need_an_encoder_say_so(tmp_path: Path) -> None:
     for name, assignments in (("pretrain", ("iterations=2",)), ("reading", ("iterations=2",)), ("memory-attention", ("iterations=2",))):
         refused = stage(name, tmp_path / name, (*assignments, *TINY), "--from", tmp_path / "start", code=2)
         assert "has no encoder" in refused.stderr, name
+        assert ("--set mode=separate --set encoder_share=0" in refused.stderr) == (name == "pretrain")
+        assert not (tmp_path / name / "checkpoint").exists()
     for preset in KINDS:
         assert "such as --preset pico-causal" in stage("rereading", tmp_path / preset, SMAT, "--preset", preset, code=2).stderr
