@@ -27,8 +27,8 @@ class Block(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """The lines that are not empty."""
-        return [line for line in self.text.splitlines() if line.strip()]
+        """The lines that are not empty; those that end in a backslash go on with the next one."""
+        return [line for line in re.sub(r" *\\\n *", " ", self.text).splitlines() if line.strip()]
 
 
 def blocks(*pages: Path) -> list[Block]:
