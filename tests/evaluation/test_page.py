@@ -49,7 +49,7 @@ def content(**changes: Any) -> dict[str, Any]:
         "stress": {"turns_64": {"after_mrl": {"mean": 0.3, "low": 0.25, "high": 0.35, "conversations": 40}}},
         "stages": [{**stage, "retention": 0.5, "reward": reward}] * 3,
         "cost": [{"turn": turn, "tokens": 20.0, "seconds": 0.02 if turn < 16 else 0.01, "conversations": 40} for turn in range(1, 17)],
-        "config": {"mrl": {"episodes": 8}}, "notes": ["A note."],
+        "config": {"mrl": {"episodes": 8}, "curriculum": {"stages": [stage] * 12}}, "notes": ["A note."],
     }  # fmt: skip
     return {**run, **changes}
 
@@ -217,6 +217,8 @@ for (const node of document.querySelectorAll('main *')) {
 }
 if (PRINTED) for (const each of document.querySelectorAll('.scroll'))
   if (each.scrollWidth > each.clientWidth + 1) seen.cut.push(each.textContent.slice(0, 60));
+if (PRINTED) for (const each of document.querySelectorAll('.settings th, .settings td'))
+  if (each.clientWidth < 120) seen.cut.push(`${each.clientWidth} wide: ${each.textContent.slice(0, 40)}`);
 const links = [...document.querySelectorAll('nav a')];
 seen.links = links.map(each => {
   each.focus();
