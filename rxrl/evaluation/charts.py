@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Literal
 
 from markupsafe import Markup
@@ -16,6 +17,8 @@ Point = tuple[float, float]
 Key = tuple[str, str, Literal["line", "dotted", "dot"]]
 
 WIDE, NARROW = 720, 340
+LETTER = 7.4
+"""Width of a letter of a bold label, on average."""
 DENSE = 40
 """Lines with more points than this are drawn without a dot on each."""
 
@@ -307,7 +310,12 @@ def _line(series: Series, x_axis: Axis, y_axis: Axis) -> Markup:
 
 
 def _dot_row(row: Mark, x_axis: Axis, y: float, gutter: int, width: int) -> Markup:
-    parts = [tag('<text class="row {}" x="{}" y="{}" text-anchor="end">{}</text>', row.style, gutter - 14, y + 4, row.label)]
+    lines = wrap(row.label, int((gutter - 14) / LETTER), max_lines=2, placeholder=" …") or [""]
+    places = [y + 4 + 14 * (index - (len(lines) - 1) / 2) for index in range(len(lines))]
+    parts = [
+        tag('<text class="row {}" x="{}" y="{}" text-anchor="end">{}</text>', row.style, gutter - 14, place, line)
+        for place, line in zip(places, lines, strict=True)
+    ]
     if row.low is not None and row.high is not None:
         parts.append(tag('<line class="whisker {}" x1="{}" x2="{}" y1="{}" y2="{}"/>', row.style, x_axis(row.low), x_axis(row.high), y, y))
     parts += [tag('<circle class="point {}" cx="{}" cy="{}" r="3"/>', row.style, x_axis(value), y) for value in row.points]

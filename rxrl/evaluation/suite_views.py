@@ -18,7 +18,9 @@ def suite_view(suite: Mapping[str, Any] | None) -> dict[str, Any] | None:
     rows = suite["groups"]
     marks = [Mark(row["name"], "mrl", row["score"], row["low"], row["high"]) for row in rows if row["score"] is not None]
     draw = plot(dot_plot(marks, title=f"Scores of the suite {suite['name']}")) if marks else None
-    return {"unpublished": "", **suite, "plot": draw, "noted": any(row["note"] for row in rows)}
+    notes = {row["note"] for row in rows}
+    shared = rows[0]["note"] if len(notes) == 1 else ""
+    return {"unpublished": "", **suite, "plot": draw, "noted": len(notes) > 1, "note": shared}
 
 
 def curve_views(stress: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -219,6 +219,10 @@ if (PRINTED) for (const each of document.querySelectorAll('.scroll'))
   if (each.scrollWidth > each.clientWidth + 1) seen.cut.push(each.textContent.slice(0, 60));
 if (PRINTED) for (const each of document.querySelectorAll('.settings th, .settings td'))
   if (each.clientWidth < 120) seen.cut.push(`${each.clientWidth} wide: ${each.textContent.slice(0, 40)}`);
+for (const each of document.querySelectorAll('figure svg text')) {
+  const [own, around] = [each, each.closest('figure')].map(node => node.getBoundingClientRect());
+  if (own.width && (own.left < around.left || own.right > around.right)) seen.cut.push(each.textContent);
+}
 const links = [...document.querySelectorAll('nav a')];
 seen.links = links.map(each => {
   each.focus();
@@ -290,6 +294,18 @@ def test_a_browser_finds_nothing_wrong(width: int, dark: bool, printed: bool, tm
     assert found["faint"] == []
     assert printed or (all(found["links"]) and len(found["links"]) >= 8)
     assert "CONSOLE" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_long_names_of_groups_fit_a_phone(tmp_path: Path) -> None:
+    names = ("13 compound coreference", "a rather long name of a group, which goes on", "anything-that-has-no-space-to-break-at")
+    row = {"score": 0.5, "low": 0.4, "high": 0.6, "blind": 0.2, "oracle": 1.0, "questions": 9, "conversations": 3, "note": "one at a time"}
+    suite = {"name": "own", "measures": "share", "groups": [{"name": name, **row} for name in names], "mean": 0.5, "published": []}
+    page = render({"evaluation": summary(0.5), "suite": suite}, (), ())
+    assert page.count("one at a time") == 1
+    found, _ = looked_at(page, 390, tmp_path)
+    assert (found["cut"], found["faint"], found["wide"] <= 0) == ([], [], True)
 
 
 @pytest.mark.slow
