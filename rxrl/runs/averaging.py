@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from rxrl.runs.sharding import copy_into
+
 
 class MovingAverage:
     """The exponential moving average of a model's parameters, in their own precision.
@@ -57,7 +59,6 @@ class MovingAverage:
         _copy(state, self._values)
 
 
-@torch.no_grad()
 def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
     for name, value in target.items():
-        value.copy_(source[name])
+        copy_into(value, source[name])

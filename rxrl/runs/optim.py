@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rxrl.config import BaseConfig
 from rxrl.errors import ConfigError, unknown_name
+from rxrl.runs.sharding import divided_like, gathered
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -89,10 +90,10 @@ class GroupOptimizer(torch.optim.Optimizer):
                 state = self.state[p]
                 average = state.setdefault("momentum", torch.zeros_like(p))
                 average.lerp_(_grad(p), 1 - momentum)
-                updates.append(_grad(p).lerp(average, momentum).reshape(-1, *shape))
+                updates.append(gathered(_grad(p).lerp(average, momentum)).reshape(-1, *shape))
             orthogonal = torch.split(orthogonalise(torch.cat(updates)), [len(update) for update in updates])
             for p, update in zip(same, orthogonal, strict=True):
-                p.add_(update.view_as(p), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+                p.add_(divided_like(update.view(p.shape), p), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
     def _adam(self, parameters: list[Tensor], group: dict[str, Any], eps: float = 1e-8) -> None:
         first, second = group["betas"]

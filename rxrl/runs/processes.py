@@ -61,7 +61,10 @@ class Processes:
         if (mode := str(self.accelerator.mixed_precision)) not in ("no", "bf16"):
             raise ConfigError(f"Training runs in float32 or bf16, but accelerate is configured for {mode}: set precision to no or bf16.")
         if (kind := str(self.accelerator.distributed_type.value)) != "NO" and not kind.startswith("MULTI_"):
-            raise ConfigError(f"Training has no use for {kind}, which accelerate is configured for: run `accelerate config` without it.")
+            raise ConfigError(
+                f"Training has no use for {kind}, which accelerate is configured for: run `accelerate config` without it. "
+                "Stages divide weights with shard=true."
+            )
         self.count: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index
 

@@ -20,6 +20,7 @@ from rxrl.runs.checkpoints import BEST, STEP, Saved, abandon_later, load_state, 
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.identity import WATCHING, absolute_paths, code_files, differences, edited_files, moved_code
 from rxrl.runs.processes import Processes
+from rxrl.runs.sharding import gathered_model, load_weights
 from rxrl.runs.signals import Interruption
 from rxrl.runs.trackers import Tracker
 from rxrl.runs.tracking import MetricsLog
@@ -112,8 +113,8 @@ class Run:
             tensors: Optimizer states and other values that hold tensors.
             modules: What is trained besides the model; the first one is saved as the critic.
         """
-        path = self.checkpoints / f"{STEP}-{number:06d}"
-        self.processes.check_alike([self.model, *modules])
+        path, model = self.checkpoints / f"{STEP}-{number:06d}", gathered_model(self.model)
+        self.processes.check_alike([model, *modules])
         if self.processes.first:
             envelope = {
                 "kind": self.kind,
@@ -125,7 +126,7 @@ class Run:
                 "code": self.code,
             }
             critic = next(iter(modules), None)
-            save_checkpoint(path, self.model, self.tokenizer, state={**envelope, **self.identity, **state}, tensors=tensors, critic=critic)
+            save_checkpoint(path, model, self.tokenizer, state={**envelope, **self.identity, **state}, tensors=tensors, critic=critic)
             prune(self.checkpoints, self.keep)
         self.processes.wait()
         return path
@@ -135,20 +136,23 @@ class Run:
         if self.best is not None and tuple(score) <= self.best:
             return False
         self.best = tuple(map(float, score))
+        self.save_weights(self.checkpoints / f"{BEST}-{number:06d}", "best", {"number": number, **state}, critic)
         if self.processes.first:
-            self.save_weights(self.checkpoints / f"{BEST}-{number:06d}", "best", {"number": number, **state}, critic)
             prune(self.checkpoints, 1, BEST)
         return True
 
     def save_weights(self, path: Path, kind: str, state: Mapping[str, Any], critic: nn.Module | None = None) -> Path:
-        """Writes the current weights, to start from; `kind` says what they are."""
-        kept = {"kind": f"{self.kind}-{kind}", "log": self.log.position()}
-        return save_checkpoint(path, self.model, self.tokenizer, state={**kept, **state}, critic=critic)
+        """Writes the current weights, to start from; `kind` says what they are. All processes call it, the first one writes."""
+        model = gathered_model(self.model)
+        if self.processes.first:
+            kept = {"kind": f"{self.kind}-{kind}", "log": self.log.position()}
+            save_checkpoint(path, model, self.tokenizer, state={**kept, **state}, critic=critic)
+        return path
 
     def take_best(self) -> None:
         """Replaces the weights by the best so far, where some were kept."""
         if found := numbered(self.checkpoints, BEST):
-            self.model.load_state_dict(ReactiveTransformer.from_pretrained(found[-1]).state_dict())
+            load_weights(self.model, ReactiveTransformer.from_pretrained(found[-1]).state_dict())
 
     def resume(self, path: str | Path | None = None, rewind: bool = True) -> tuple[Path, Saved, Saved] | None:
         """Reads the state to go on from.

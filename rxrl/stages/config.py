@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,9 @@ class StageConfig(BaseConfig):
         None, description="bf16: mixed precision; no: float32; null: as accelerate is configured, float32 without a configuration."
     )
     compile: bool = Field(False, description="Compile the layers with torch.compile, for batches of one shape such as packed rows.")
+    shard: bool = Field(
+        False, description="Divide weights, gradients and optimizer state among the processes (FSDP2): less memory, same result."
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
     validate_every: int = Field(100, ge=1, description="Iterations between two validations.")
     validation_rows: int = Field(64, ge=1, description="Held-out texts or conversations of a validation.")
@@ -39,6 +42,12 @@ class StageConfig(BaseConfig):
     )
     finish_with: Literal["last", "best"] = Field("last", description="Weights that it ends with: the last, or the best by validation.")
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _sharded_weights_are_not_compiled(self) -> Self:
+        if self.shard and self.compile:
+            raise WrongValueError("shard=true and compile=true do not go together; leave one out", "shard")
+        return self
 
     @property
     def most_iterations(self) -> int:

@@ -19,6 +19,7 @@ from rxrl.runs.folder import RunFolder
 from rxrl.runs.optim import make_optimizer, schedule_factor, set_learning_rates, train_only
 from rxrl.runs.processes import Processes, Share
 from rxrl.runs.run import Run, check_finite
+from rxrl.runs.sharding import freeze_alike, gathered, gathered_model, is_sharded, load_optimizer, load_weights, shard
 from rxrl.runs.trackers import open_trackers
 from rxrl.stages.batches import RouterCounts, StageBatch, Whole, share_of, sum_of_parts
 from rxrl.stages.config import StageConfig
@@ -57,6 +58,8 @@ class StageRunner:
         self.model = model.to(self.processes.device)
         if config.compile:
             compile_layers(self.model)
+        if config.shard and self.processes.count > 1:
+            shard(self.model, self.processes)
         self.groups = model.group_parameters()
         self.optimizer = make_optimizer(self.groups, config.optimizer)
         self.average = None if config.ema is None else MovingAverage(self.model, config.ema)
@@ -66,6 +69,7 @@ class StageRunner:
         self.run = Run(claimed, "stage", "step", model, tokenizer, self.processes, identity, part=name, trackers=trackers)
         self.log, self.pace = self.run.log, Pace()
         self.step, self.tokens, self.done = 0, 0, False
+        self._learns: list[bool] = []
 
     def train(self, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
         """Trains to the end of the stage and returns the last validation.
@@ -113,7 +117,7 @@ class StageRunner:
             say: See `train`.
         """
         if resume and (self.checkpoints / STATE_FILE).exists():
-            self.model.load_state_dict(ReactiveTransformer.from_pretrained(self.checkpoints).state_dict())
+            load_weights(self.model, ReactiveTransformer.from_pretrained(self.checkpoints).state_dict())
             return
         if resume:
             self.resume(rewind=False)
@@ -133,8 +137,7 @@ class StageRunner:
 
     def save(self, path: str | Path) -> Path:
         """Writes the checkpoint that the next stage starts from; the first process writes, the others wait."""
-        if self.processes.first:
-            self.run.save_weights(Path(path), "result", {"stage": self.name, "step": self.step, "tokens": self.tokens})
+        self.run.save_weights(Path(path), "result", {"stage": self.name, "step": self.step, "tokens": self.tokens})
         self.processes.wait()
         return Path(path)
 
@@ -147,7 +150,7 @@ class StageRunner:
             "task": self.task.state() if isinstance(self.task, SmatTask) else {},
         }
         average = {} if self.average is None else {"ema": self.average.state()}
-        path = self.run.save(self.step, state, {"optimizer": self.optimizer.state_dict(), **average})
+        path = self.run.save(self.step, state, gathered({"optimizer": self.optimizer.state_dict(), **average}))
         self._tell(lambda each: each.on_checkpoint(path))
         return path
 
@@ -162,8 +165,8 @@ class StageRunner:
             return False
         path, state, tensors = found
         with restoring(path):
-            self.model.load_state_dict(ReactiveTransformer.from_pretrained(path).state_dict())
-            self.optimizer.load_state_dict(tensors["optimizer"])
+            load_weights(self.model, ReactiveTransformer.from_pretrained(path).state_dict())
+            load_optimizer(self.optimizer, tensors["optimizer"])
             if self.average is not None:
                 self.average.restore(tensors["ema"])
             self.step, self.tokens, self.done = int(state["number"]), int(state["tokens"]), bool(state["done"])
@@ -189,23 +192,22 @@ class StageRunner:
     def _validate(self) -> dict[str, Any]:
         """Validates in every process; what the first one finds counts for all."""
         with self.pace("model"):
-            found = self.task.validate(self.model.eval(), self.progress)
+            found = self.task.validate(gathered_model(self.model).eval(), self.progress)
         return found if self.processes.count == 1 else self.processes.objects([found])[0]
 
     def take_step(self) -> tuple[LossResult, torch.Tensor]:
         """One optimizer step; returns the loss of this process's rows and the norm of the gradients of all."""
         progress = self.progress
-        train_only(self.groups, self.task.groups(progress))
-        for parameter in self.task.frozen(self.model, progress):
-            parameter.requires_grad_(False)
+        self._freeze(progress)
         set_learning_rates(self.optimizer, schedule_factor(self.config.optimizer, self.task.schedule(progress)))
         with self.pace("data"):
             share = share_of(self.task.size(self.step), self.processes)
             batch = self.task.take(self.step, share, progress, self.processes.largest)
         with self.pace("model"):
             result, tokens = self._backward(batch)
-            self.processes.average_gradients(self.model.parameters())
-            norm = torch.nn.utils.clip_grad_norm_(list(self.model.parameters()), self.config.optimizer.max_grad_norm)
+            if not is_sharded(self.model):
+                self.processes.average_gradients(self.model.parameters())
+            norm = gathered(torch.nn.utils.clip_grad_norm_(list(self.model.parameters()), self.config.optimizer.max_grad_norm))
             self.optimizer.step()
         self.step += 1
         if self.average is not None:
@@ -215,10 +217,21 @@ class StageRunner:
         sizes = {name: result.loss.new_tensor(count) for name, count in (("tokens", batch.tokens), ("positions", batch.positions))}
         return LossResult(result.loss, {**result.metrics, **sizes}), norm.detach()
 
+    def _freeze(self, progress: float) -> None:
+        """Freezes what does not learn at `progress` in [0, 1] of the stage."""
+        train_only(self.groups, self.task.groups(progress))
+        for parameter in self.task.frozen(self.model, progress):
+            parameter.requires_grad_(False)
+        learns = [parameter.requires_grad for parameter in self.model.parameters()]
+        if is_sharded(self.model) and learns != self._learns:
+            freeze_alike(self.model)
+            self._learns = learns
+
     def _backward(self, batch: StageBatch) -> tuple[LossResult, int]:
         """Gradients of a batch, part by part; returns its loss in this process, and its tokens in all of them."""
         self.optimizer.zero_grad()
-        parts = batch.parts(self.config.accumulation)
+        # As many in every process: each pass gathers divided weights, which all must do together.
+        parts = batch.parts(min(self.config.accumulation, batch.share.total // self.processes.count))
         whole, tokens = self._whole(batch, parts)
         results = []
         for part in parts:
@@ -251,7 +264,7 @@ class StageRunner:
         router = RouterCounts()
         with self.processes.autocast(), torch.no_grad():
             for part in parts:
-                batch.loss(self.model.train(), part, Whole(totals, router.count))
+                self.model(lambda model: batch.loss(model.train(), part, Whole(totals, router.count)))  # noqa: B023 - called at once
         return Whole(totals, router.reduced(self.processes.mean)), tokens_of_all
 
     def _record(self, result: LossResult, norm: torch.Tensor, validation: dict[str, Any]) -> None:
