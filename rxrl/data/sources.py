@@ -66,6 +66,11 @@ class RowsSource:
         self._long_enough: dict[tuple[int, str], list[Conversation]] = {}
         self._orders: dict[tuple[int, str], tuple[int, list[int]]] = {}
 
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        """Those of one epoch, whatever their length, in the order in which they were given."""
+        return self._conversations
+
     def __len__(self) -> int:
         """Number of conversations of one epoch, whatever their length."""
         return len(self._conversations)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rxrl.curricula import Curriculum
+from rxrl.data.batches import checked_ids
+from rxrl.data.sources import RowsSource
 from rxrl.data.splits import Sources
 from rxrl.envs import ENVIRONMENTS, check_references, check_scores
 from rxrl.errors import ConfigError, DataError
@@ -16,8 +18,10 @@ from rxrl.stages.config import LanguageConfig, SmatConfig, StageConfig
 from rxrl.training.config import MRLConfig
 from rxrl.training.episodes import stage_rewards
 from rxrl.training.rules import check_rules, check_signals, check_stages
-from rxrl.types import RewardFunction
+from rxrl.types import RewardFunction, TextCodec
 
+_MARKERS = 8
+"""Tokens of an interaction that are no text, at most."""
 _LOOKED_AT = 16
 """Conversations of a stage that are looked at; those of a mix alternate."""
 
@@ -71,6 +75,26 @@ def check_turns(stages: StagesConfig, sources: Sources) -> None:
                 source.take(steps=steps, strategy="multi-step", start=0, count=1)
             except DataError as error:
                 raise DataError(f"{setting}: {error}") from None
+
+
+def check_fit(sources: Sources, tokenizer: TextCodec, max_length: int) -> None:
+    """Refuses given conversations with an interaction that is longer than the model's limit, before the first stage needs minutes.
+
+    Args:
+        sources: Conversations of files; what is generated fits by itself.
+        tokenizer: Of the model.
+        max_length: Longest interaction of the model in tokens.
+
+    Raises:
+        DataError: An interaction is longer; the message names conversation and turn.
+    """
+    for source in (sources.train, sources.validation):
+        for conversation in source.conversations if isinstance(source, RowsSource) else ():
+            for turn, interaction in enumerate(conversation.interactions):
+                # No token is shorter than a byte: most interactions need not be cut into tokens to be known as short.
+                texts = (interaction.query, interaction.answer, *(each for each in interaction.extra.values() if isinstance(each, str)))
+                if sum(len(text.encode()) for text in texts) > max_length - _MARKERS:
+                    checked_ids(conversation, turn, tokenizer, max_length)
 
 
 def check_parts(name: str, config: StageConfig, model: ReactiveTransformer) -> None:

@@ -184,6 +184,27 @@ def test_a_broken_configuration_of_the_main_job(invoke: Any, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
+def test_an_interaction_that_is_too_long_for_the_model_is_refused_before_the_first_stage(invoke: Any, tmp_path: Path) -> None:
+    def rows(name: str, start: int, more: str) -> Path:
+        found = []
+        for count in range(start, start + 4):
+            first = {
+                "query": f"Tom has {count} balls.",
+                "answer": "Okay.",
+                "facts": [{"key": "tom.balls", "value": str(count)}],
+                "asks": [],
+            }
+            turns = [{"query": f"How many balls does Tom have?{more}", "answer": f"{count}.", "asks": ["tom.balls"]}] * 16
+            found.append({"id": f"{name}{count}", **first, "interactions": turns})
+        return file(tmp_path / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in found))
+
+    data = ("--data", rows("a", 0, " ?" * 90), "--held-out", rows("b", 4, ""))
+    sentence = refused(invoke("quickstart", "--budget", "tiny", *data, "--out", tmp_path / "run", "--set", "interactive=null", code=2))
+    assert ", turn 1: the interaction has 103 tokens" in sentence
+    assert "96" in sentence
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_texts_to_train_on_and_held_out_ones_are_apart(invoke: Any, tmp_path: Path) -> None:
     stories = [f"Tom has {count} balls.\n\nThe end." for count in range(4)]
     train = file(tmp_path / "a.txt", "<|endoftext|>".join(stories[:3]))
