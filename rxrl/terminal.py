@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,8 @@ from rich.segment import Segment
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
 _ORDER = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _LINES = [0x2028, 0x2029]
+_WHOLE = re.compile("[\\ud800-\\udc7f\\udd00-\\udfff]")
+"""Halves that stand for no byte."""
 _SHOWN = {
     code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in (*_CONTROLS, *_ORDER, *_LINES) if chr(code) not in "\n\t"
 }
@@ -24,6 +27,11 @@ def visible(text: str) -> str:
     like another.
     """
     return text.translate(_SHOWN)
+
+
+def as_named(name: str) -> str:
+    """A name or argument as whoever wrote it meant it: where the locale is not UTF-8, Python keeps its bytes as halves of characters."""
+    return name.encode("utf-8", "surrogateescape" if not _WHOLE.search(name) else "replace").decode("utf-8", "replace")
 
 
 class PlainConsole(Console):

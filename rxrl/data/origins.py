@@ -11,6 +11,7 @@ from typing import Any
 from rxrl.data.corpora import Shard, Split
 from rxrl.data.sources import ConversationSource
 from rxrl.reading import hash_of
+from rxrl.terminal import as_named
 from rxrl.types import Conversation, Scenario
 
 FIRST, STEPS = 16, 4
@@ -65,7 +66,7 @@ class Origin:
 
     def saved(self) -> dict[str, Any]:
         """Plain values, for report.json."""
-        return asdict(self)
+        return asdict(self) | {"name": as_named(self.name)}
 
 
 def _shard_hash(shard: Shard) -> str:

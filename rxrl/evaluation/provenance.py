@@ -12,6 +12,7 @@ from typing import Any
 
 from rxrl.evaluation.charts import number
 from rxrl.secrets import redacted
+from rxrl.terminal import as_named
 
 PARTS = {"collect": "playing episodes", "estimate": "old policy, reference and critic", "update": "updates", "evaluate": "evaluation"}
 """Parts of an iteration of MRL, as timings.jsonl names them and in words."""
@@ -20,7 +21,7 @@ PARTS = {"collect": "playing episodes", "estimate": "old policy, reference and c
 def made_with() -> dict[str, Any]:
     """Command, versions and machine of this process, for a report (its `made_with`)."""
     return {
-        "command": redacted(shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])),
+        "command": redacted(as_named(shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]))),
         "rxrl": version("rxrl"),
         "python": platform.python_version(),
         "torch": version("torch"),

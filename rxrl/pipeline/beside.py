@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from multiprocessing.connection import Connection
+from types import ModuleType
 from typing import Any, Protocol
 
 from rxrl.errors import Interrupted, RxrlError, TrainingError, reason, sentence
@@ -86,7 +87,8 @@ class _Beside:
         # The process takes signals from here alone: a terminal sends them to both, and the second would count as impatience.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         try:
-            self._process.start()
+            with _no_main_program():
+                self._process.start()
             self._their_link.close()
             self._listener.start()
         finally:
@@ -136,6 +138,17 @@ class _Beside:
         if signalled:
             return Interrupted(text, signalled)
         return TrainingError(f"The second job failed: {sentence(text)} Go on with --resume once that is mended.") if text else None
+
+
+@contextmanager
+def _no_main_program() -> Iterator[None]:
+    """Leaves a new process nothing to import as its main program: a script without a guard would start its job again there."""
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 class Teller(Callback):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -129,6 +131,19 @@ def test_an_error_of_the_first_job_saves_the_second(nursery: Nursery, tmp_path: 
     outcome = nursery.run(tmp_path, *JOB.command(tmp_path), "--set", "mrl.reward=mine.py:broken")
     assert_refused(outcome, "no such luck")
     assert any(line.startswith("[preferences] Interrupted") for line in outcome.output.splitlines())
+
+
+def test_a_script_without_a_guard_starts_nothing_twice(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "from rxrl.pipeline.beside import beside\n\n\nclass Voice:\n    def say(self, text):\n        print('heard', text)\n\n\n"
+        "print('begun')\nwith beside(print, ('hello',), Voice()) as wait:\n    wait()\n"
+    )
+    found = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    begun, heard = found.stdout.splitlines()
+    assert begun == "begun"
+    assert heard.startswith("heard hello ")
 
 
 def assert_refused(outcome: Outcome, what: str) -> None:

@@ -4,11 +4,13 @@ import csv
 import json
 import math
 import re
+import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
 
+from rxrl.data.origins import Origin
 from rxrl.envs.scenarios import load
 from rxrl.errors import DataError
 from rxrl.evaluation import (
@@ -26,9 +28,12 @@ from rxrl.evaluation import (
 )
 from rxrl.evaluation.charts import number, ticks
 from rxrl.evaluation.curves import learning_curves
+from rxrl.evaluation.provenance import made_with
 from rxrl.evaluation.transcripts import choose_episodes
 from rxrl.players import make_play
+from rxrl.reading.documents import json_value
 from rxrl.types import SavedInteraction
+from rxrl.writing import json_text
 from tests.evaluation.fakes import Forgetful, Reader, WordCodec, conversations, environment, record
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -386,3 +391,12 @@ def test_ticks_are_inside_and_even(low, high):
 )
 def test_numbers_for_people(value, text):
     assert number(value) == text
+
+
+def test_a_command_in_another_locale_is_written_as_it_was_meant(monkeypatch: pytest.MonkeyPatch):
+    # As Python has the arguments of a process whose locale is not UTF-8; the first is no bytes of anything.
+    for name, wanted in (("\udcc3\udcbcber.jsonl", "über.jsonl"), ("über.jsonl", "über.jsonl"), ("\ud83d.jsonl", "?.jsonl")):
+        monkeypatch.setattr(sys, "argv", ["/bin/rxrl", "quickstart", "--data", name])
+        assert made_with()["command"] in (f"rxrl quickstart --data {wanted}", f"rxrl quickstart --data '{wanted}'")
+        origin = Origin("training", name, None, "")
+        assert json_value(json_text(origin.saved()))["name"] == wanted
