@@ -22,7 +22,7 @@ from rxrl.cli import main as cli
 from rxrl.config import parse_config
 from rxrl.curricula import CURRICULA, Stage, load_curriculum
 from rxrl.data.rows import to_conversation
-from rxrl.pipeline import load_budget
+from rxrl.pipeline import PipelineConfig, load_budget
 from rxrl.rewards import REWARDS
 from rxrl.stages.config import STAGES
 from rxrl.training.config import MRLConfig
@@ -178,7 +178,9 @@ def test_yaml_blocks_are_valid(folder: Path) -> None:
     assert [stage.steps for stage in curriculum.stages] == [2, 4, 8]
     here = [block for block in BLOCKS if block.page not in TESTED_APART]
     settings = [block for block in here if block.language == "yaml"]
-    assert {block.file for block in settings if block.file} == {"my_curriculum.yaml", "mrl.yaml"}
+    files = {block.file: block.text for block in settings if block.file}
+    assert files.keys() == {"my_curriculum.yaml", "mrl.yaml", "babi20.yaml"}
+    parse_config(yaml.safe_load(files["babi20.yaml"]), PipelineConfig)
     # A block that is no file shows settings of MRL.
     pieces = [parse_config(yaml.safe_load(block.text), MRLConfig) for block in settings if not block.file]
     assert pieces
@@ -257,5 +259,5 @@ def test_scripts_and_extras_exist() -> None:
 def test_every_command_is_of_a_kind_that_is_checked_here() -> None:
     for line in COMMANDS:
         command = re.sub(r"^NODES=\S+ NODE=\S+ MASTER=\S+ ", "", line)
-        scripts = r"scripts/(quickstart|test|docs|train_multi)\.sh|python (scripts/results|make_parcels)\.py"
+        scripts = r"scripts/(quickstart|test|docs|train_multi)\.sh|python (scripts/(results|language)|make_parcels)\.py"
         assert re.match(rf"(rxrl|{scripts}|pip install|source|export)\b", command), line

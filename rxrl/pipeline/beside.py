@@ -208,7 +208,9 @@ def _work(link: Connection, work: Callable[..., None], arguments: tuple[Any, ...
         except Exception as error:
             traceback.print_exc()
             end = reason(error), 0
-        relay.ends = False
+        for each in HANDLED:
+            # Not only until `relay` is done listening: what is handed on while the process ends would end it with a traceback.
+            signal.signal(each, signal.SIG_IGN)
         teller.tell("end", end)
 
 

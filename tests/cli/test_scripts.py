@@ -86,6 +86,29 @@ def rows_of(table: str, task: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
+def test_language_is_measured_beside_n_grams(run_script: Any, invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    for name, texts in (("train", ["Mia has a cat.", "Tom has a cat."] * 20), ("held-out", ["Ann has a cat.", "Ben has a cat."])):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        invoke("data", "tokenize", file, tmp_path / name, "--tokenizer", checkpoint)
+    shown = run_script("scripts/language.py", tmp_path / "train", tmp_path / "held-out", checkpoint)
+    assert "Held out: 2 texts" in shown
+    cells = {first.strip(): [float(cell.strip(" %")) for cell in rest if cell.strip(" |")] for first, *rest in table_of(shown)}
+    (right, bits), (better, fewer) = cells["unigram"], cells["trigram"]
+    assert right < better
+    assert fewer < bits
+    masked, following, model_bits = cells[str(checkpoint)]
+    assert 0 <= masked <= 100
+    assert 0 <= following <= 100
+    assert model_bits > fewer, "a model of a few steps knows less than all there is to know"
+
+
+def table_of(shown: str) -> list[list[str]]:
+    """Cells of the rows of a Markdown table, without its head."""
+    return [line.strip("|").split("|") for line in shown.splitlines() if line.startswith("|")][2:]
+
+
+@pytest.mark.slow
 def test_the_table_of_does_it_learn_has_every_run_in_its_place(run_script: Any, tmp_path: Path) -> None:
     keep(
         tmp_path,

@@ -29,7 +29,8 @@ def wholes(torture: Torture) -> list[Whole]:
 
 
 def test_killed_commands_go_on_as_if_nothing_had_been(torture: Torture, wholes: list[Whole]) -> None:
-    tallies = list(torture.kills(wholes, 12))
+    # A few more than are counted: shares are rounded.
+    tallies = list(torture.kills(wholes, 14))
     assert [problem for tally in tallies for problem in tally.problems] == []
     assert sum(tally.counts["kills"] for tally in tallies) >= 12
     assert all(tally.counts["same"] == tally.counts["folders"] > 0 for tally in tallies)
