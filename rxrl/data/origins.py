@@ -78,9 +78,14 @@ def hash_of_conversations(conversations: Iterable[Scenario]) -> str:
     found = hashlib.sha256()
     for each in conversations:
         said = repr((each.first, each.follow_ups)) if isinstance(each, Conversation) else ""
-        found.update(f"{each.id}\n{each.steps}\n{said}\n".encode())
+        found.update(_bytes(f"{each.id}\n{each.steps}\n{said}\n"))
     return found.hexdigest()
 
 
 def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_bytes(text)).hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    """In UTF-8; names and ids may hold halves of characters, which JSON and other locales let through."""
+    return text.encode(errors="surrogatepass")

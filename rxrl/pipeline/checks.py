@@ -93,7 +93,7 @@ def check_fit(sources: Sources, tokenizer: TextCodec, max_length: int) -> None:
             for turn, interaction in enumerate(conversation.interactions):
                 # No token is shorter than a byte: most interactions need not be cut into tokens to be known as short.
                 texts = (interaction.query, interaction.answer, *(each for each in interaction.extra.values() if isinstance(each, str)))
-                if sum(len(text.encode()) for text in texts) > max_length - _MARKERS:
+                if sum(len(text.encode(errors="surrogatepass")) for text in texts) > max_length - _MARKERS:
                     checked_ids(conversation, turn, tokenizer, max_length)
 
 

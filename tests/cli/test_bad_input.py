@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from rxrl.data.rows import write_conversations
+from rxrl.data.sources import RowsSource
+from rxrl.data.splits import Sources
+from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import GeneratedSource
+from rxrl.errors import DataError
+from rxrl.pipeline.checks import check_fit
+from rxrl.types import Conversation, Interaction
 
 
 def refused(result: Any) -> str:
@@ -203,6 +209,19 @@ def test_an_interaction_that_is_too_long_for_the_model_is_refused_before_the_fir
     assert ", turn 1: the interaction has 103 tokens" in sentence
     assert "96" in sentence
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_halves_of_characters_do_not_keep_interactions_from_being_measured() -> None:
+    codec = Tokenizer.train(["Tom has a ball."], vocab_size=300)
+
+    def of(answer: str) -> Sources:
+        given = Conversation("a", Interaction("Tom has a ball.", "Okay."), (Interaction("What has Tom?", answer),))
+        source = RowsSource([given], 0)
+        return Sources(source, source, [given], lambda split: lambda start, count: [])
+
+    check_fit(of("a ball \ud83d"), codec, 96)
+    with pytest.raises(DataError, match="'a', turn 1"):
+        check_fit(of("a ball \ud83d" * 40), codec, 96)
 
 
 def test_texts_to_train_on_and_held_out_ones_are_apart(invoke: Any, tmp_path: Path) -> None:

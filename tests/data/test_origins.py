@@ -12,6 +12,7 @@ from rxrl.data.origins import Origin, hash_of_conversations
 from rxrl.data.splits import DataConfig, Sources, open_data, open_sources
 from rxrl.data.world import GeneratedSource
 from rxrl.supply import open_configured, open_named
+from rxrl.types import Conversation, Interaction
 
 
 def rows(path: Path, count: int, start: int = 0) -> Path:
@@ -37,6 +38,15 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     assert (again["training"].sha256, again["validation"].sha256) == (found["training"].sha256, found["test"].sha256)
     rows(train, 5)
     assert origins(open_data(str(train), str(held_out), None, 5))["training"].sha256 != found["training"].sha256
+
+
+def test_halves_of_characters_in_ids_and_texts_have_hashes() -> None:
+    found = {
+        hash_of_conversations([Conversation(name, Interaction(text, "Okay."), (Interaction("Where?", "Here."),))])
+        for name in ("a", "\ud83d", "\udcc3")
+        for text in ("It is 1.", "It is \ud83d.")
+    }
+    assert len(found) == 6
 
 
 def test_files_of_a_split_have_one_hash_and_their_order_matters(tmp_path: Path) -> None:
