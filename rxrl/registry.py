@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from rxrl.errors import ConfigError, RxrlError, reason, unknown_name
+from rxrl.reading import hash_of_text
 
 _STAMP = "__rxrl_stamp__"
 """Attribute of a module that was made of a file: when the file was last changed, and its size."""
@@ -173,7 +173,7 @@ def load_file(place: str) -> ModuleType:
     path = Path(place).expanduser().resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {place}")
-    name = f"rxrl_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"rxrl_plugin_{path.stem}_{hash_of_text(str(path))[:8]}"
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
         raise ImportError(f"{place} is no Python file")

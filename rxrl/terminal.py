@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -13,7 +13,7 @@ from rich.segment import Segment
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
 _ORDER = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _LINES = [0x2028, 0x2029]
-_WHOLE = re.compile("[\\ud800-\\udc7f\\udd00-\\udfff]")
+_STRAY = re.compile("[\\ud800-\\udc7f\\udd00-\\udfff]")
 """Halves that stand for no byte."""
 _SHOWN = {
     code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in (*_CONTROLS, *_ORDER, *_LINES) if chr(code) not in "\n\t"
@@ -31,7 +31,16 @@ def visible(text: str) -> str:
 
 def as_named(name: str) -> str:
     """A name or argument as whoever wrote it meant it: where the locale is not UTF-8, Python keeps its bytes as halves of characters."""
-    return name.encode("utf-8", "surrogateescape" if not _WHOLE.search(name) else "replace").decode("utf-8", "replace")
+    return name.encode("utf-8", "replace" if _STRAY.search(name) else "surrogateescape").decode("utf-8", "replace")
+
+
+def data_as_named(value: Any) -> Any:
+    """Plain data (mappings, lists, text, numbers) with all texts `as_named`, so that what is saved of names can be read again."""
+    if isinstance(value, str):
+        return as_named(value)
+    if isinstance(value, Mapping):
+        return {data_as_named(key): data_as_named(each) for key, each in value.items()}
+    return [data_as_named(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 class PlainConsole(Console):

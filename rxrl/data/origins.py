@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 from rxrl.data.corpora import Shard, Split
 from rxrl.data.sources import ConversationSource
-from rxrl.reading import hash_of
+from rxrl.reading import hash_of, hash_of_text
 from rxrl.terminal import as_named
 from rxrl.types import Conversation, Scenario
 
@@ -40,7 +39,7 @@ class Origin:
     def of_split(cls, use: str, split: Split) -> Origin:
         """The origin of data from files, or from a data set on the Hub."""
         hashes = [_shard_hash(each) for each in split.shards]
-        whole = hashes[0] if len(hashes) == 1 else _hash("\n".join(hashes))
+        whole = hashes[0] if len(hashes) == 1 else hash_of_text("\n".join(hashes))
         files = len(split.files)
         return cls(use, split.name, whole, f"{files} file{'s' * (files > 1)}" if files else "the version of the data set")
 
@@ -70,22 +69,13 @@ class Origin:
 
 
 def _shard_hash(shard: Shard) -> str:
-    return _hash(f"{shard.name} {shard.version}") if shard.file is None else hash_of(shard.file)
+    return hash_of_text(f"{shard.name} {shard.version}") if shard.file is None else hash_of(shard.file)
 
 
-def hash_of_conversations(conversations: Iterable[Scenario]) -> str:
+def hash_of_conversations(conversations: Sequence[Scenario]) -> str:
     """What tells one choice of conversations from another: what is said, and what is asked for."""
-    found = hashlib.sha256()
-    for each in conversations:
-        said = repr((each.first, each.follow_ups)) if isinstance(each, Conversation) else ""
-        found.update(_bytes(f"{each.id}\n{each.steps}\n{said}\n"))
-    return found.hexdigest()
+    return hash_of_text(*(f"{each.id}\n{each.steps}\n{_said(each)}\n" for each in conversations))
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(_bytes(text)).hexdigest()
-
-
-def _bytes(text: str) -> bytes:
-    """In UTF-8; names and ids may hold halves of characters, which JSON and other locales let through."""
-    return text.encode(errors="surrogatepass")
+def _said(scenario: Scenario) -> str:
+    return repr((scenario.first, scenario.follow_ups)) if isinstance(scenario, Conversation) else ""

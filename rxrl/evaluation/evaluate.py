@@ -16,6 +16,7 @@ from rxrl.evaluation.records import read_records, write_records
 from rxrl.evaluation.resuming import TRUE, Watch
 from rxrl.evaluation.scenarios import summarise_scenarios
 from rxrl.reading import OBJECT, Refusal, read_json
+from rxrl.terminal import data_as_named
 from rxrl.types import Conversation, Policy, Scenario
 from rxrl.writing import write_json
 
@@ -103,7 +104,7 @@ class Evaluation:
         write_json(folder / TIMINGS_FILE, {"cost": [{"turn": row["turn"], "seconds": row["seconds"]} for row in self.cost]})
         cost = [{name: value for name, value in row.items() if name != "seconds"} for row in self.cost]
         found = {**self.summary, "controls": self.controls, "cost": cost, "scenarios": self.scenarios}
-        more = {"about": self.about, "suite": self.suite, "stress": self.stress}
+        more = {"about": data_as_named(self.about), "suite": self.suite, "stress": self.stress}
         written = write_json(folder / EVALUATION_FILE, found | {name: part for name, part in more.items() if part})
         for control, path in _control_files(folder).items():
             if control not in self.control_records:

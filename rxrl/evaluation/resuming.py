@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 from rxrl.errors import PlayError
 from rxrl.evaluation.records import TurnRecord, read_records, write_records
-from rxrl.reading import Refusal, read_json
+from rxrl.reading import Refusal, hash_of_text, read_json
 from rxrl.types import Scenario
 from rxrl.writing import json_text, replacing_folder, write_json
 
@@ -88,7 +87,7 @@ class KeptBatches:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _place(self, key: Sequence[str]) -> Path:
-        return self.folder / hashlib.sha256(json_text([self._identity, *key]).encode()).hexdigest()[:24]
+        return self.folder / hash_of_text(json_text([self._identity, *key]))[:24]
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ Readers of tensors are imported from `rxrl.reading.tensors`, since torch takes i
 from rxrl.reading.arrays import let_go, mapped
 from rxrl.reading.documents import OBJECT, json_value, parse_json, read_json, read_json_rows, whole_objects
 from rxrl.reading.guard import Refusal, guarded
-from rxrl.reading.plain import compression_of, hash_of, open_lines, read_text, text_blocks, text_lines
+from rxrl.reading.plain import compression_of, hash_of, hash_of_text, open_lines, read_text, text_blocks, text_lines
 from rxrl.reading.settings import YamlDocument, parse_yaml, read_yaml
 from rxrl.reading.tables import arrow_rows, csv_rows, csv_stream, look_at, parquet_rows
 
@@ -24,6 +24,7 @@ __all__ = [
     "csv_stream",
     "guarded",
     "hash_of",
+    "hash_of_text",
     "json_value",
     "let_go",
     "look_at",

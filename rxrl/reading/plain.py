@@ -117,6 +117,14 @@ def hash_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_of_text(*pieces: str) -> str:
+    """SHA-256 of a text in pieces, in hexadecimal digits; halves of characters, as JSON and other locales have them, count as they are."""
+    found = hashlib.sha256()
+    for each in pieces:
+        found.update(each.encode(errors="surrogatepass"))
+    return found.hexdigest()
+
+
 def _opened(path: Path) -> IO[bytes]:
     match compression_of(path):
         case "gz":

@@ -141,3 +141,20 @@ def test_a_terminal_without_the_characters_shows_others(encoding: str, tmp_path:
     assert (process.returncode, errors) == (0, b"")
     assert b"has a ?." in shown
     assert (b"Zo\xeb" in shown) == (encoding == "cp1252")
+
+
+@pytest.mark.slow
+def test_names_that_another_locale_cannot_say_are_saved_as_they_were_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LANG", raising=False)
+    turn = {"query": "How many cats?", "answer": "3 cats.", "asks": ["mia.number"]}
+    told = {"query": "Mia has 3 cats.", "answer": "Okay.", "facts": [{"key": "mia.number", "value": "3"}], "interactions": [turn] * 2}
+    (tmp_path / "über.jsonl").write_text(json.dumps(told) + "\n")
+    (tmp_path / "ürew.py").write_text("def mine(turns):\n    return [1.0 for _ in turns]\n")
+    evaluate = ("evaluate", "oracle", "--data", "über.jsonl", "--reward", "ürew.py:mine", "--out", "evü")
+    for command in (evaluate, evaluate, ("report", "evü")):
+        process = run(*command, cwd=tmp_path, stdout=subprocess.PIPE)
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    assert json.loads((tmp_path / "evü/evaluation.json").read_text())["about"]["data"] == {"über.jsonl": 1.0}
