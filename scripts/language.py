@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from rxrl.data.stores.texts import PackedTexts, TextStore
+from rxrl.errors import ConfigError, RxrlError
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
 from rxrl.runs.processes import Share
@@ -36,18 +38,28 @@ def main() -> None:
     parser.add_argument("checkpoints", nargs="*")
     options = parser.parse_args()
     train, held_out = TextStore(options.train), TextStore(options.held_out)
+    # Before anything is counted: what is missing or does not fit costs nothing.
+    models = {checkpoint: fitting(checkpoint, train, held_out) for checkpoint in options.checkpoints}
     size = held_out.packed(256, 0).bytes
     print(f"Held out: {held_out.manifest.items} texts, {held_out.manifest.tokens:,} tokens, {size:,} bytes.\n")
     print("| model | masked accuracy | next-token accuracy | bits a byte |\n|---|---|---|---|")
-    grams = KneserNey(texts(train), int(train.manifest.vocab_size))
+    grams = KneserNey(texts(train), train.manifest.vocab_size)
     for order, name in ((1, "unigram"), (3, "trigram")):
         right, nats, count = grams.score(texts(held_out), order)
         print(f"| {name} | | {right / count:.1%} | {nats / math.log(2) / size:.3f} |", flush=True)
-    for checkpoint in options.checkpoints:
-        model, _ = load_checkpoint(checkpoint)
+    for checkpoint, model in models.items():
         model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         masked, following, nats = measured(model, held_out.packed(model.config.max_length, 0))
         print(f"| {checkpoint} | {masked:.1%} | {following:.1%} | {nats / math.log(2) / size:.3f} |", flush=True)
+
+
+def fitting(checkpoint: str, *stores: TextStore) -> ReactiveTransformer:
+    """The model of a checkpoint, which has to have the tokenizer of the stores."""
+    model, tokenizer = load_checkpoint(checkpoint)
+    for store in stores:
+        if store.manifest.tokenizer != tokenizer.hash:
+            raise ConfigError(f"{store.files.folder} was made with another tokenizer than that of {checkpoint}: tokenize it again.")
+    return model
 
 
 def texts(store: TextStore) -> Iterator[list[int]]:
@@ -82,7 +94,7 @@ class KneserNey:
     """
 
     def __init__(self, texts: Iterator[list[int]], vocab_size: int) -> None:
-        self.vocab_size, self._unigrams = vocab_size, np.zeros(vocab_size)
+        self._unigrams = np.zeros(vocab_size)
         trigrams: dict[tuple[int, int], dict[int, int]] = defaultdict(lambda: defaultdict(int))
         for ids in texts:
             for a, b, c in zip([BOS, *ids], ids, ids[1:], strict=False):
@@ -133,4 +145,7 @@ class KneserNey:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (RxrlError, OSError) as error:
+        sys.exit(f"Error: {error}")

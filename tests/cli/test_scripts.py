@@ -57,6 +57,7 @@ def test_help(name: str, run_script: Any) -> None:
     [
         (("examples/train_mrl.py", "nowhere"), "There is no checkpoint nowhere"),
         (("examples/evaluate.py", "nowhere"), "There is no checkpoint nowhere"),
+        (("scripts/language.py", "nowhere", "nowhere"), "There is no file nowhere/store.json"),
         (("scripts/results.py", "runs", "nowhere"), "report.json is no report of a finished `rxrl quickstart`"),
     ],
 )
