@@ -36,44 +36,40 @@ def _published(
     )
 
 
-def _memory_tokens(name: str, layers: int, ff_dim: int, slots: int) -> ModelConfig:
-    """A causal transformer with memory tokens; sizes and vocabulary of pico, and as much memory. A critic takes the encoder's sizes."""
-    full, least = _attention(4, 4), _attention(1, 1)
-    return ModelConfig(
-        name=name,
-        vocab_size=768,
-        dim=64,
-        layers=layers,
-        heads=4,
+def _one_transformer(name: str, memory: MemoryAttentionConfig, **fields: Any) -> ModelConfig:
+    """A causal decoder of four layers without an encoder; sizes and vocabulary of pico."""
+    absent = ("encoder", "mlm_head")
+    return ModelConfig(name=name, vocab_size=768, dim=64, layers=4, heads=4, memory_attention=memory, **{"absent": absent, **fields})
+
+
+def _memory_tokens(name: str) -> ModelConfig:
+    """A causal transformer with memory tokens, and as much memory as pico. A critic takes the encoder's sizes."""
+    return _one_transformer(
+        name,
+        MemoryAttentionConfig(variant="tokens", attention=_LEAST),
         max_length=96,
-        slots=slots,
-        encoder=EncoderConfig(self_attention=full, ff_dim=128),
-        decoder=DecoderConfig(self_attention=full, cross_attention=full, ff_dim=ff_dim, head_norm="rms"),
-        memory_attention=MemoryAttentionConfig(variant="tokens", attention=least),
+        slots=64,
+        encoder=EncoderConfig(self_attention=_FULL, ff_dim=128),
+        decoder=DecoderConfig(self_attention=_FULL, cross_attention=_FULL, ff_dim=288, head_norm="rms"),
         initial_memory="learned",
-        absent=("encoder", "mlm_head"),
     )
 
 
-def _causal(name: str, layers: int, ff_dim: int) -> ModelConfig:
-    """A decoder alone, which re-reads the conversation; sizes and vocabulary of pico."""
-    full, least = _attention(4, 4), _attention(1, 1)
-    return ModelConfig(
-        name=name,
-        vocab_size=768,
-        dim=64,
-        layers=layers,
-        heads=4,
+def _causal(name: str) -> ModelConfig:
+    """A decoder alone, which re-reads the conversation."""
+    return _one_transformer(
+        name,
+        MemoryAttentionConfig(variant="simple", attention=_LEAST),
         max_length=4096,
         slots=1,
-        encoder=EncoderConfig(self_attention=least, ff_dim=1),
-        decoder=DecoderConfig(self_attention=full, cross_attention=least, ff_dim=ff_dim),
-        memory_attention=MemoryAttentionConfig(variant="simple", attention=least),
+        encoder=EncoderConfig(self_attention=_LEAST, ff_dim=1),
+        decoder=DecoderConfig(self_attention=_FULL, cross_attention=_LEAST, ff_dim=272),
         initial_memory="zeros",
         absent=("encoder", "memory_attention", "mlm_head"),
     )
 
 
+_FULL, _LEAST = _attention(4, 4), _attention(1, 1)
 _PICO = ModelConfig(
     name="pico",
     vocab_size=768,
@@ -82,12 +78,12 @@ _PICO = ModelConfig(
     heads=4,
     max_length=96,
     slots=32,
-    encoder=EncoderConfig(self_attention=_attention(4, 4), ff_dim=128),
-    decoder=DecoderConfig(self_attention=_attention(4, 4), cross_attention=_attention(4, 4), ff_dim=48, experts=4, active_experts=2),
-    memory_attention=MemoryAttentionConfig(attention=_attention(4, 4), mean_attention=_attention(4, 4)),
+    encoder=EncoderConfig(self_attention=_FULL, ff_dim=128),
+    decoder=DecoderConfig(self_attention=_FULL, cross_attention=_FULL, ff_dim=48, experts=4, active_experts=2),
+    memory_attention=MemoryAttentionConfig(attention=_FULL, mean_attention=_FULL),
     initial_memory="learned",
 )
-_RECURRENT = MemoryAttentionConfig(variant="recurrent", attention=_attention(4, 4))
+_RECURRENT = MemoryAttentionConfig(variant="recurrent", attention=_FULL)
 
 PRESETS: dict[str, ModelConfig] = {
     "pico": _PICO,
@@ -97,9 +93,9 @@ PRESETS: dict[str, ModelConfig] = {
 }
 
 BASELINES: dict[str, ModelConfig] = {
-    "pico-causal": _causal("pico-causal", 4, 272),
+    "pico-causal": _causal("pico-causal"),
     "pico-gru": _PICO.model_copy(update={"name": "pico-gru", "memory_attention": _RECURRENT}),
-    "pico-rmt": _memory_tokens("pico-rmt", 4, 288, 64),
+    "pico-rmt": _memory_tokens("pico-rmt"),
 }
 """Models to compare with, each as large as the preset that its name begins with: one without memory, and two with other memories."""
 
