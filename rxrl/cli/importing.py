@@ -27,6 +27,7 @@ from rxrl.data.importers import (
 from rxrl.data.importers import fairytale as fairytale_defaults
 from rxrl.data.importers.text import DEFAULT_LIMIT, write_texts
 from rxrl.data.rows import LengthLimit, RefusedRow, write_conversations
+from rxrl.data.sources import said
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError
 from rxrl.types import Conversation
@@ -118,7 +119,7 @@ def babi(  # noqa: PLR0913, PLR0917
     )
     held_out = _last_episodes(result.conversations, holdout)
     test = [each for each in result.conversations if each.id in held_out]
-    train = [each for each in result.conversations if each.extra["episode"] not in held_out]
+    train = _apart([each for each in result.conversations if each.extra["episode"] not in held_out], test)
     _finish(result, train, out)
     if test:
         _write(test, out.with_suffix(f".test{out.suffix}"))
@@ -134,6 +135,17 @@ def _last_episodes(conversations: Sequence[Conversation], count: int) -> set[str
         if count >= len(episodes):
             raise ConfigError(f"--holdout {count} leaves none of the {len(episodes)} episodes of {file} for training: hold out fewer.")
     return {episode for episodes in files.values() for episode in list(episodes)[len(episodes) - count :]}
+
+
+def _apart(train: Sequence[Conversation], test: Sequence[Conversation]) -> list[Conversation]:
+    """Training conversations that say something else than every held-out one: short episodes occur more than once in a file."""
+    tested = {said(each) for each in test}
+    kept = [each for each in train if said(each) not in tested]
+    if not kept:
+        raise ConfigError(f"--holdout: all {len(train)} conversations left for training are also held out: the episodes are all the same.")
+    if len(kept) < len(train):
+        echo(f"Left out of training because a held-out episode says the same: {len(train) - len(kept)}.")
+    return kept
 
 
 @imports.command("fairytaleqa")

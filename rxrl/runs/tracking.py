@@ -84,7 +84,7 @@ class MetricsLog:
             self._append(TIMINGS_FILE, label | {"elapsed": round(time.perf_counter() - self._started, 3)} | seconds)
             self._append(METRICS_FILE, plain_line)
         for tracker in self.trackers:
-            tracker.log(plain_line | {f"seconds/{key}": value for key, value in (times or {}).items()})
+            tracker.log(plain_line | {_named_by_unit(key): value for key, value in (times or {}).items()})
         return plain_line
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
@@ -142,6 +142,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     return value
+
+
+def _named_by_unit(key: str) -> str:
+    """What a tracker calls a time, a rate or a share of time."""
+    return f"{'speed' if key.endswith(('_per_second', '_share')) else 'seconds'}/{key}"
 
 
 def _whole_lines(path: Path, most: int | None = None) -> int:

@@ -7,10 +7,16 @@ from typer.testing import CliRunner
 
 from rxrl.cli.data import app
 from rxrl.data.rows import read_conversations
+from rxrl.data.splits import check_apart
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError, DataError
 
 EPISODE = "1 Mary moved to the bathroom.\n2 Where is Mary? \tbathroom\t1\n3 Mary went to the garden.\n4 Where is Mary? \tgarden\t3\n"
+
+
+def episodes(*people):
+    """One episode of each person: episodes that say the same are one."""
+    return "".join(EPISODE.replace("Mary", each) for each in people)
 
 
 def run(*arguments):
@@ -37,7 +43,7 @@ def test_generate_stats_and_tokenizer(tmp_path):
 
 def test_import_babi_keeps_the_held_out_episodes_unrenamed(tmp_path):
     source = tmp_path / "qa1_sample_train.txt"
-    source.write_text(EPISODE * 5)
+    source.write_text(episodes("Mary", "John", "Daniel", "Sandra", "Julie"))
     out = run("import", "babi", source, tmp_path / "rows.jsonl", "--holdout", 2, "--rename", 3)
     assert "Wrote 12 conversations" in out
     assert "episodes 5" in out
@@ -48,8 +54,8 @@ def test_import_babi_keeps_the_held_out_episodes_unrenamed(tmp_path):
 
 
 def test_episodes_of_every_file_are_held_out(tmp_path):
-    for task, episodes in ((1, 5), (12, 3)):
-        (tmp_path / f"qa{task}_sample_train.txt").write_text(EPISODE * episodes)
+    for task, people in ((1, ("Mary", "John", "Daniel", "Sandra", "Julie")), (12, ("Fred", "Bill", "Jeff"))):
+        (tmp_path / f"qa{task}_sample_train.txt").write_text(episodes(*people))
     run("import", "babi", tmp_path, tmp_path / "rows.jsonl", "--holdout", 2)
     held_out = [each.id for each in read_conversations(tmp_path / "rows.test.jsonl")]
     assert sorted(held_out) == ["babi-1-train-4", "babi-1-train-5", "babi-12-train-2", "babi-12-train-3"]
@@ -57,6 +63,18 @@ def test_episodes_of_every_file_are_held_out(tmp_path):
     assert len(read_conversations(tmp_path / "all.jsonl")) == 8
     with pytest.raises(ConfigError, match="--holdout 3 leaves none of the 3 episodes of babi-12-train for training"):
         run("import", "babi", tmp_path, tmp_path / "rows.jsonl", "--holdout", 3)
+
+
+def test_what_a_held_out_episode_says_is_not_trained_on(tmp_path):
+    source, out = tmp_path / "qa4_sample_train.txt", tmp_path / "rows.jsonl"
+    source.write_text(episodes("Mary", "John", "Mary", "Sandra", "Mary"))
+    assert "Left out of training because a held-out episode says the same: 2." in run("import", "babi", source, out, "--holdout", 1)
+    assert [each.id for each in read_conversations(out)] == ["babi-4-train-2", "babi-4-train-4"]
+    check_apart(read_conversations(out), read_conversations(tmp_path / "rows.test.jsonl"), "rows.jsonl", "rows.test.jsonl")
+    source.write_text(EPISODE * 3)
+    with pytest.raises(ConfigError, match="all 2 conversations left for training are also held out"):
+        run("import", "babi", source, tmp_path / "none.jsonl", "--holdout", 1)
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_imports_list_what_they_refuse(tmp_path):

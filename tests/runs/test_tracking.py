@@ -52,6 +52,8 @@ def test_a_resumed_run_goes_on_under_the_same_tracker_id(tmp_path, monkeypatch):
     assert (first.finished, second.finished) == (1, 1)
     assert [line["iteration"] for line in second.lines] == [3, 4, 5, 6, 7]
     assert "seconds/collect" in second.lines[0]
+    assert "speed/tokens_per_second" in second.lines[0]
+    assert not [key for key in second.lines[0] if key.startswith("seconds/") and "per_second" in key]
 
 
 def test_tensorboard_holds_the_numbers(tmp_path):
