@@ -9,10 +9,12 @@ import pytest
 
 GPU = "needs a GPU"
 FLASH = "needs flash-attn"
+VERIFIERS = "needs verifiers"
+"""It brings some fifty packages, so the tools for development leave it out."""
 FILES = "needs files that are not published"
 MACHINE = "needs another machine"
 """Another processor or system; never said on Linux with glibc on x86-64, where everything can run."""
-ALLOWED = (GPU, FLASH, FILES, MACHINE)
+ALLOWED = (GPU, FLASH, VERIFIERS, FILES, MACHINE)
 X86 = platform.machine() in {"x86_64", "AMD64"}
 
 

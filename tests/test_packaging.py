@@ -38,6 +38,7 @@ def test_package_list_is_the_tree() -> None:
 
 
 def test_no_module_lies_outside_the_packages() -> None:
+    assert {path.stem for path in ROOT.glob("*.py")} == set(PROJECT["tool"]["setuptools"]["py-modules"])
     inside = {path for package in PACKAGES for path in folder(package).glob("*.py")}
     everything = {path for package in ("rxrl", *LINKED) for path in folder(package).rglob("*.py")}
     assert everything <= inside

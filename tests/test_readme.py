@@ -47,7 +47,7 @@ TINY_QUICKSTART = (
     "--side-by-side"
 )
 CHEAP_DATA = ("generate", "stats")
-_APART = ("environment", "model", "rewards", "scenarios", "trl")
+_APART = ("environment", "model", "rewards", "scenarios", "trl", "verifiers")
 TESTED_APART = {*(GUIDES / f"{name}.md" for name in _APART), *(DOCS / "tutorials").glob("*.md")}
 """Pages whose snippets tests/test_docs.py, tests/test_tutorials.py, tests/integrations and the test_docs.py of envs/ and models/ run."""
 HERE = [page for page in PAGES if page.parent.name != "algorithms"]

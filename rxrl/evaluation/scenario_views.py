@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from rxrl.evaluation.charts import Mark, Series, dot_plot, legend, line_plot, number, plot
+from rxrl.scoring import HIGHEST
 
 Part = Mapping[str, Any]
 
-TOP: Final = 10.0
 # A line or mark without a label is what the page is about: after MRL, or the player of an evaluation.
 LINES: Final = (
     ("", "mrl", "by_turn"),
@@ -37,7 +37,7 @@ def _view(name: str, found: Part) -> dict[str, Any]:
     lines = [(label or here, style, found.get(key) or ()) for label, style, key in LINES]
     shown = [(label, style, _points(values)) for label, style, values in lines]
     series = [Series(label, style, points) for label, style, points in shown if points]
-    draw = line_plot(series, title=f"Score by turn, {name}", x_label="turn", y_range=(0.0, TOP)) if series else None
+    draw = line_plot(series, title=f"Score by turn, {name}", x_label="turn", y_range=(0.0, HIGHEST)) if series else None
     marks = [
         Mark(label or here, style, found[key], *(found.get(f"{key}_interval") or (None, None)))
         for label, style, key in MARKS
@@ -52,7 +52,7 @@ def _view(name: str, found: Part) -> dict[str, Any]:
         "steps": found.get("steps"),
         "level": found.get("level"),
         "sentences": list(_sentences(found)),
-        "marks": plot(dot_plot(marks, title=f"Score, {name}", x_range=(0.0, TOP), level=found.get("blind"))) if marks else None,
+        "marks": plot(dot_plot(marks, title=f"Score, {name}", x_range=(0.0, HIGHEST), level=found.get("blind"))) if marks else None,
         "by_turn": plot(draw) if draw else None,
         "legend": legend([(item.label, item.style, "line") for item in series]),
         "columns": [label for label, _, values in lines if values],

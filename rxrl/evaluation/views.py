@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from rxrl.evaluation.answers import answers, extent, too_few, training_answers
 from rxrl.evaluation.charts import Key, Mark, Series, dot_plot, legend, line_plot, number, plot, range_plot
+from rxrl.scoring import HIGHEST
 
 Part = Mapping[str, Any]
 
@@ -26,7 +27,6 @@ CONTROLS: Final = (
     ("empty_memory", "empty memory", "empty"),
     ("oracle", "oracle", "oracle"),
 )
-TOP_REWARD: Final = 10.0
 MINUTE, HOUR = 60, 3600
 PLACES: Final = {"spread": "spread among theirs", "first": "before theirs"}
 CHEAP: Final = 0.8
@@ -156,7 +156,7 @@ def stages_view(stages: Sequence[Part]) -> dict[str, Any] | None:
         )
         for stage in scored
     ]  # fmt: skip
-    draw = range_plot(marks, title="Reward by curriculum stage", y_range=(0.0, TOP_REWARD), x_label="steps of the stage") if marks else None
+    draw = range_plot(marks, title="Reward by curriculum stage", y_range=(0.0, HIGHEST), x_label="steps of the stage") if marks else None
     long = any(mark.note for mark in marks)
     return {"plot": plot(draw) if draw else None, "rows": list(stages), "episodes": episodes, "ends": (low, high), "long": long}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rxrl.envs import ConversationVectorEnv
+from rxrl.envs import ConversationEnv, ConversationVectorEnv
 from rxrl.errors import ConfigError
 from rxrl.factory import build_env, make_vector_env
 from rxrl.policies.text import Dialogue
@@ -88,28 +88,54 @@ class Dialogues:
         """Seed of the dialogue of an id."""
         return derive_seed("integrations", self.seed, conversation_id)
 
+    def openings(self, system: str | None = None) -> Iterator[Messages]:
+        """How the conversations begin, as chat messages: what was told first, and the query that waits.
 
-def openings(conversations: Any, *, seed: int = 0, system: str | None = None) -> list[Messages]:
-    """How conversations begin, as chat messages: what was told first, and the query that waits.
+        Args:
+            system: A system prompt that goes first.
+
+        Yields:
+            The messages of a conversation, each with its id under the key `conversation`.
+        """
+        for start in range(0, len(self.conversations), _OPENINGS):
+            batch = self.conversations[start : start + _OPENINGS]
+            for each, query in zip(batch, self.begin([each.id for each in batch]).next_queries, strict=True):
+                first = each.begin(self.seed_of(each.id)).first
+                messages = Dialogue(query, ((first.query, first.answer),)).messages(system)
+                yield [{**message, KEY: each.id} for message in messages]
+
+
+class Talk:
+    """One conversation that is answered in texts, turn by turn.
 
     Args:
-        conversations: As in `rxrl.factory.make_env`.
-        seed: Keys what the scenarios draw.
-        system: A system prompt that goes first.
+        dialogues: Where it comes from.
 
-    Returns:
-        The messages of each conversation, with its id under the key `conversation`.
+    Attributes:
+        rewards: One for each turn: 0 where it was not answered, None where it has no score.
     """
-    dialogues = Dialogues(conversations, seed=seed, max_query_tokens=QUERY_TOKENS)
-    found = []
-    for start in range(0, len(dialogues.conversations), _OPENINGS):
-        batch = dialogues.conversations[start : start + _OPENINGS]
-        queries = dialogues.begin([each.id for each in batch]).next_queries
-        for each, query in zip(batch, queries, strict=True):
-            first = each.begin(dialogues.seed_of(each.id)).first
-            messages = Dialogue(query, ((first.query, first.answer),)).messages(system)
-            found.append([{**message, KEY: each.id} for message in messages])
-    return found
+
+    def __init__(self, dialogues: Dialogues) -> None:
+        self._dialogues = dialogues
+        self._env: ConversationEnv = dialogues.made(kind=ConversationEnv)
+        self.rewards: Rewards = []
+        self._turn = 0
+
+    def begin(self, conversation: str) -> None:
+        """Begins the conversation of an id anew."""
+        options = {"conversation": conversation, "stm_seed": self._dialogues.seed_of(conversation)}
+        _, info = self._env.reset(seed=self._dialogues.seed, options=options)
+        self.rewards, self._turn = [0.0] * info["steps"], 0
+
+    def answer(self, text: str) -> str | None:
+        """Answers the query that waits; returns the next one, None at the end."""
+        query, reward, terminated, truncated, info = self._env.step(text)
+        self.rewards[self._turn] = float(reward) if info["scored"] else None
+        self._turn += 1
+        if terminated or truncated:
+            del self.rewards[self._turn :]
+            return None
+        return str(query)
 
 
 def conversation_of(prompt: Any) -> str:

@@ -20,7 +20,7 @@ from rxrl.cli import main as cli
 from rxrl.data.world import GeneratedSource
 from rxrl.envs.scenarios import load
 from rxrl.errors import ConfigError, EpisodeError
-from rxrl.integrations.dialogues import openings
+from rxrl.integrations.dialogues import Dialogues
 from rxrl.integrations.trl import conversation_environment, conversation_rollout, dialogue_mean, dialogue_sum, dialogue_turn, prompts_of
 from rxrl.integrations.trl.chat import Chat
 from rxrl.policies import Dialogue, HuggingFacePolicy
@@ -164,8 +164,9 @@ def test_held_out_conversations_are_evaluated_while_training(reader: Path, tmp_p
 
 def test_the_seed_alone_decides_what_a_user_says(reader: Path) -> None:
     talks = load("preferences", level=2).take(steps=3, count=30)
-    assert openings(talks, seed=1) == openings(talks[:3], seed=1) + openings(talks[3:], seed=1)
-    assert openings(talks, seed=1) != openings(talks, seed=2)
+    whole, first, rest = (list(Dialogues(each, seed=1).openings()) for each in (talks, talks[:3], talks[3:]))
+    assert whole == first + rest
+    assert whole != list(Dialogues(talks, seed=2).openings())
 
 
 def test_rows_train_and_are_scored_turn_by_turn(reader: Path, tmp_path: Path) -> None:

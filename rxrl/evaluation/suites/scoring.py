@@ -11,9 +11,8 @@ from rxrl.evaluation.metrics import RESAMPLES, bootstrap
 from rxrl.evaluation.records import TurnRecord
 from rxrl.evaluation.suites.base import Group, Suite
 from rxrl.facts import attribute_of
+from rxrl.scoring import HIGHEST
 from rxrl.types import Scenario
-
-TOP = 10.0
 
 
 def played_of(groups: Sequence[Group]) -> list[Scenario]:
@@ -79,12 +78,12 @@ def _game(group: Group, found: Mapping[str, Any]) -> dict[str, Any]:
     low, high = found["interval"]
     return {
         "name": group.name,
-        "score": found["score"] / TOP,
-        "low": low / TOP,
-        "high": high / TOP,
+        "score": found["score"] / HIGHEST,
+        "low": low / HIGHEST,
+        "high": high / HIGHEST,
         "f1": None,
-        "blind": found["blind"] / TOP,
-        "oracle": found["best"] / TOP,
+        "blind": found["blind"] / HIGHEST,
+        "oracle": found["best"] / HIGHEST,
         "questions": found["dialogues"] * found["steps"],
         "conversations": found["dialogues"],
         "note": group.note,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rxrl.envs import ConversationEnv
-from rxrl.integrations.dialogues import QUERY_TOKENS, Dialogues, Rewards, conversation_of, mean_reward
+from rxrl.integrations.dialogues import QUERY_TOKENS, Dialogues, Talk, conversation_of, mean_reward
 from rxrl.types import ANSWER_TOKENS
 
 
@@ -36,18 +35,11 @@ class ConversationEnvironment:
     """
 
     def __init__(self, dialogues: Dialogues) -> None:
-        self._dialogues = dialogues
-        self._env: ConversationEnv = dialogues.made(kind=ConversationEnv)
-        self._rewards: Rewards = []
-        self._turn = 0
+        self._talk = Talk(dialogues)
 
     def reset(self, prompt: Any = None, **columns: Any) -> None:
         """Begins the conversation of a prompt."""
-        conversation = conversation_of(prompt)
-        options = {"conversation": conversation, "stm_seed": self._dialogues.seed_of(conversation)}
-        _, info = self._env.reset(seed=self._dialogues.seed, options=options)
-        self._rewards = [0.0] * info["steps"]
-        self._turn = 0
+        self._talk.begin(conversation_of(prompt))
 
     def answer(self, text: str) -> str:
         """Answers the user.
@@ -58,14 +50,9 @@ class ConversationEnvironment:
         Returns:
             What the user says next.
         """
-        query, reward, terminated, truncated, info = self._env.step(text)
-        self._rewards[self._turn] = float(reward) if info["scored"] else None
-        self._turn += 1
-        if terminated or truncated:
-            del self._rewards[self._turn :]
-            return "The conversation is over."
-        return str(query)
+        query = self._talk.answer(text)
+        return "The conversation is over." if query is None else query
 
     def get_reward(self) -> float | None:
         """Mean over the turns of the conversation, from 0 to 10; those that were not answered count 0. None where none has a score."""
-        return mean_reward(self._rewards)
+        return mean_reward(self._talk.rewards)

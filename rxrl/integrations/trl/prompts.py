@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset  # type: ignore[import-untyped]
 
-from rxrl.integrations.dialogues import openings
+from rxrl.integrations.dialogues import QUERY_TOKENS, Dialogues
 
 
 def prompts_of(conversations: Any, *, system: str | None = None, seed: int = 0) -> Dataset:
@@ -23,4 +23,5 @@ def prompts_of(conversations: Any, *, system: str | None = None, seed: int = 0) 
     Raises:
         RxrlError: Nothing can be played.
     """
-    return Dataset.from_list([{"prompt": messages} for messages in openings(conversations, seed=seed, system=system)])
+    dialogues = Dialogues(conversations, seed=seed, max_query_tokens=QUERY_TOKENS)
+    return Dataset.from_list([{"prompt": messages} for messages in dialogues.openings(system)])
