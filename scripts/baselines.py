@@ -1,6 +1,6 @@
 """Models to compare pico with: the same conversations and tokens for each, then retention, the cost of a turn, and bytes of memory.
 
-The stages are the supervised ones of the default budget, without the accuracies that end a phase early, so that every model sees the same
+The stages are the supervised ones of the budget `easy`, without the accuracies that end a phase early, so that every model sees the same
 conversations in the same order. `python scripts/results.py baselines` trains and measures what is missing, and prints the tables.
 """
 
@@ -85,9 +85,9 @@ def result_of(folder: Path, row: Row) -> Path:
 
 def stages_of(row: Row, seed: int) -> Iterator[tuple[str, StageConfig]]:
     """The stages of one model, by name and in order."""
-    stages = load_config(BUDGETS["default"], PipelineConfig, [f"seed={seed}"]).stages
-    assert stages.pretrain is not None, "the default budget begins with language modelling"
-    assert stages.sft is not None, "the default budget has single interactions"
+    stages = load_config(BUDGETS["easy"], PipelineConfig, [f"seed={seed}"]).stages
+    assert stages.pretrain is not None, "that budget begins with language modelling"
+    assert stages.sft is not None, "that budget has single interactions"
     alone = {} if "encoder" not in preset(row.model).absent else {"mode": "separate", "encoder_share": 0.0, "freeze_embedding": False}
     for name, language in (("pretrain", stages.pretrain), ("sft", stages.sft)):
         yield name, language.model_copy(update={"seed": seed, **alone})

@@ -62,8 +62,8 @@ START_ROW, SMAT_ROW = "start (supervised, 4 turns)", "SMAT continued, same token
 
 
 def configuration(seed: int, factor: dict[str, Any]) -> PipelineConfig:
-    """The default budget with a supervised part that ends at 4 turns, and one factor of the update changed."""
-    config = load_config(BUDGETS["default"], PipelineConfig, [f"seed={seed}"])
+    """The budget `easy` with a supervised part that ends at 4 turns, and one factor of the update changed."""
+    config = load_config(BUDGETS["easy"], PipelineConfig, [f"seed={seed}"])
     smat = config.stages.smat.model_copy(update={"phases": type(config.stages.smat).model_validate({"phases": START}).phases})
     mrl = type(config.mrl).model_validate(config.mrl.model_dump() | {"episodes": 32, "algorithm": BASE | factor})
     return config.model_copy(update={"stages": config.stages.model_copy(update={"smat": smat}), "mrl": mrl})
