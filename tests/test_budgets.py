@@ -25,6 +25,14 @@ def test_settings_of_a_budget_are_saved_in_full(name):
     assert PipelineConfig.model_validate(config.saved()) == config
 
 
+@pytest.mark.parametrize("name", ["default", "tiny"])
+def test_the_level_of_a_budget_is_that_of_its_own_world(name):
+    assert load_budget(name).data.level == 1
+    assert load_budget(name, ["data.level=2"]).data.level == 2
+    assert load_budget(name, ["data.train='rows.jsonl'", "data.held_out='test.jsonl'"]).data.level is None
+    assert load_budget(name, ["data.train=world", "data.level=3"]).data.level == 3
+
+
 def test_the_default_ends_in_a_scenario():
     second = load_budget("default").interactive
     assert second == load_budget("scenario:preferences")

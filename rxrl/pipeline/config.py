@@ -100,7 +100,9 @@ def load_budget(name: str, overrides: Sequence[str] = ()) -> PipelineConfig:
         ConfigError: Nothing has that name, or an override does not fit.
     """
     if name in BUDGETS:
-        return load_config(BUDGETS[name], PipelineConfig, overrides)
+        # The level of a budget is that of its own world.
+        others = ["data.level=null"] if any(each.startswith("data.train=") for each in overrides) else []
+        return load_config(BUDGETS[name], PipelineConfig, [*others, *overrides])
     kind = name.removeprefix(SCENARIO)
     if kind == name:
         raise ConfigError(unknown_name("budget", name, [*BUDGETS, f"{SCENARIO}NAME"]))
