@@ -83,7 +83,10 @@ class _Alarm:
         self.deadline = time.monotonic() + seconds
         self._before = signal.getsignal(signal.SIGALRM)
         self._outer = self._before if isinstance(self._before, _Alarm) else None
-        self._lock, self._over = threading.Lock(), threading.Event()
+        self._rings_at = self.deadline
+        # A plain flag: an alarm in the middle of `Event.set` would leave the lock of the event taken for ever.
+        self._over = False
+        self._lock, self._cleared = threading.Lock(), threading.Event()
 
     def stops(self, run: Callable[[], list[Score]]) -> list[Score]:
         """What `run` returns; raises `_TimeUp` in the middle of it at the deadline."""
@@ -97,26 +100,29 @@ class _Alarm:
                 return run()
             finally:
                 # From here on nothing is raised any more: what follows must not be cut short.
-                self._over.set()
+                self._over = True
         finally:
             self._clear()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if due := self._due():
+        # Nor does an outer alarm cut short what this one clears up: it rings again when this one is gone.
+        if not self._over and (due := self._due()):
+            due._rings_at = time.monotonic() + _AGAIN
             raise _TimeUp(due)
 
     def _due(self) -> _Alarm | None:
         outer = self._outer._due() if self._outer else None
-        return outer or (self if not self._over.is_set() and time.monotonic() >= self.deadline else None)
+        return outer or (self if not self._over and time.monotonic() >= self._rings_at else None)
 
     def _start_timer(self) -> None:
         first = min(alarm.deadline for alarm in self._chain())
         signal.setitimer(signal.ITIMER_REAL, max(first - time.monotonic(), 1e-6), _AGAIN)
 
     def _clear(self) -> None:
+        self._over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         with self._lock:
-            self._over.set()
+            self._cleared.set()
         signal.signal(signal.SIGALRM, self._before)
         if self._outer:
             self._outer._start_timer()
@@ -129,10 +135,10 @@ class _Alarm:
 
     def _ring(self, thread: int) -> None:
         pause = self.deadline - time.monotonic()
-        while not self._over.wait(max(pause, 0.0)):
+        while not self._cleared.wait(max(pause, 0.0)):
             with self._lock:
                 # Nobody but this handler may get the signal: unhandled, it ends the process.
-                if not self._over.is_set():
+                if not self._cleared.is_set():
                     signal.pthread_kill(thread, signal.SIGALRM)
             pause = _AGAIN
 

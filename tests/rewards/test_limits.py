@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rxrl.errors import RewardError
-from rxrl.rewards import TimeLimited, Weighted
+from rxrl.rewards import TimeLimited, Weighted, limits
 from rxrl.scoring import score_turns
 from rxrl.types import Turn
 from tests.rewards.turns import make_turn
@@ -135,3 +137,38 @@ def test_who_waits_for_an_alarm_keeps_it() -> None:
         assert signal.getsignal(signal.SIGALRM) is handler
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("step", range(120))
+def test_an_alarm_in_the_middle_of_clearing_up_is_harmless(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second alarm, `step` instructions after the first one was raised: under load, one is late enough."""
+    late, left = 0.0, step + 1
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late))
+    before, raised = sys.gettrace(), False
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal late, left, raised
+        frame.f_trace_opcodes = True
+        if event == "exception" and frame.f_code.co_name == "stops":
+            raised = True
+        elif event == "opcode" and raised:
+            left -= 1
+            if left == 0:
+                late = 2.0
+                signal.raise_signal(signal.SIGALRM)
+        return trace
+
+    def traced(turns: Sequence[Turn]) -> list[float]:
+        frame: FrameType | None = sys._getframe()
+        sys.settrace(trace)
+        while frame is not None and frame.f_code.co_name != "__call__":
+            frame.f_trace, frame.f_trace_opcodes, frame = trace, True, frame.f_back
+        return sleeps(turns)  # in C, where no line of Python is traced
+
+    try:
+        with pytest.raises(RewardError, match="within its time_limit"):
+            score_turns(TimeLimited(traced, 0.01), TURNS)
+    finally:
+        sys.settrace(before)
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
