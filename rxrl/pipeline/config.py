@@ -94,13 +94,12 @@ def load_budget(name: str, overrides: Sequence[str] = ()) -> PipelineConfig:
 
     Args:
         name: One of `BUDGETS`, or "scenario:" and what `rxrl.envs.scenarios.load` takes.
-        overrides: Dotted assignments.
+        overrides: Dotted assignments. With one of `data.train`, the level of a budget no longer holds: it is that of its own world.
 
     Raises:
         ConfigError: Nothing has that name, or an override does not fit.
     """
     if name in BUDGETS:
-        # The level of a budget is that of its own world.
         others = ["data.level=null"] if any(each.startswith("data.train=") for each in overrides) else []
         return load_config(BUDGETS[name], PipelineConfig, [*others, *overrides])
     kind = name.removeprefix(SCENARIO)
