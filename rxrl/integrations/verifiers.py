@@ -25,8 +25,8 @@ class ConversationsConfig(vf.TasksetConfig):
         None, ge=0, le=3, description="Difficulty of the scenario (from 1) or generated world (from 0); null: the lowest."
     )
     steps: int | None = Field(None, ge=1, description="Turns of what is generated; null: 12.")
-    split: Literal["train", "validation", "test"] = Field("train", description="Part of what is generated.")
-    count: int = Field(1000, ge=1, description="How many conversations are generated.")
+    split: Literal["train", "validation", "test"] | None = Field(None, description="Part of what is generated; null: train.")
+    count: int | None = Field(None, ge=1, description="How many conversations are generated; null: 1,000.")
     reward: str | None = Field(
         None, description="Reward: a name, package.module:function or path/file.py:function; null: retention or outcome."
     )
@@ -57,11 +57,12 @@ class ConversationsTaskset(vf.Taskset[ConversationTask, ConversationsConfig]):
     def __init__(self, config: ConversationsConfig) -> None:
         super().__init__(config)
         played: Any = config.conversations
+        options = config.model_dump(include={"level", "steps", "split", "count"}, exclude_none=True)
         if generated(played):
-            given = config.model_dump(include={"level", "steps", "split", "seed", "count"})
-            played = load_mix({played: 1}, **given)
-        limits: dict[str, Any] = {"max_answer_tokens": config.max_answer_tokens, "max_query_tokens": QUERY_TOKENS}
-        self.dialogues = Dialogues(played, reward=config.reward, seed=config.seed, **limits)
+            played, options = load_mix({played: 1}, seed=config.seed, **options), {}
+        options |= {"max_answer_tokens": config.max_answer_tokens, "max_query_tokens": QUERY_TOKENS}
+        # What is given for a file, which has no such options, is refused there.
+        self.dialogues = Dialogues(played, reward=config.reward, seed=config.seed, **options)
 
     def load(self) -> Iterator[ConversationTask]:
         """The tasks, in order."""

@@ -132,6 +132,8 @@ def test_a_file_of_conversations_is_scored_by_its_references(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"conversations": "no.jsonl"}, "no file"),
+        ({"conversations": "no.jsonl", "steps": 3}, "steps"),
         ({"conversations": "scenario:nothing"}, "nothing"),
         ({"steps": 0}, "steps"),
         ({"level": 9}, "level"),
