@@ -412,3 +412,26 @@ def test_in_a_mix_each_turn_is_scored_by_what_applies_to_it() -> None:
             alone = turn.outcome or retention([turn])[0]
             assert ("scenario" in turn.extra) == (turn.outcome is not None)
             assert reward == pytest.approx(alone.value)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_is_said_of_a_property_names_it_below_level_3(level: int) -> None:
+    chosen = games("questions", 30, level=level, steps=6)
+    for game in chosen:
+        heard = play_text(game, lambda level, query, said, draws: "wild?")
+        assert all(("wild" in words_of(turn.query)) == (level < 3) for turn in heard[1:])
+        # A wrong name is never said again: it would tell a player without memory what to name next.
+        named = play_text(game, lambda level, query, said, draws: "owl.")
+        assert not any("owl" in words_of(turn.query) for turn in named)
+
+
+def test_the_best_player_names_nothing_that_was_ruled_out() -> None:
+    for game in games("questions", 40):
+        turns = play_text(game, type(game).best)
+        since: list[str] = []
+        for turn in turns:
+            since = [] if turn.query.startswith("Right") else since
+            assert turn.answer not in since
+            since.append(turn.answer)
+        assert [turn.outcome.value for turn in turns if turn.outcome and turn.outcome.value]
+        assert len(since) <= 5
