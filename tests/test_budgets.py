@@ -13,6 +13,7 @@ def test_every_scenario_has_a_budget_with_its_own_discount(name):
     config, game = load_budget(f"scenario:{name}"), SCENARIOS.find(name)
     assert config.data.train == f"scenario:{name}"
     assert config.mrl.reward == "outcome"
+    assert (config.curriculum, config.mrl.critic) == (game.curriculum, game.critic)
     assert config.mrl.algorithm.advantage_form == ("gae" if game.gamma else "reward-value")
     if game.gamma:
         assert (config.mrl.algorithm.gamma, config.mrl.algorithm.gae_lambda) == (game.gamma, game.gae_lambda)

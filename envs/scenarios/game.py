@@ -61,6 +61,10 @@ class Game(Generic[S]):
     """Discount that suits the scenario: 0 where each answer is worth what it earns, near 1 where finding out pays later."""
     gae_lambda: ClassVar[float] = 0.95
     """Decay of GAE that goes with it."""
+    critic: ClassVar[str] = "text"
+    """What the critic reads beside the query, of `mrl.critic`: `memory` where only that tells how much is known already."""
+    curriculum: ClassVar[str] = "scenario"
+    """Curriculum that suits the scenario."""
 
     @classmethod
     def configured(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:

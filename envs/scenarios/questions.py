@@ -78,6 +78,8 @@ class Questions(Game[State]):
     name: ClassVar[str] = "questions"
     stated: ClassVar[dict[int, tuple[float, float]]] = {1: (1.1, 1.95), 2: (0.4, 1.25), 3: (0.4, 1.25)}
     gamma: ClassVar[float] = 0.9
+    critic: ClassVar[str] = "memory"
+    curriculum: ClassVar[str] = "scenario_explore"
 
     @classmethod
     def make(cls, *, level: int, split: str, seed: int, index: int, steps: int) -> Self:

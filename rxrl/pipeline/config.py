@@ -106,7 +106,7 @@ def load_budget(name: str, overrides: Sequence[str] = ()) -> PipelineConfig:
     if kind == name:
         raise ConfigError(unknown_name("budget", name, [*BUDGETS, f"{SCENARIO}NAME"]))
     game = scenarios.load(kind).game
-    own = [f"data.train={json.dumps(name)}"]
+    own = [f"data.train={json.dumps(name)}", f"curriculum={game.curriculum}", f"mrl.critic={game.critic}"]
     if game.gamma:
         # An answer that finds something out is paid for later: rewards of later turns count.
         own += ["mrl.algorithm.advantage=gae", f"mrl.algorithm.gamma={game.gamma}", f"mrl.algorithm.gae_lambda={game.gae_lambda}"]
