@@ -211,9 +211,8 @@ class Simulated(Game[State]):
         return ", ".join(f"{kind}: {self.value(kind, state.turn + 1)}" for kind, _ in self.facts)
 
     def random_answer(self, state: State, draws: Draws) -> str:
-        """The right value where it was told, else any."""
-        kind = self.order[state.turn]
-        return f"{self.value(kind, state.turn) if kind in self.told(state) else draws.choice(CHOICES[kind])}."
+        """Any value, told or not: the right one would show the strategy."""
+        return f"{draws.choice(CHOICES[self.order[state.turn]])}."
 
     def recall(self, state: State, draws: Draws) -> Interaction | None:
         """Asks for a fact, told or not."""
