@@ -32,6 +32,8 @@ SIGNALS = {
     "MRL, reward, references where it fails": {"reward": 1, "reference": {"coefficient": 1, "options": {"gate": 5}}},
 }
 START, SMAT = "start", "SMAT continued"
+RATE = 0.0015
+"""Learning rate of MRL, as it was chosen for a reward of weight 1 on the main job."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ def run_wrong_references(starts: Sequence[Path], out: Path, say: Callable[[str],
                 if (folder / "tokens").exists():
                     continue
                 say(f"--- {folder}")
-                mrl = type(config.mrl).model_validate(config.mrl.model_dump() | {"signals": signals, "small_talk": {"share": 0}})
-                pipeline = Pipeline(config.model_copy(update={"mrl": mrl}), folder, say=say)
+                mrl = config.mrl.model_dump() | {"signals": signals, "small_talk": {"share": 0}}
+                mrl["optimizer"] |= {"learning_rate": RATE}
+                changed = config.model_copy(update={"mrl": type(config.mrl).model_validate(mrl)})
+                pipeline = Pipeline(changed, folder, say=say)
                 trained = copy.deepcopy(model)
                 trainer = pipeline.reinforce(trained, tokenizer, sources)
                 pipeline.measure(trained, tokenizer, clean, "mrl", ())
