@@ -9,8 +9,10 @@ import asyncio
 import base64
 import json
 import os
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -118,7 +120,8 @@ class ChatEndpoint:
             except EndpointError as error:
                 return error
 
-        async with httpx.AsyncClient(base_url=self.url.rstrip("/") + "/", headers=headers, timeout=None) as client:
+        address = self.url.rstrip("/") + "/"
+        async with httpx.AsyncClient(base_url=address, headers=headers, timeout=None, verify=_certificates()) as client:
             try:
                 model = self.model or (await self._patiently(client, "GET", "models", None, _first_model)).text
             except EndpointError as error:
@@ -213,6 +216,14 @@ class EndpointOptions(BaseModel):
         """
         key, patience = os.environ.get(self.api_key_env), {"retries": self.retries, "concurrency": concurrency}
         return ChatEndpoint(self.endpoint, self.model, key, timeout=self.timeout, backoff=self.backoff, **patience)
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust. Reading the certificates takes longer than a request to a machine nearby, so it is done once."""
+    import httpx  # noqa: PLC0415
+
+    return httpx.create_ssl_context()
 
 
 def check_address(url: str) -> None:

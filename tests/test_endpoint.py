@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rxrl.endpoint import LARGEST_REPLY, ChatEndpoint, Reply
+from rxrl.endpoint import LARGEST_REPLY, ChatEndpoint, Reply, _certificates
 from rxrl.errors import EndpointError
 from tests.policies.server import serve
 
@@ -187,3 +188,14 @@ def test_requests_hold_no_half_characters() -> None:
         assert endpoint.complete([[{"role": "user", "content": "half \ud83d, whole \U0001f600"}]], [{}]) == [
             Reply("half ?, whole \U0001f600")
         ]
+
+
+def test_certificates_are_read_once_whatever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them takes longer than a request to a machine nearby: a user played by a language model asks at every turn."""
+    read: list[float] = []
+    made = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda *args, **kwargs: read.append(time.monotonic()) or made(*args, **kwargs))
+    _certificates.cache_clear()
+    with serve(lambda number, body: "yes") as server:
+        assert [ask(server.url) for _ in range(4)] == [Reply("yes")] * 4
+    assert len(read) == 1
