@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import threading
 from collections.abc import Iterator, Mapping
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rxrl.envs.scenarios import Game, bounds, check_scenario, load, play_text, s
 from rxrl.envs.scenarios.simulated import Simulated
 from rxrl.errors import ConfigError, ScenarioError
 from rxrl.rewards import load_reward
+from scripts.standin_user import Handler
 from tests.envs.test_scenarios import play_rows, play_single
 from tests.envs.worlds import CODEC, action
 from tests.policies.server import ChatServer, serve
@@ -211,3 +214,19 @@ def test_commands_take_options_from_the_name_a_file_or_the_environment(
     assert list(dict.fromkeys(body["model"] for body in server.requests)) == ["a", "b", "c"]
     monkeypatch.delenv("RXRL_USER_ENDPOINT")
     assert "set RXRL_USER_ENDPOINT" in str(shown("play", "scenario:simulated", code=2).stderr)
+
+
+def test_the_stand_in_says_all_that_it_is_asked_to_say() -> None:
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    try:
+        options = {"endpoint": f"http://127.0.0.1:{web.server_port}/v1", "model": "m", "cache": None}
+        for game in load("simulated", level=3, **options).take(steps=8, count=5):
+            plain = play_text(game.rehearsed(), game.best)
+            turns = play_text(game, game.best)
+            assert [turn.outcome for turn in turns] == [turn.outcome for turn in plain]
+            # Words that lacked something would have been replaced by the plain ones.
+            assert all(words not in {turn.query for turn in plain} for words in {turn.query for turn in turns if turn.index > 1})
+    finally:
+        web.shutdown()
+        web.server_close()
