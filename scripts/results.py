@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""Makes the tables of docs/results.md from finished runs, and the runs of the ablation, of "does it learn" and of the baselines.
+"""Makes the tables of docs/results.md from finished runs, and the runs of its experiments.
 
     python scripts/results.py runs runs/seed0 runs/seed1 runs/seed2
     python scripts/results.py scenarios runs/preferences0 runs/preferences1
     python scripts/results.py ablation --out runs/ablation --seeds 0 1 2
     python scripts/results.py learn --out runs/learn --seeds 0 1 2
     python scripts/results.py baselines --out runs/baselines --seeds 0 1 2
+    python scripts/results.py wrong-references runs/seed0 runs/seed1 runs/seed2 --out runs/wrong-references
 
-What is finished is not run again, so the last three can be stopped, continued, and shared between processes by seed.
+What is finished is not run again, so the last four can be stopped, continued, and shared between processes by seed.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from rxrl.models import ReactiveTransformer
 from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
 from rxrl.pipeline.parts import train_tokenizer
 from rxrl.writing import write_text
+from wrong_references import run_wrong_references, wrong_references_table
 
 CURRICULUM = Curriculum.model_validate({"stages": [{"steps": steps, "iterations": count} for steps, count in ((8, 8), (12, 8), (16, 16))]})
 START = [{"steps": 1, "iterations": 400, "accuracy": 0.95}, {"steps": 4, "iterations": 500, "accuracy": 0.93}]
@@ -257,6 +259,10 @@ def main() -> None:
     beside.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     beside.add_argument("--only", nargs="*", default=[], choices=list(ROWS), help="rows to run; without it, all")
     beside.add_argument("--table", action="store_true", help="run nothing, only print the tables of what is finished")
+    wrong = commands.add_parser("wrong-references", help="a fifth of the references wrong, rewards right: MRL beside SMAT continued")
+    wrong.add_argument("runs", nargs="+", type=Path, help="finished runs of the default budget with seeds 0, 1, ...: where both start")
+    wrong.add_argument("--out", type=Path, default=Path("runs/wrong-references"))
+    wrong.add_argument("--table", action="store_true", help="run nothing, only print the table of what is finished")
     arguments = parser.parse_args()
     if arguments.command == "runs":
         lines = runs_table(arguments.folders)
@@ -270,6 +276,10 @@ def main() -> None:
         if not arguments.table:
             run_baselines(arguments.out, arguments.seeds, arguments.only, say=print)
         lines = baselines_tables(arguments.out, arguments.seeds)
+    elif arguments.command == "wrong-references":
+        if not arguments.table:
+            run_wrong_references([run / "checkpoints" / "smat" for run in arguments.runs], arguments.out, say=print)
+        lines = wrong_references_table(arguments.out, range(len(arguments.runs)))
     else:
         if not arguments.table:
             run_ablation(arguments.out, arguments.seeds, arguments.only)

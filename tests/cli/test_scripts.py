@@ -59,6 +59,7 @@ def test_help(name: str, run_script: Any) -> None:
         (("examples/evaluate.py", "nowhere"), "There is no checkpoint nowhere"),
         (("scripts/language.py", "nowhere", "nowhere"), "There is no file nowhere/store.json"),
         (("scripts/results.py", "runs", "nowhere"), "report.json is no report of a finished `rxrl quickstart`"),
+        (("scripts/results.py", "wrong-references", "nowhere"), "There is no checkpoint nowhere/checkpoints/smat"),
     ],
 )
 def test_mistakes_get_one_sentence(arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
