@@ -14,7 +14,6 @@ from rxrl.types import Interaction, Score, Turn
 
 SPLITS = ("train", "validation", "test")
 LEVELS = (1, 2, 3)
-HIGHEST = 10.0
 PUBLIC = frozenset({"id", "steps", "level", "split"})
 """Fields of a game that hide nothing."""
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self
 
-from rxrl.envs.scenarios.game import HIGHEST, Game, Said, check_arguments, exchanges, words_of
+from rxrl.envs.scenarios.game import Game, Said, check_arguments, exchanges, words_of
+from rxrl.scoring import HIGHEST
 from rxrl.seeding import Draws
 from rxrl.types import Interaction
 
