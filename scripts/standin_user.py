@@ -10,6 +10,7 @@ import argparse
 import json
 import random
 import sys
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -60,10 +61,15 @@ def main() -> None:
     """Reads the command line and serves until it is stopped."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--port", type=int, default=8000)
-    server = ThreadingHTTPServer(("127.0.0.1", parser.parse_args().port), Handler)
+    port: int = parser.parse_args().port
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except (OSError, OverflowError) as error:
+        sys.exit(f"Error: port {port} cannot be served ({error}): give another with --port, or 0 for any that is free.")
     sys.stdout.write(f"http://127.0.0.1:{server.server_port}/v1\n")
     sys.stdout.flush()
-    server.serve_forever()
+    with suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ BLIND: dict[tuple[str, bool], tuple[str, ...]] = {
     ("furry", False): ("ant.",),
 }
 """What a player without memory does best with what was just said at level 1, found by exact policy search over such players."""
-FIRST = "owl."
-"""What it names first."""
+FIRST = "owl"
+"""What a player without memory names first."""
 UNCLEAR = "Ask for one thing or name one."
 ASKS = ("What is it?", "What do you say?", "Ask or name it.")
 
@@ -173,9 +173,9 @@ class Questions(Game[State]):
         """Names the same thing first and any other one later; at level 1 it asks so that what is said rules out some things."""
         if not query.startswith(WRONG):
             found = [key for key in BLIND if level == 1 and query.startswith(_of((YES if key[1] else NO)[level], key[0]))]
-            return draws.choice(BLIND[found[0]]) if found else FIRST
+            return draws.choice(BLIND[found[0]]) if found else f"{FIRST}."
         if level > 1:
-            return f"{draws.choice([name for name in NAMES[: 2 ** COUNT[level]] if name not in FIRST])}."
+            return f"{draws.choice([name for name in NAMES[: 2 ** COUNT[level]] if name != FIRST])}."
         return "wild?" if draws.chance(0.6) else draws.choice(("cow.", "pig."))
 
     def _verdict(self, state: State, draws: Draws) -> str:
