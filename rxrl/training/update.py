@@ -226,13 +226,13 @@ class _Replay:
             first_turn=memories.first_turn,
             totals=self.totals,
         )
-        result = self._with_signals(self.config.algorithm.loss(inputs, self.config), memories.read, rollout, hidden)
+        result = self._with_signals(self.config.algorithm.loss(inputs, self.config), memories, rollout, hidden)
         return result, said.log_probs.detach(), statistics.sums() if statistics is not None and statistics.loads else None
 
-    def _with_signals(self, reward: LossResult, memory: Tensor, rollout: Rollout, hidden: Tensor) -> LossResult:
+    def _with_signals(self, reward: LossResult, memories: Memories, rollout: Rollout, hidden: Tensor) -> LossResult:
         """The loss of all signals by their coefficients, and each of them alone."""
         signals = self.signals
-        losses = signals.losses(self.model, memory, rollout, hidden, self.totals.signals)
+        losses = signals.losses(self.model, memories.read, memories.before, rollout, hidden, self.totals.signals)
         if not losses and signals.reward == 1:
             return reward
         loss = signals.reward * reward.loss

@@ -11,6 +11,7 @@ from rxrl.config import BaseConfig, parse_config
 from rxrl.errors import ConfigError
 from rxrl.registry import Registry, absolute, first_paragraph
 from rxrl.training.signals.imitation import IMITATION
+from rxrl.training.signals.keep import KEEP
 from rxrl.training.signals.preference import PREFERENCE
 from rxrl.training.signals.probes import PROBES
 from rxrl.training.signals.reference import REFERENCE
@@ -23,7 +24,7 @@ def _no_loss(inputs: Any) -> Any:
 
 
 _REWARD = Signal(REWARD, _no_loss, summary="The algorithm's own loss, with all its terms.")
-BUILT_IN = {each.name: each for each in (_REWARD, REFERENCE, TEACHER, PROBES, PREFERENCE, IMITATION)}
+BUILT_IN = {each.name: each for each in (_REWARD, REFERENCE, TEACHER, PROBES, KEEP, PREFERENCE, IMITATION)}
 
 
 def _checked(name: str, found: Any) -> Signal:

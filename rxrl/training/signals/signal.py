@@ -59,6 +59,7 @@ class SignalInputs:
         model: Current weights.
         memory: Memory that each turn reads, `[layers, turns, batch, slots, dim]`, as the model's own answers have written it; gradients
             flow through the writes.
+        before: Memory that the turn before each of them read, of the same shape; for the first turn its own.
         rollout: What was played.
         hidden: Hidden states of the policy at the sampled tokens, `[tokens, dim]`, in the order of `rollout.turns.ids[rollout.answer]`.
         lesson: What `Signal.prepare` made; without it nothing but weights.
@@ -68,6 +69,7 @@ class SignalInputs:
 
     model: ReactiveTransformer
     memory: Tensor
+    before: Tensor
     rollout: Rollout
     hidden: Tensor
     lesson: Lesson
@@ -191,13 +193,14 @@ class Signals:
         return {each.name: rollout.lessons[each.name].weights * rollout.real for each in self.others}
 
     def losses(
-        self, model: ReactiveTransformer, memory: Tensor, rollout: Rollout, hidden: Tensor, totals: Mapping[str, Tensor]
+        self, model: ReactiveTransformer, memory: Tensor, before: Tensor, rollout: Rollout, hidden: Tensor, totals: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Share of these turns in the loss of each signal, coefficients left out.
 
         Args:
-            model: As in `SignalInputs`, like the next three.
+            model: As in `SignalInputs`, like the next four.
             memory: `[layers, turns, batch, slots, dim]`.
+            before: The same.
             rollout: With lessons.
             hidden: `[tokens, dim]`.
             totals: Sums of `weights` over the whole minibatch.
@@ -205,7 +208,7 @@ class Signals:
         found = {}
         for each in self.others:
             lesson = rollout.lessons[each.name].where(rollout.real)
-            inputs = SignalInputs(model, memory, rollout, hidden, lesson, each.options, self.start)
+            inputs = SignalInputs(model, memory, before, rollout, hidden, lesson, each.options, self.start)
             total = totals[each.name]
             found[each.name] = each.signal.loss(inputs).masked_fill(lesson.weights == 0, 0).sum() / total.masked_fill(total == 0, 1)
         return found
