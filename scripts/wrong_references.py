@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rxrl.config import load_config
 from rxrl.data.sources import ConversationSource
@@ -26,14 +27,13 @@ from rxrl.writing import write_text
 
 KINDS = ("at random", "by fact")
 SHARE = 0.2
-SIGNALS = {
-    "MRL, reward": {"reward": 1},
-    "MRL, reward and references": {"reward": 1, "reference": 1},
-    "MRL, reward, references where it fails": {"reward": 1, "reference": {"coefficient": 1, "options": {"gate": 5}}},
+SETTINGS: dict[str, dict[str, Any]] = {
+    # The rate is the one that was chosen on the main job for a reward of weight 1.
+    "MRL, reward": {"signals": {"reward": 1}, "small_talk": {"share": 0}, "optimizer": {"learning_rate": 0.0015}},
+    "MRL, as by default": {},
 }
+"""What MRL has other than the main job."""
 START, SMAT = "start", "SMAT continued"
-RATE = 0.0015
-"""Learning rate of MRL, as it was chosen for a reward of weight 1 on the main job."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ def run_wrong_references(starts: Sequence[Path], out: Path, say: Callable[[str],
             Pipeline(config, folder_of(out, "", seed, START), say=say).measure(copy.deepcopy(model), tokenizer, clean, "start", ())
         for kind in KINDS:
             sources = replace(clean, train=WrongReferences(clean.train, kind, seed))
-            for name, signals in SIGNALS.items():
+            for name, settings in SETTINGS.items():
                 folder = folder_of(out, kind, seed, name)
                 if (folder / "tokens").exists():
                     continue
                 say(f"--- {folder}")
-                mrl = config.mrl.model_dump() | {"signals": signals, "small_talk": {"share": 0}}
-                mrl["optimizer"] |= {"learning_rate": RATE}
+                mrl = config.mrl.model_dump()
+                mrl |= settings | {"optimizer": mrl["optimizer"] | settings.get("optimizer", {})}
                 changed = config.model_copy(update={"mrl": type(config.mrl).model_validate(mrl)})
                 pipeline = Pipeline(changed, folder, say=say)
                 trained = copy.deepcopy(model)
@@ -110,7 +110,7 @@ def run_wrong_references(starts: Sequence[Path], out: Path, say: Callable[[str],
             if not evaluation_of(out, kind, seed, SMAT).exists():
                 folder = folder_of(out, kind, seed, SMAT)
                 say(f"--- {folder}")
-                tokens = int((folder_of(out, kind, seed, next(iter(SIGNALS))) / "tokens").read_text(encoding="utf-8"))
+                tokens = int((folder_of(out, kind, seed, next(iter(SETTINGS))) / "tokens").read_text(encoding="utf-8"))
                 Pipeline(config, folder, say=say).continue_smat(copy.deepcopy(model), tokenizer, sources, tokens)
 
 
@@ -135,7 +135,7 @@ def wrong_references_table(out: Path, seeds: Sequence[int]) -> list[str]:
     for kind in KINDS:
         smat = {seed: _records(out, kind, seed, SMAT) for seed in seeds}
         rows += _row(kind, SMAT, smat, {})
-        for name in SIGNALS:
+        for name in SETTINGS:
             rows += _row(kind, name, {seed: _records(out, kind, seed, name) for seed in seeds}, smat)
     return rows
 
