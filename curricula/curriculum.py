@@ -155,6 +155,16 @@ class Curriculum(BaseConfig):
             names.add(stage.name)
         return self
 
+    def shortened(self, steps: int) -> Self:
+        """The curriculum with `steps` turns a stage at most; stages that are named by their turns are renamed where the name is free."""
+        stages = list(self.stages)
+        for index, stage in enumerate(stages):
+            if stage.steps > steps:
+                name = stage.name.replace(f"steps-{stage.steps}", f"steps-{steps}")
+                name = stage.name if name in {each.name for each in stages} else name
+                stages[index] = stage.model_copy(update={"steps": steps, "name": name})
+        return self.model_copy(update={"stages": tuple(stages)})
+
     @classmethod
     def linear(cls, max_steps: int = MAX_STEPS, *, start: int = 1, allow_long: bool = False, **settings: Any) -> Self:
         """Stages of `start`, `start + 1`, ..., `max_steps` steps; `settings` are fields of `StageSettings` for all of them.

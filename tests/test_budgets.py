@@ -1,5 +1,7 @@
 """Named settings of the main job: those of scenarios, and a second job laid over one of them."""
 
+import json
+
 import pytest
 
 from rxrl.config import load_config
@@ -76,3 +78,21 @@ def test_two_jobs_do_not_play_the_same_scenario():
         load_budget("default", ["data.train=scenario:preferences"])
     assert load_budget("default", ["data.train=scenario:preferences", "interactive=null"]).data.reacts
     assert load_budget("default", ["data.train=scenario:guess"]).interactive is not None
+
+
+def test_a_budget_for_given_data_is_cut_down_to_its_conversations(tmp_path):
+    """And one that is not made for it refuses them, with the name of the setting."""
+    for name, pet in (("rows", "cat"), ("test", "dog")):
+        interaction = {"query": f"Ann has a {pet}.", "answer": "Okay.", "facts": [{"key": "ann.pet", "value": pet}]}
+        asks = [{"query": "What has Ann?", "answer": pet, "asks": ["ann.pet"]}] * 5
+        rows = [json.dumps({"id": f"{name}-{row}", **interaction, "interactions": asks}) for row in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    given = [f"data.train={str(tmp_path / 'rows.jsonl')!r}", f"data.held_out={str(tmp_path / 'test.jsonl')!r}"]
+    said: list[str] = []
+    job = Pipeline(load_budget("babi", given), tmp_path / "run", say=said.append)
+    job.prepare()
+    assert [phase.steps for phase in job.stages.smat.phases] == [1, 2, 4, 5]
+    assert [(stage.name, stage.steps) for stage in job.curriculum.stages] == [("steps-4", 4), ("steps-5", 5)]
+    assert said == ["No conversation has 8 turns: phases and stages that ask for more have 5, as the longest ones."]
+    with pytest.raises(RxrlError, match=r"at least 8 turns are needed, but the longest of .* has 5"):
+        Pipeline(load_budget("babi", [*given, "shorten=false"]), tmp_path / "other").prepare()

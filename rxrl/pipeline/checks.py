@@ -77,6 +77,20 @@ def check_turns(stages: StagesConfig, sources: Sources) -> None:
                 raise DataError(f"{setting}: {error}") from None
 
 
+def longest_turns(sources: Sources, most: int) -> int:
+    """Turns of the longest conversations that there are in training and validation, `most` at most; 1 where there are none at all."""
+
+    def has(steps: int) -> bool:
+        try:
+            for source in (sources.train, sources.validation):
+                source.take(steps=steps, strategy="multi-step", start=0, count=1)
+        except DataError:
+            return False
+        return True
+
+    return next((steps for steps in range(most, 1, -1) if has(steps)), 1)
+
+
 def check_fit(sources: Sources, tokenizer: TextCodec, max_length: int) -> None:
     """Refuses given conversations with an interaction that is longer than the model's limit, before the first stage needs minutes.
 

@@ -43,6 +43,9 @@ class PipelineConfig(BaseConfig):
     stages: StagesConfig = StagesConfig()
     curriculum: str = Field("quickstart", description="Name or path of the curriculum.")
     mrl: MRLConfig = MRLConfig()
+    shorten: bool = Field(
+        False, description="Where no conversation is as long as a phase or stage asks, it has as many turns as the longest ones."
+    )
     smat_continued: bool = Field(True, description="Also train the supervised checkpoint on with SMAT, for as many tokens as MRL used.")
     stress_conversations: int = Field(
         40, ge=0, description="Test conversations that are also played with small talk inserted, and as many longer ones; 0: none."

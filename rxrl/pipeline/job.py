@@ -35,7 +35,7 @@ from rxrl.evaluation.provenance import made_with
 from rxrl.factory import TokenEmbeddings
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.beside import Teller, Voice, beside
-from rxrl.pipeline.checks import check_fit, check_rewards, check_supply, check_turns
+from rxrl.pipeline.checks import check_fit, check_rewards, check_supply, check_turns, longest_turns
 from rxrl.pipeline.config import PipelineConfig
 from rxrl.pipeline.parts import CHECKPOINT, alarm_notes, make_task, train_tokenizer
 from rxrl.players import Play, model_play
@@ -90,6 +90,7 @@ class Pipeline:
         self.config, self.run_folder, self.say = config, RunFolder.of(folder), say
         self.folder, self.callbacks, self.label, self.beside = self.run_folder.path, callbacks, label, beside
         self.curriculum: Curriculum = load_curriculum(config.curriculum)
+        self.stages = config.stages
         self.reward = load_reward(named_reward(config.data.mix))
         self.started = time.perf_counter()
         self.resumes = False
@@ -152,6 +153,8 @@ class Pipeline:
             raise ConfigError(f"The main job runs in one process, here are {count}: `rxrl pipeline`, `rxrl stage` and `rxrl train` share.")
         if self._prepared is None:
             sources = open_configured(self.config.data, self.config.seed, self.say)
+            if self.config.shorten:
+                self._shorten(sources)
             self._check(sources)
             self._prepared = sources, self._second()
         return self._prepared
@@ -190,12 +193,23 @@ class Pipeline:
         check_stages(self.curriculum, self.config.mrl, 1)
         check_supply(self.curriculum, sources)
         check_rewards(self.curriculum, rewards, sources)
-        check_turns(self.config.stages, sources)
+        check_turns(self.stages, sources)
+
+    def _shorten(self, sources: Sources) -> None:
+        """Cuts phases and stages of the curriculum down to the turns that the conversations have."""
+        phases, stages = self.stages.smat.phases, self.curriculum.stages
+        wanted = max(*(phase.steps for phase in phases), *(stage.steps for stage in stages))
+        if (longest := longest_turns(sources, wanted)) == wanted:
+            return
+        self.say(f"No conversation has {wanted} turns: phases and stages that ask for more have {longest}, as the longest ones.")
+        smat = self.stages.smat.model_copy(update={"phases": tuple(each.shortened(longest) for each in phases)})
+        self.stages = self.stages.model_copy(update={"smat": smat})
+        self.curriculum = self.curriculum.shortened(longest)
 
     def supervise(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources) -> None:
         """Runs the supervised stages one after the other, each from checkpoint to checkpoint."""
         for name in STAGES:
-            config: StageConfig | None = getattr(self.config.stages, name.replace("-", "_"))
+            config: StageConfig | None = getattr(self.stages, name.replace("-", "_"))
             if config is None:
                 continue
             seeded = config.model_copy(update={"seed": self.config.seed})
@@ -227,7 +241,7 @@ class Pipeline:
     def continue_smat(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources, tokens: int) -> Evaluation:
         """The supervised checkpoint trained on with SMAT, on conversations as MRL's and for as many tokens."""
         longest = max(stage.steps for stage in self.curriculum.stages)
-        config = self.config.stages.smat.model_copy(
+        config = self.stages.smat.model_copy(
             update={
                 "seed": self.config.seed + 1,
                 # Tokens decide, and with them the schedule: how many a batch holds differs with the length of conversations.

@@ -182,3 +182,9 @@ def test_all_stands_for_every_group() -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_of_the_library_is_known(strategy: Any) -> None:
     assert Stage(name="a", steps=1 if strategy == "single-step" else 4, strategy=strategy).strategies == {strategy: 1.0}
+
+
+def test_a_shortened_curriculum_renames_what_is_named_by_its_turns() -> None:
+    made = Curriculum.custom([2, {"steps": 7, "name": "hard"}, 8, 12]).shortened(5)
+    assert [(stage.name, stage.steps) for stage in made.stages] == [("steps-2", 2), ("hard", 5), ("steps-5", 5), ("steps-12", 5)]
+    assert Curriculum.custom([2, 5]).shortened(5) == Curriculum.custom([2, 5])
