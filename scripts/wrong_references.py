@@ -25,7 +25,7 @@ from rxrl.seeding import Draws
 from rxrl.types import Conversation, Interaction
 from rxrl.writing import write_text
 
-KINDS = ("at random", "by fact")
+KINDS = ("by fact", "at random")
 SHARE = 0.2
 SETTINGS: dict[str, dict[str, Any]] = {
     # The rate is the one that was chosen on the main job for a reward of weight 1.

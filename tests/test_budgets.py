@@ -96,3 +96,19 @@ def test_a_budget_for_given_data_is_cut_down_to_its_conversations(tmp_path):
     assert said == ["No conversation has 8 turns: phases and stages that ask for more have 5, as the longest ones."]
     with pytest.raises(RxrlError, match=r"at least 8 turns are needed, but the longest of .* has 5"):
         Pipeline(load_budget("babi", [*given, "shorten=false"]), tmp_path / "other").prepare()
+
+
+def test_what_the_data_cannot_feed_is_left_out_with_a_word_or_refused_before_anything_is_trained(tmp_path):
+    interaction = {"query": "Ann has a cat.", "answer": "Okay.", "interactions": [{"query": "What has Ann?", "answer": "A cat."}] * 16}
+    for name in ("rows", "test"):
+        rows = [json.dumps({"id": f"{name}-{row}", **interaction, "query": f"Ann has a cat, says {name}."}) for row in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    given = [f"data.train={str(tmp_path / 'rows.jsonl')!r}", f"data.held_out={str(tmp_path / 'test.jsonl')!r}", "interactive=null"]
+    said: list[str] = []
+    job = Pipeline(load_budget("default", given), tmp_path / "run", say=said.append)
+    job.prepare()
+    assert set(job.mrl.signals) == {"reward", "reference"}
+    assert [text.split(":")[0] for text in said] == ["The signal 'probes' is left out", "The signal 'keep' is left out"]
+    with pytest.raises(ConfigError, match="signal 'keep' needs facts"):
+        Pipeline(load_budget("default", [*given, "mrl.signals.keep.optional=false"]), tmp_path / "other").prepare()
+    assert set(Pipeline(load_budget("default"), tmp_path / "world").mrl.signals) == {"reward", "reference", "probes", "keep"}

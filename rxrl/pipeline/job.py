@@ -50,7 +50,7 @@ from rxrl.stages.runner import StageRunner
 from rxrl.supply import named_reward, open_configured
 from rxrl.training.callbacks import Callback
 from rxrl.training.episodes import stage_rewards
-from rxrl.training.rules import check_rules, check_stages
+from rxrl.training.rules import check_rules, check_signals, check_stages, without_idle_signals
 from rxrl.training.trainer import MRLTrainer
 from rxrl.types import Scenario
 from rxrl.writing import write_json
@@ -90,7 +90,7 @@ class Pipeline:
         self.config, self.run_folder, self.say = config, RunFolder.of(folder), say
         self.folder, self.callbacks, self.label, self.beside = self.run_folder.path, callbacks, label, beside
         self.curriculum: Curriculum = load_curriculum(config.curriculum)
-        self.stages = config.stages
+        self.stages, self.mrl = config.stages, config.mrl
         self.reward = load_reward(named_reward(config.data.mix))
         self.started = time.perf_counter()
         self.resumes = False
@@ -187,11 +187,15 @@ class Pipeline:
 
     def _check(self, sources: Sources) -> None:
         """Refuses what a later part could not be trained with before the first begins."""
-        ENVIRONMENTS.find(self.config.mrl.env)
-        rewards = stage_rewards(self.curriculum, self.config.mrl, TokenEmbeddings())
-        check_rules(self.curriculum, sources.played[1], self.config.mrl.evaluation.conversations)
-        check_stages(self.curriculum, self.config.mrl, 1)
+        ENVIRONMENTS.find(self.mrl.env)
+        rewards = stage_rewards(self.curriculum, self.mrl, TokenEmbeddings())
+        check_rules(self.curriculum, sources.played[1], self.mrl.evaluation.conversations)
+        check_stages(self.curriculum, self.mrl, 1)
         check_supply(self.curriculum, sources)
+        self.mrl, idle = without_idle_signals(self.curriculum, self.mrl, sources.played[0])
+        for name, missing in idle.items():
+            self.say(f"The signal {name!r} is left out: it needs {missing}, and the data has none.")
+        check_signals(self.curriculum, self.mrl, sources.played[0])
         check_rewards(self.curriculum, rewards, sources)
         check_turns(self.stages, sources)
 
@@ -220,7 +224,7 @@ class Pipeline:
 
     def reinforce(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources) -> MRLTrainer:
         """Memory Reinforcement Learning through the curriculum."""
-        config = self.config.mrl.model_copy(update={"seed": self.config.seed})
+        config = self.mrl.model_copy(update={"seed": self.config.seed})
         names = ", ".join(stage.name for stage in self.curriculum.stages)
         self.say(f"Memory Reinforcement Learning ({config.algorithm.name}): {names}.")
         trainer = MRLTrainer(
@@ -261,7 +265,7 @@ class Pipeline:
 
     def measure(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources, name: str, controls: Sequence[str]) -> Evaluation:
         """Greedy answers on the test conversations, always from fresh memory; then the same under stress."""
-        known, limit = sources.train.take(steps=1, strategy="multi-step", start=0, count=500), self.config.mrl.max_answer_tokens
+        known, limit = sources.train.take(steps=1, strategy="multi-step", start=0, count=500), self.mrl.max_answer_tokens
 
         def make(played: Sequence[Scenario]) -> Play:
             return model_play(model, tokenizer, played, reward=self.reward, known=known, max_answer_tokens=limit)

@@ -15,7 +15,7 @@ from rxrl.facts import attribute_values
 from rxrl.training.config import MRLConfig
 from rxrl.training.offline import with_accepted
 from rxrl.training.signals import SIGNALS, SignalConfig
-from rxrl.types import Conversation
+from rxrl.types import Conversation, Scenario
 
 RULE_METRICS = ("retention", "held_out_reward")
 """What `advance` and `regress` can look at: means over asking turns; the reward over all turns where a scenario asks for no facts."""
@@ -86,13 +86,36 @@ def check_signals(curriculum: Curriculum, config: MRLConfig, source: EpisodeSour
             rollouts finds no answers.
     """
     for stage in curriculum.stages:
-        played = source.take(steps=stage.steps, strategy=next(iter(stage.strategies)), start=0, count=count)
+        played = _played(stage, source, count)
         if not stage_algorithm(stage, config).algorithm.plays:
             with_accepted(played)
         for name, settings in stage_signals(stage, config).items():
-            lacking = [SIGNALS.find(name).lacks(each) for each in played]
-            if all(lacking) and (settings.coefficient or settings.final):
-                raise ConfigError(f"The signal {name!r} needs {lacking[0]}, and scenario {played[0].id!r} has none: leave this signal out.")
+            lacking = _lacking(name, settings, played)
+            if lacking and not settings.optional:
+                raise ConfigError(f"The signal {name!r} needs {lacking}, and scenario {played[0].id!r} has none: leave this signal out.")
+
+
+def without_idle_signals(
+    curriculum: Curriculum, config: MRLConfig, source: EpisodeSource, count: int = 16
+) -> tuple[MRLConfig, dict[str, str]]:
+    """The run without the optional signals that no stage has anything for, and what each of those lacks; arguments as in `check_signals`."""
+    idle = {}
+    for name, settings in config.signals.items():
+        lacking = [_lacking(name, settings, _played(stage, source, count)) for stage in curriculum.stages]
+        if settings.optional and (missing := next(filter(None, lacking), None)) and all(lacking):
+            idle[name] = missing
+    kept = {name: settings for name, settings in config.signals.items() if name not in idle}
+    return (config.model_copy(update={"signals": kept}) if idle else config), idle
+
+
+def _played(stage: Stage, source: EpisodeSource, count: int) -> Sequence[Scenario]:
+    return source.take(steps=stage.steps, strategy=next(iter(stage.strategies)), start=0, count=count)
+
+
+def _lacking(name: str, settings: SignalConfig, played: Sequence[Scenario]) -> str | None:
+    """What all of the scenarios lack for a signal that is on; None where some have it."""
+    lacking = [SIGNALS.find(name).lacks(each) for each in played]
+    return lacking[0] if all(lacking) and (settings.coefficient or settings.final) else None
 
 
 def check_stages(curriculum: Curriculum, config: MRLConfig, processes: int) -> None:

@@ -47,6 +47,7 @@ class SignalConfig(BaseConfig):
     coefficient: float = Field(1.0, ge=0, description="Factor of its loss; 0 turns it off.")
     final: float | None = Field(None, ge=0, description="Coefficient at the end of the run, reached in a straight line; null: constant.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the signal.")
+    optional: bool = Field(False, description="Leave it out where the data has nothing for it; false: refuse such data.")
 
     def at(self, progress: float) -> float:
         """Coefficient after a share of the run, in [0, 1]."""
