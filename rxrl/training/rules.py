@@ -98,7 +98,7 @@ def check_signals(curriculum: Curriculum, config: MRLConfig, source: EpisodeSour
 def without_idle_signals(
     curriculum: Curriculum, config: MRLConfig, source: EpisodeSource, count: int = 16
 ) -> tuple[MRLConfig, dict[str, str]]:
-    """The run without the optional signals that no stage has anything for, and what each of those lacks; arguments as in `check_signals`."""
+    """The run without the optional signals that no stage has anything for, and what each lacks; arguments as in `check_signals`."""
     idle = {}
     for name, settings in config.signals.items():
         lacking = [_lacking(name, settings, _played(stage, source, count)) for stage in curriculum.stages]

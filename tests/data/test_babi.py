@@ -191,6 +191,16 @@ def test_babi_renames_consistently_and_keeps_the_original(tmp_path):
     assert result.counts["questions"] == 7
 
 
+def test_babi_leaves_places_alone_where_it_matters_what_they_are_for(tmp_path):
+    """Who is tired goes to the bedroom: with another place for it the answer could not be known."""
+    text = "1 Sumit is tired.\n2 Where will sumit go?\tbedroom\t1\n3 Sumit moved to the bedroom.\n"
+    result = babi(tmp_path, text, task=20, rename=True, copies=10)
+    assert len({each.first.query for each in result.conversations}) > 5
+    assert {each.follow_ups[0].answer for each in result.conversations} == {"bedroom"}
+    others = babi(tmp_path, text, task=10, rename=True, copies=10)
+    assert len({each.follow_ups[0].answer for each in others.conversations}) > 3
+
+
 def test_babi_copies_repeat_neither_an_episode_nor_each_other(tmp_path):
     few = "1 Mary moved to the garden.\n2 Where is Mary?\tgarden\t1\n"
     text = few + few.replace("Mary", "John") + few.replace("garden", "office")

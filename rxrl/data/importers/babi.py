@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
-from rxrl.data.importers.babi_world import EXACT_TASKS, Carrying, question_key, renamed, reworded
+from rxrl.data.importers.babi_world import EXACT_TASKS, PLACES_MATTER, Carrying, question_key, renamed, reworded
 from rxrl.data.importers.common import ImportResult, existing
 from rxrl.data.rows import LengthLimit, RefusedRow
 from rxrl.data.sources import said
@@ -90,7 +90,8 @@ def import_babi(
         source: A file such as `qa1_single-supporting-fact_train.txt`, or a folder of them, all of one part (train, valid or test).
         max_turns: Most turns of a conversation; None for no limit.
         statements_per_turn: Most statements that are told together.
-        rename: Add `copies` of each episode with people and places renamed at random, for training.
+        rename: Add `copies` of each episode with people and places renamed at random, for training; in task 20, where it matters what a
+            place is for, only people.
         copies: Renamed copies of each episode.
         own_names: Rename among the people and places of the task itself, in place of a larger pool.
         reword: In renamed copies, also draw the verb of every movement anew ("went to", "travelled to" ...).
@@ -165,7 +166,7 @@ class _Import:
         for copy in range(1 + renaming.copies):
             rng = random.Random(derive_seed(self.seed, "babi", task, number, copy))
             name = f"babi-{task}-{part}-{number}" + (f"-renamed{copy}" if copy else "")
-            played = _rename(episode, rng, renaming.own, renaming.reword) if copy else episode
+            played = _rename(episode, rng, renaming, int(task) not in PLACES_MATTER) if copy else episode
             built = _build(played, int(task), name, self.max_turns, self.statements_per_turn, rng, self.sentences)
             if self.limit is not None and (reason := self.limit.complaint(built)):
                 raise _RowError(episode.row, reason)
@@ -246,10 +247,10 @@ def _line(text: str) -> tuple[Line | None, str | None]:
     return Line(number, said, parts[1].strip().replace(",", ", "), tuple(map(int, supports))), None
 
 
-def _rename(episode: Episode, rng: random.Random, only: Collection[str] | None, reword: bool) -> Episode:
+def _rename(episode: Episode, rng: random.Random, renaming: _Renaming, places: bool) -> Episode:
     texts = [part for line in episode.lines for part in (line.text, line.answer or "")]
-    changed = renamed(texts, rng, only)
-    if reword:
+    changed = renamed(texts, rng, renaming.own, places)
+    if renaming.reword:
         changed = [reworded(text, rng) for text in changed]
     parts = iter(changed)
     return replace(episode, lines=[replace(line, text=next(parts), answer=next(parts) or None) for line in episode.lines])

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 EXACT_TASKS: Mapping[int, str] = {1: "location", 2: "object-location", 8: "carrying", 11: "location", 12: "location", 13: "location"}
 """Tasks whose facts can be read from their statements, with what their questions ask for."""
 
+PLACES_MATTER = frozenset({20})
+"""Tasks in which a place is no mere name: who is hungry goes to the kitchen."""
+
 MOVEMENTS = ("went", "went back", "moved", "travelled", "journeyed")
 _MOVED = "(?:went|moved|travelled|journeyed)(?: back)?"
 _MOVE = re.compile(rf"{_MOVED} to the (\w+)\.")
@@ -126,8 +129,8 @@ def question_key(question: str, asked: str | None) -> str:
     return f"{'-'.join(words)}.{attribute}"
 
 
-def renamed(texts: Sequence[str], rng: random.Random, only: Collection[str] | None = None) -> list[str]:
-    """The same texts with people and places renamed, one for one and consistently.
+def renamed(texts: Sequence[str], rng: random.Random, only: Collection[str] | None = None, places: bool = True) -> list[str]:
+    """The same texts with people and, unless told otherwise, places renamed, one for one and consistently.
 
     Women stay women and men stay men only where a pronoun needs it: elsewhere who is a woman would stay a mark of the episode, from which
     a model learns by heart what the episode asks.
@@ -136,11 +139,12 @@ def renamed(texts: Sequence[str], rng: random.Random, only: Collection[str] | No
         texts: Lines of one episode.
         rng: Draws the names.
         only: Lowercase words to draw from, for example those of the whole task; None: a larger pool.
+        places: False leaves places as they are.
     """
     found = {word.lower() for text in texts for word in re.findall(r"\w+", text)}
     names: dict[str, str] = {}
     people = (WOMEN, MEN) if found & GENDERED else ((*WOMEN, *MEN),)
-    for everything in (*people, PLACES):
+    for everything in (*people, PLACES) if places else people:
         pool = [name for name in everything if only is None or name.lower() in only]
         used = [name.lower() for name in pool if name.lower() in found]
         names.update(zip(used, (name.lower() for name in rng.sample(pool, len(used))), strict=True))
