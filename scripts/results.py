@@ -33,6 +33,7 @@ from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
+from rxrl.pipeline.job import CONTINUED
 from rxrl.pipeline.parts import train_tokenizer
 from rxrl.writing import write_text
 from wrong_references import run_wrong_references, wrong_references_table
@@ -170,7 +171,34 @@ def runs_table(folders: Sequence[Path]) -> list[str]:
         shown += [number(controls[each]["retention"]) for each in ("swapped_memory", "empty_memory")]
         shown += [number(controls["chance"]), number(controls["oracle"]["retention"])]
         more.append(f"| {folder.name} | {' | '.join(shown)} |")
-    return [*rows, "", *more]
+    if len(folders) > 1:
+        rows.append(f"| all, paired | {' | '.join(pooled(folders))} | |")
+    return [*rows, "", *more, "", *stress_rows(folders)]
+
+
+def pooled(folders: Sequence[Path]) -> list[str]:
+    """Mean retention of all conversations of several runs at each stage, and the paired differences of MRL."""
+    found = {}
+    for name in ("supervised", "mrl", CONTINUED):
+        paths = [folder / "evaluation" / name / "transcripts.jsonl" for folder in folders]
+        # A run without its transcripts, or without SMAT continued, leaves nothing to pair.
+        found[name] = [record for path in paths for record in read_records(path)] if all(path.exists() for path in paths) else []
+    means = [f"{mean_retention(records):.3f}" if records else "" for records in found.values()]
+    pairs = [compare(found["mrl"], found[name]) if found["mrl"] and found[name] else None for name in ("supervised", CONTINUED)]
+    return [*means, *map(difference, pairs)]
+
+
+def stress_rows(folders: Sequence[Path]) -> list[str]:
+    """Markdown rows of retention under stress; nothing where none was measured."""
+    rows = []
+    for folder in folders:
+        for axis, found in read_report(folder).get("stress", {}).items():
+            shown = []
+            for when in ("supervised", "mrl", "smat_continued"):
+                each = found.get(f"after_{when}")
+                shown.append(f"{each['mean']:.3f} [{each['low']:.3f}, {each['high']:.3f}]" if each else "")
+            rows.append(f"| {folder.name} | {axis.replace('_', ' ')} | {' | '.join(shown)} |")
+    return ["| run | under stress | supervised | after MRL | SMAT continued |", "|---" * 5 + "|", *rows] if rows else []
 
 
 def scenarios_table(folders: Sequence[Path]) -> list[str]:

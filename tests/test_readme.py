@@ -231,9 +231,13 @@ def test_every_metric_is_explained(quickstart: str, folder: Path) -> None:
 @pytest.mark.slow
 def test_tables_of_results_are_made_from_runs(quickstart: str, folder: Path) -> None:
     script, run = [sys.executable, str(ROOT / "scripts/results.py")], folder / "runs/quickstart"
-    made = subprocess.run([*script, "runs", str(run)], check=True, capture_output=True, text=True).stdout
+    made = subprocess.run([*script, "runs", str(run), str(run)], check=True, capture_output=True, text=True).stdout
     report = json.loads((run / "report.json").read_text())
-    assert f"| quickstart | {report['after_supervised']['retention']:.3f} [" in made
+    assert made.count(f"| quickstart | {report['after_supervised']['retention']:.3f} [") == 2
+    gain = f"{report['comparisons']['mrl_minus_supervised']['difference']:+.3f}"
+    assert re.search(rf"\| all, paired \| {report['after_supervised']['retention']:.3f} \| .* \| {re.escape(gain)} \[", made)
+    long = report["stress"]["turns_64"]["after_mrl"]
+    assert re.search(rf"\| quickstart \| turns 64 \| .* \| {long['mean']:.3f} \[{long['low']:.3f}, {long['high']:.3f}\] \|", made)
     start = folder / "runs/ablation/seed5/start/evaluation"
     shutil.copytree(run / "evaluation/mrl", start / "start")
     table = subprocess.run(
