@@ -28,9 +28,9 @@ from rxrl.writing import write_text
 KINDS = ("by fact", "at random")
 SHARE = 0.2
 SETTINGS: dict[str, dict[str, Any]] = {
+    "MRL, as by default": {},
     # The rate is the one that was chosen on the main job for a reward of weight 1.
     "MRL, reward": {"signals": {"reward": 1}, "small_talk": {"share": 0}, "optimizer": {"learning_rate": 0.0015}},
-    "MRL, as by default": {},
 }
 """What MRL has other than the main job."""
 START, SMAT = "start", "SMAT continued"
@@ -86,32 +86,37 @@ def run_wrong_references(starts: Sequence[Path], out: Path, say: Callable[[str],
         out: Folder of the runs.
         say: Is told each step.
     """
-    for seed, start in enumerate(starts):
-        config = load_config(BUDGETS["default"], PipelineConfig, [f"seed={seed}", "interactive=null", "stress_conversations=0"])
-        clean = open_sources(config.data, seed)
-        model, tokenizer = load_checkpoint(start)
-        if not evaluation_of(out, "", seed, START).exists():
-            Pipeline(config, folder_of(out, "", seed, START), say=say).measure(copy.deepcopy(model), tokenizer, clean, "start", ())
-        for kind in KINDS:
-            sources = replace(clean, train=WrongReferences(clean.train, kind, seed))
-            for name, settings in SETTINGS.items():
-                folder = folder_of(out, kind, seed, name)
-                if (folder / "tokens").exists():
-                    continue
-                say(f"--- {folder}")
-                mrl = config.mrl.model_dump()
-                mrl |= settings | {"optimizer": mrl["optimizer"] | settings.get("optimizer", {})}
-                changed = config.model_copy(update={"mrl": type(config.mrl).model_validate(mrl)})
-                pipeline = Pipeline(changed, folder, say=say)
-                trained = copy.deepcopy(model)
-                trainer = pipeline.reinforce(trained, tokenizer, sources)
-                pipeline.measure(trained, tokenizer, clean, "mrl", ())
-                write_text(folder / "tokens", str(trainer.state.tokens))
-            if not evaluation_of(out, kind, seed, SMAT).exists():
-                folder = folder_of(out, kind, seed, SMAT)
-                say(f"--- {folder}")
-                tokens = int((folder_of(out, kind, seed, next(iter(SETTINGS))) / "tokens").read_text(encoding="utf-8"))
-                Pipeline(config, folder, say=say).continue_smat(copy.deepcopy(model), tokenizer, sources, tokens)
+    for kind in KINDS:
+        for seed, start in enumerate(starts):
+            _run(kind, seed, start, out, say)
+
+
+def _run(kind: str, seed: int, start: Path, out: Path, say: Callable[[str], None]) -> None:
+    """The rows of one kind and seed."""
+    config = load_config(BUDGETS["default"], PipelineConfig, [f"seed={seed}", "interactive=null", "stress_conversations=0"])
+    clean = open_sources(config.data, seed)
+    model, tokenizer = load_checkpoint(start)
+    if not evaluation_of(out, "", seed, START).exists():
+        Pipeline(config, folder_of(out, "", seed, START), say=say).measure(copy.deepcopy(model), tokenizer, clean, "start", ())
+    sources = replace(clean, train=WrongReferences(clean.train, kind, seed))
+    for name, settings in SETTINGS.items():
+        folder = folder_of(out, kind, seed, name)
+        if (folder / "tokens").exists():
+            continue
+        say(f"--- {folder}")
+        mrl = config.mrl.model_dump()
+        mrl |= settings | {"optimizer": mrl["optimizer"] | settings.get("optimizer", {})}
+        changed = config.model_copy(update={"mrl": type(config.mrl).model_validate(mrl)})
+        pipeline = Pipeline(changed, folder, say=say)
+        trained = copy.deepcopy(model)
+        trainer = pipeline.reinforce(trained, tokenizer, sources)
+        pipeline.measure(trained, tokenizer, clean, "mrl", ())
+        write_text(folder / "tokens", str(trainer.state.tokens))
+    if not evaluation_of(out, kind, seed, SMAT).exists():
+        folder = folder_of(out, kind, seed, SMAT)
+        say(f"--- {folder}")
+        tokens = int((folder_of(out, kind, seed, "MRL, as by default") / "tokens").read_text(encoding="utf-8"))
+        Pipeline(config, folder, say=say).continue_smat(copy.deepcopy(model), tokenizer, sources, tokens)
 
 
 def folder_of(out: Path, kind: str, seed: int, name: str) -> Path:
