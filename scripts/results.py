@@ -171,18 +171,24 @@ def runs_table(folders: Sequence[Path]) -> list[str]:
         shown += [number(controls[each]["retention"]) for each in ("swapped_memory", "empty_memory")]
         shown += [number(controls["chance"]), number(controls["oracle"]["retention"])]
         more.append(f"| {folder.name} | {' | '.join(shown)} |")
-    if len(folders) > 1:
-        rows.append(f"| all, paired | {' | '.join(pooled(folders))} | |")
+    if len(folders) > 1 and (shown := pooled(folders)):
+        rows.append(f"| all, paired | {' | '.join(shown)} | |")
     return [*rows, "", *more, "", *stress_rows(folders)]
 
 
 def pooled(folders: Sequence[Path]) -> list[str]:
-    """Mean retention of all conversations of several runs at each stage, and the paired differences of MRL."""
+    """Mean retention of all conversations of several runs at each stage, and the paired differences of MRL.
+
+    Nothing where runs were tested on the same conversations, as runs of one seed are: these would count twice.
+    """
     found = {}
     for name in ("supervised", "mrl", CONTINUED):
         paths = [folder / "evaluation" / name / "transcripts.jsonl" for folder in folders]
         # A run without its transcripts, or without SMAT continued, leaves nothing to pair.
         found[name] = [record for path in paths for record in read_records(path)] if all(path.exists() for path in paths) else []
+    keys = [record.key for record in found["mrl"]]
+    if len(set(keys)) < len(keys):
+        return []
     means = [f"{mean_retention(records):.3f}" if records else "" for records in found.values()]
     pairs = [compare(found["mrl"], found[name]) if found["mrl"] and found[name] else None for name in ("supervised", CONTINUED)]
     return [*means, *map(difference, pairs)]

@@ -231,9 +231,18 @@ def test_every_metric_is_explained(quickstart: str, folder: Path) -> None:
 @pytest.mark.slow
 def test_tables_of_results_are_made_from_runs(quickstart: str, folder: Path) -> None:
     script, run = [sys.executable, str(ROOT / "scripts/results.py")], folder / "runs/quickstart"
-    made = subprocess.run([*script, "runs", str(run), str(run)], check=True, capture_output=True, text=True).stdout
+    other = shutil.copytree(run, folder / "runs/another-seed")
+    for path in (other / "evaluation").glob("*/transcripts.jsonl"):
+        path.write_text(re.sub(r"-seed\d+-", "-seed99-", path.read_text()))
+
+    def shown(*folders: Path) -> str:
+        return subprocess.run([*script, "runs", *map(str, folders)], check=True, capture_output=True, text=True).stdout
+
+    made = shown(run, other)
     report = json.loads((run / "report.json").read_text())
-    assert made.count(f"| quickstart | {report['after_supervised']['retention']:.3f} [") == 2
+    for name in ("quickstart", "another-seed"):
+        assert f"| {name} | {report['after_supervised']['retention']:.3f} [" in made
+    assert "all, paired" not in shown(run, run), "the same conversations twice are not twice the evidence"
     gain = f"{report['comparisons']['mrl_minus_supervised']['difference']:+.3f}"
     assert re.search(rf"\| all, paired \| {report['after_supervised']['retention']:.3f} \| .* \| {re.escape(gain)} \[", made)
     long = report["stress"]["turns_64"]["after_mrl"]
