@@ -18,7 +18,9 @@ HELD: Final = 0.9
 CONDITIONS: Final = ("after_mrl", "evaluation", "after_smat_continued", "after_supervised")
 
 
-def answers(run: Part, main: Part, metric: str, level: float | None, load: Sequence[tuple[str, Part]]) -> list[tuple[str, list[Sentence]]]:
+def answers(
+    run: Part, main: Part, metric: str, level: float | None, load: Sequence[tuple[str, Part]], rival: Sequence[tuple[str, Part]] = ()
+) -> list[tuple[str, list[Sentence]]]:
     """What the first screen says, as pairs of a question and sentences; questions without an answer are left out.
 
     Args:
@@ -27,6 +29,7 @@ def answers(run: Part, main: Part, metric: str, level: float | None, load: Seque
         metric: The headline of it.
         level: Chance.
         load: What was measured under stress: in words, with mean and ends of the interval.
+        rival: The same of SMAT continued, beside a page about MRL.
     """
     controls = run.get("controls") or {}
     found = (
@@ -34,7 +37,7 @@ def answers(run: Part, main: Part, metric: str, level: float | None, load: Seque
         ("For how long?", _length(main)),
         (LOAD, _load(load, main.get(metric))),
         ("Against what?", _control_sentences(controls)),
-        ("Did MRL pay?", _comparison_sentences(run)),
+        ("Did MRL pay?", [*_comparison_sentences(run), *_load_sentences(load, dict(rival))]),
     )
     return [(question, sentences) for question, each in found if (sentences := list(each))]
 
@@ -123,6 +126,18 @@ def _comparison_sentences(run: Part) -> Iterator[Sentence]:
     ):
         if part := comparisons.get(key):
             yield {"tone": _tone(part), "text": _difference_sentence(part, against)}
+
+
+def _load_sentences(load: Sequence[tuple[str, Part]], rival: Part) -> Iterator[Sentence]:
+    """MRL beside SMAT continued under stress; apart are those whose intervals are."""
+    pairs = [(title, part, rival[title]) for title, part in load if title in rival and None not in (part["mean"], rival[title]["mean"])]
+    if not pairs:
+        return
+    ahead = any(own["low"] > other["high"] for _, own, other in pairs)
+    behind = any(own["high"] < other["low"] for _, own, other in pairs)
+    listed = ", ".join(f"{number(own['mean'])} against {number(other['mean'])} with {title}" for title, own, other in pairs)
+    tone = "good" if ahead and not behind else "bad" if behind and not ahead else "open"
+    yield {"tone": tone, "text": f"Under load, MRL beside SMAT continued: {listed}."}
 
 
 def _difference_sentence(part: Part, against: str) -> str:

@@ -55,7 +55,7 @@ def headline_view(run: Part) -> dict[str, Any] | None:
         "interval": extent(main, metric),
         "turns": main.get(f"{metric}_turns"),
         "conversations": main.get(f"{metric}_conversations"),
-        "answers": answers(run, main, metric, level, _load(run)),
+        "answers": answers(run, main, metric, level, _load(run), _rival(run)),
         "tiles": list(_tiles(main)),
         "plot": plot(dot_plot(marks, title=title, level=level)) if marks else None,
         "chance": level,
@@ -80,11 +80,16 @@ def _training_headline(stages: Sequence[Part], live: bool) -> dict[str, Any] | N
     }  # fmt: skip
 
 
-def _load(run: Part) -> list[tuple[str, Part]]:
-    """What the condition that the page is about keeps under stress, in words."""
-    name = next((name for name, _, _ in CONDITIONS if run.get(name)), "")
+def _load(run: Part, of: str | None = None) -> list[tuple[str, Part]]:
+    """What a condition keeps under stress, in words; None: the one that the page is about."""
+    name = of or next((name for name, _, _ in CONDITIONS if run.get(name)), "")
     found = ((axis_title(axis), conditions.get(name)) for axis, conditions in (run.get("stress") or {}).items())
     return [(title, part) for title, part in found if part]
+
+
+def _rival(run: Part) -> list[tuple[str, Part]]:
+    """The same of SMAT continued, where the page is about MRL."""
+    return _load(run, "after_smat_continued") if run.get("after_mrl") and run.get("after_smat_continued") else []
 
 
 def axis_title(axis: str) -> str:

@@ -89,6 +89,15 @@ def test_a_memory_that_falls_under_load_is_not_called_good() -> None:
     assert sentence["tone"] == "bad"
 
 
+@pytest.mark.parametrize(("other", "tone"), [((0.5, 0.45, 0.55), "good"), ((0.8, 0.75, 0.85), "open"), ((0.95, 0.93, 0.97), "bad")])
+def test_whether_mrl_paid_looks_under_load_too(other: tuple[float, float, float], tone: str) -> None:
+    own, rival = (dict(zip(("mean", "low", "high"), each, strict=True)) for each in ((0.82, 0.78, 0.86), other))
+    [(_, [sentence])] = [
+        each for each in answers({}, {}, "retention", None, [("64 turns", own)], [("64 turns", rival)]) if each[0] == "Did MRL pay?"
+    ]
+    assert sentence == {"tone": tone, "text": f"Under load, MRL beside SMAT continued: 0.82 against {other[0]:.2f} with 64 turns."}
+
+
 def test_numbers_and_their_difference_agree_to_the_last_digit_shown() -> None:
     assert digits_for(0.9958, 0.9612, 0.0346) == 3  # 1.00 and 0.96 do not differ by 0.03
     assert digits_for(0.75, 0.50, 0.25) == 2
