@@ -52,6 +52,12 @@ class Lesson:
         tokens = TokenBatch(batch.ids.view(shape), batch.mask.view(shape)).to(like.device)
         return cls(tokens, answer, answer.sum((2, 3)).to(like.dtype))
 
+    @classmethod
+    def without_text(cls, weights: Tensor) -> Lesson:
+        """A lesson that holds no tokens, only what each turn counts, `[turns, batch]`."""
+        nothing = torch.zeros(*weights.shape, 1, 1, dtype=torch.bool, device=weights.device)
+        return cls(TokenBatch(nothing.long(), nothing), nothing, weights)
+
     def rows(self, rows: Tensor) -> Lesson:
         """The lesson of some conversations."""
         return self._cut((slice(None), rows))

@@ -265,7 +265,7 @@ def test_gradients_equal_finite_differences_through_four_turns_of_memory(name, a
     generator = torch.Generator().manual_seed(0)
     for group, named in actor.group_parameters().items():
         trained = [p for _, p in named if p.grad is not None and p.grad.abs().max() > 0]
-        # Which memory a decoder reads is nothing to it: this signal looks at memory alone.
+        # `keep` looks at memory alone, so the decoder gets no gradient.
         assert trained or (name == "keep" and group.startswith("decoder")), group
         if not trained:
             continue

@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from rxrl.training.lessons import Lesson
 from rxrl.training.signals.signal import Material, Signal, SignalInputs
-from rxrl.types import Conversation, Scenario, TokenBatch
+from rxrl.types import Conversation, Scenario
 
 
 def prepare(material: Material) -> Lesson:
@@ -22,9 +22,7 @@ def prepare(material: Material) -> Lesson:
         [bool(now) and now == before for before, now in zip(earlier, later, strict=True)]
         for earlier, later in zip([first, *rollout.told], rollout.told, strict=False)
     ]
-    kept = torch.tensor(flags, dtype=torch.bool, device=rollout.real.device)
-    nothing = torch.zeros(*kept.shape, 1, 1, dtype=torch.bool, device=kept.device)
-    return Lesson(TokenBatch(nothing.long(), nothing), nothing, kept.to(rollout.rewards.dtype))
+    return Lesson.without_text(torch.tensor(flags, dtype=rollout.rewards.dtype, device=rollout.real.device))
 
 
 def loss(inputs: SignalInputs) -> Tensor:

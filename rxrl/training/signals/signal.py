@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rxrl.config import BaseConfig
@@ -134,9 +133,7 @@ class Signal:
         """What is taught in each turn of a rollout."""
         if self.prepare is not None:
             return self.prepare(material)
-        real = material.rollout.real
-        nothing = torch.zeros(*real.shape, 1, 1, dtype=torch.bool, device=real.device)
-        return Lesson(TokenBatch(nothing.long(), nothing), nothing, real.to(material.rollout.rewards.dtype))
+        return Lesson.without_text(material.rollout.real.to(material.rollout.rewards.dtype))
 
 
 @dataclass(frozen=True, slots=True)
