@@ -129,12 +129,13 @@ def _comparison_sentences(run: Part) -> Iterator[Sentence]:
 
 
 def _load_sentences(load: Sequence[tuple[str, Part]], rival: Part) -> Iterator[Sentence]:
-    """MRL beside SMAT continued under stress; apart are those whose intervals are."""
+    """MRL beside SMAT continued under stress; apart are those whose intervals are, unless too few conversations gave them."""
     pairs = [(title, part, rival[title]) for title, part in load if title in rival and None not in (part["mean"], rival[title]["mean"])]
     if not pairs:
         return
-    ahead = any(own["low"] > other["high"] for _, own, other in pairs)
-    behind = any(own["high"] < other["low"] for _, own, other in pairs)
+    sure = [(own, other) for _, own, other in pairs if not too_few(own.get("conversations"))]
+    ahead = any(own["low"] > other["high"] for own, other in sure)
+    behind = any(own["high"] < other["low"] for own, other in sure)
     listed = ", ".join(f"{number(own['mean'])} against {number(other['mean'])} with {title}" for title, own, other in pairs)
     tone = "good" if ahead and not behind else "bad" if behind and not ahead else "open"
     yield {"tone": tone, "text": f"Under load, MRL beside SMAT continued: {listed}."}

@@ -96,6 +96,8 @@ def test_whether_mrl_paid_looks_under_load_too(other: tuple[float, float, float]
         each for each in answers({}, {}, "retention", None, [("64 turns", own)], [("64 turns", rival)]) if each[0] == "Did MRL pay?"
     ]
     assert sentence == {"tone": tone, "text": f"Under load, MRL beside SMAT continued: 0.82 against {other[0]:.2f} with 64 turns."}
+    load, beside = [("64 turns", own | {"conversations": 2})], [("64 turns", rival)]
+    assert dict(answers({}, {}, "retention", None, load, beside))["Did MRL pay?"][0]["tone"] == "open", "two conversations show nothing"
 
 
 def test_numbers_and_their_difference_agree_to_the_last_digit_shown() -> None:
