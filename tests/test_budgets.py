@@ -89,11 +89,13 @@ def test_a_budget_for_given_data_is_cut_down_to_its_conversations(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
     given = [f"data.train={str(tmp_path / 'rows.jsonl')!r}", f"data.held_out={str(tmp_path / 'test.jsonl')!r}"]
     said: list[str] = []
-    job = Pipeline(load_budget("babi", given), tmp_path / "run", say=said.append)
+    job = Pipeline(load_budget("babi", [*given, "stages.memory_attention.steps=6"]), tmp_path / "run", say=said.append)
     job.prepare()
+    assert job.stages.memory_attention is not None
+    assert job.stages.memory_attention.steps == 5
     assert [phase.steps for phase in job.stages.smat.phases] == [1, 2, 4, 5]
     assert [(stage.name, stage.steps) for stage in job.curriculum.stages] == [("steps-4", 4), ("steps-5", 5)]
-    assert said == ["No conversation has 8 turns: phases and stages that ask for more have 5, as the longest ones."]
+    assert said == job.notes == ["The data cannot train and validate 8 turns: phases and stages that ask for more than 5 have 5."]
     with pytest.raises(RxrlError, match=r"at least 8 turns are needed, but the longest of .* has 5"):
         Pipeline(load_budget("babi", [*given, "shorten=false"]), tmp_path / "other").prepare()
 
@@ -109,6 +111,9 @@ def test_what_the_data_cannot_feed_is_left_out_with_a_word_or_refused_before_any
     job.prepare()
     assert set(job.mrl.signals) == {"reward", "reference"}
     assert [text.split(":")[0] for text in said] == ["The signal 'probes' is left out", "The signal 'keep' is left out"]
+    assert said == job.notes
+    with pytest.raises(ConfigError, match="nothing would be learned"):
+        Pipeline(load_budget("default", [*given, "mrl.signals={keep: {optional: true}, reward: 0}"]), tmp_path / "none").prepare()
     with pytest.raises(ConfigError, match="signal 'keep' needs facts"):
         Pipeline(load_budget("default", [*given, "mrl.signals.keep.optional=false"]), tmp_path / "other").prepare()
     assert set(Pipeline(load_budget("default"), tmp_path / "world").mrl.signals) == {"reward", "reference", "probes", "keep"}

@@ -32,6 +32,20 @@ class StagesConfig(BaseConfig):
     memory_attention: MemoryAttentionStageConfig | None = MemoryAttentionStageConfig(iterations=60)
     smat: SmatConfig = SmatConfig()
 
+    @property
+    def most_turns(self) -> int:
+        """Turns of the longest conversations that a stage trains on."""
+        first = 1 if self.memory_attention is None else self.memory_attention.steps
+        return max(first, *(phase.steps for phase in self.smat.phases))
+
+    def shortened(self, steps: int) -> StagesConfig:
+        """The stages with conversations of `steps` turns at most."""
+        phases = tuple(phase.model_copy(update={"steps": min(phase.steps, steps)}) for phase in self.smat.phases)
+        first = self.memory_attention
+        if first is not None:
+            first = first.model_copy(update={"steps": min(first.steps, steps)})
+        return self.model_copy(update={"memory_attention": first, "smat": self.smat.model_copy(update={"phases": phases})})
+
 
 class PipelineConfig(BaseConfig):
     """The main job; every field has a default that suits two CPU cores."""
@@ -44,7 +58,7 @@ class PipelineConfig(BaseConfig):
     curriculum: str = Field("quickstart", description="Name or path of the curriculum.")
     mrl: MRLConfig = MRLConfig()
     shorten: bool = Field(
-        False, description="Where no conversation is as long as a phase or stage asks, it has as many turns as the longest ones."
+        False, description="Where the data has no conversations as long as a phase or stage asks, it has as many turns as the longest ones."
     )
     smat_continued: bool = Field(True, description="Also train the supervised checkpoint on with SMAT, for as many tokens as MRL used.")
     stress_conversations: int = Field(

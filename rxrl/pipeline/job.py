@@ -90,7 +90,9 @@ class Pipeline:
         self.config, self.run_folder, self.say = config, RunFolder.of(folder), say
         self.folder, self.callbacks, self.label, self.beside = self.run_folder.path, callbacks, label, beside
         self.curriculum: Curriculum = load_curriculum(config.curriculum)
+        # As the settings say, until the data shows what it cannot feed.
         self.stages, self.mrl = config.stages, config.mrl
+        self.notes: list[str] = []
         self.reward = load_reward(named_reward(config.data.mix))
         self.started = time.perf_counter()
         self.resumes = False
@@ -149,12 +151,11 @@ class Pipeline:
         Raises:
             RxrlError: Something is missing or wrong.
         """
-        if (count := Processes(self.config.mrl.precision).count) > 1:
+        if (count := Processes(self.mrl.precision).count) > 1:
             raise ConfigError(f"The main job runs in one process, here are {count}: `rxrl pipeline`, `rxrl stage` and `rxrl train` share.")
         if self._prepared is None:
             sources = open_configured(self.config.data, self.config.seed, self.say)
-            if self.config.shorten:
-                self._shorten(sources)
+            self._adapt(sources)
             self._check(sources)
             self._prepared = sources, self._second()
         return self._prepared
@@ -192,23 +193,29 @@ class Pipeline:
         check_rules(self.curriculum, sources.played[1], self.mrl.evaluation.conversations)
         check_stages(self.curriculum, self.mrl, 1)
         check_supply(self.curriculum, sources)
-        self.mrl, idle = without_idle_signals(self.curriculum, self.mrl, sources.played[0])
-        for name, missing in idle.items():
-            self.say(f"The signal {name!r} is left out: it needs {missing}, and the data has none.")
         check_signals(self.curriculum, self.mrl, sources.played[0])
         check_rewards(self.curriculum, rewards, sources)
         check_turns(self.stages, sources)
 
+    def _adapt(self, sources: Sources) -> None:
+        """Leaves out what the settings want only where the data has it; says so, now and in the report."""
+        if self.config.shorten:
+            self._shorten(sources)
+        self.mrl, idle = without_idle_signals(self.curriculum, self.mrl, sources.played[0])
+        for name, missing in idle.items():
+            self._note(f"The signal {name!r} is left out: it needs {missing}, and the data has none.")
+
+    def _note(self, text: str) -> None:
+        self.say(text)
+        self.notes.append(text)
+
     def _shorten(self, sources: Sources) -> None:
         """Cuts phases and stages of the curriculum down to the turns that the conversations have."""
-        phases, stages = self.stages.smat.phases, self.curriculum.stages
-        wanted = max(*(phase.steps for phase in phases), *(stage.steps for stage in stages))
+        wanted = max(self.stages.most_turns, *(stage.steps for stage in self.curriculum.stages))
         if (longest := longest_turns(sources, wanted)) == wanted:
             return
-        self.say(f"No conversation has {wanted} turns: phases and stages that ask for more have {longest}, as the longest ones.")
-        smat = self.stages.smat.model_copy(update={"phases": tuple(each.shortened(longest) for each in phases)})
-        self.stages = self.stages.model_copy(update={"smat": smat})
-        self.curriculum = self.curriculum.shortened(longest)
+        self._note(f"The data cannot train and validate {wanted} turns: phases and stages that ask for more than {longest} have {longest}.")
+        self.stages, self.curriculum = self.stages.shortened(longest), self.curriculum.shortened(longest)
 
     def supervise(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources) -> None:
         """Runs the supervised stages one after the other, each from checkpoint to checkpoint."""
@@ -303,7 +310,7 @@ class Pipeline:
             "cost": mrl.cost,
             "config": self.config.saved() | {"curriculum": self.curriculum.saved()},
         }
-        run["notes"] = notes = alarm_notes(trainer.state.alarms)
+        run["notes"] = notes = [*self.notes, *alarm_notes(trainer.state.alarms)]
         if self.config.interactive is not None:
             notes += [f"The dialogues and learning curves of the second job are in {INTERACTIVE}/report.html."]
         if smat is not None:

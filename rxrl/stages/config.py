@@ -119,10 +119,6 @@ class SmatPhase(BaseConfig):
             raise WrongValueError("give `accuracy` too: it is what validations have to reach", "validations")
         return self
 
-    def shortened(self, steps: int) -> SmatPhase:
-        """The phase with `steps` turns at most."""
-        return self.model_copy(update={"steps": min(self.steps, steps)})
-
 
 class SmatConfig(StageConfig):
     """Supervised memory-aware training: the real cycle, teacher-forced."""

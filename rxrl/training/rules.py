@@ -14,7 +14,7 @@ from rxrl.errors import ConfigError, unknown_name
 from rxrl.facts import attribute_values
 from rxrl.training.config import MRLConfig
 from rxrl.training.offline import with_accepted
-from rxrl.training.signals import SIGNALS, SignalConfig
+from rxrl.training.signals import SIGNALS, SignalConfig, checked_signals
 from rxrl.types import Conversation, Scenario
 
 RULE_METRICS = ("retention", "held_out_reward")
@@ -98,14 +98,18 @@ def check_signals(curriculum: Curriculum, config: MRLConfig, source: EpisodeSour
 def without_idle_signals(
     curriculum: Curriculum, config: MRLConfig, source: EpisodeSource, count: int = 16
 ) -> tuple[MRLConfig, dict[str, str]]:
-    """The run without the optional signals that no stage has anything for, and what each lacks; arguments as in `check_signals`."""
-    idle = {}
+    """The run without the optional signals that no stage has anything for, and what each lacks; arguments as in `check_signals`.
+
+    Raises:
+        ConfigError: Nothing is left to learn from.
+    """
+    played, idle = [_played(stage, source, count) for stage in curriculum.stages], {}
     for name, settings in config.signals.items():
-        lacking = [_lacking(name, settings, _played(stage, source, count)) for stage in curriculum.stages]
-        if settings.optional and (missing := next(filter(None, lacking), None)) and all(lacking):
-            idle[name] = missing
+        missing = [lacking for each in played if (lacking := _lacking(name, settings, each))]
+        if settings.optional and len(missing) == len(played):
+            idle[name] = missing[0]
     kept = {name: settings for name, settings in config.signals.items() if name not in idle}
-    return (config.model_copy(update={"signals": kept}) if idle else config), idle
+    return config.model_copy(update={"signals": checked_signals(kept)}), idle
 
 
 def _played(stage: Stage, source: EpisodeSource, count: int) -> Sequence[Scenario]:
