@@ -27,8 +27,9 @@ from rxrl.writing import write_text
 
 KINDS = ("by fact", "at random")
 SHARE = 0.2
+DEFAULT = "MRL, as by default"
 SETTINGS: dict[str, dict[str, Any]] = {
-    "MRL, as by default": {},
+    DEFAULT: {},
     # The rate is the one that was chosen on the main job for a reward of weight 1.
     "MRL, reward": {"signals": {"reward": 1}, "small_talk": {"share": 0}, "optimizer": {"learning_rate": 0.0015}},
 }
@@ -115,7 +116,7 @@ def _run(kind: str, seed: int, start: Path, out: Path, say: Callable[[str], None
     if not evaluation_of(out, kind, seed, SMAT).exists():
         folder = folder_of(out, kind, seed, SMAT)
         say(f"--- {folder}")
-        tokens = int((folder_of(out, kind, seed, "MRL, as by default") / "tokens").read_text(encoding="utf-8"))
+        tokens = int((folder_of(out, kind, seed, DEFAULT) / "tokens").read_text(encoding="utf-8"))
         Pipeline(config, folder, say=say).continue_smat(copy.deepcopy(model), tokenizer, sources, tokens)
 
 
