@@ -179,7 +179,8 @@ def runs_table(folders: Sequence[Path]) -> list[str]:
 def pooled(folders: Sequence[Path]) -> list[str]:
     """Mean retention of all conversations of several runs at each stage, and the paired differences of MRL.
 
-    Nothing where runs were tested on the same conversations, as runs of one seed are: these would count twice.
+    Nothing where runs were tested on the same conversations, as runs of one seed are: these would count twice. Nothing either where a run
+    has no transcripts.
     """
     found = {}
     for name in ("supervised", "mrl", CONTINUED):
@@ -187,7 +188,7 @@ def pooled(folders: Sequence[Path]) -> list[str]:
         # A run without its transcripts, or without SMAT continued, leaves nothing to pair.
         found[name] = [record for path in paths for record in read_records(path)] if all(path.exists() for path in paths) else []
     keys = [record.key for record in found["mrl"]]
-    if len(set(keys)) < len(keys):
+    if not keys or len(set(keys)) < len(keys):
         return []
     means = [f"{mean_retention(records):.3f}" if records else "" for records in found.values()]
     pairs = [compare(found["mrl"], found[name]) if found["mrl"] and found[name] else None for name in ("supervised", CONTINUED)]

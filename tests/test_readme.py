@@ -243,6 +243,9 @@ def test_tables_of_results_are_made_from_runs(quickstart: str, folder: Path) -> 
     for name in ("quickstart", "another-seed"):
         assert f"| {name} | {report['after_supervised']['retention']:.3f} [" in made
     assert "all, paired" not in shown(run, run), "the same conversations twice are not twice the evidence"
+    (bare := folder / "runs/report-alone").mkdir()
+    shutil.copy(run / "report.json", bare)
+    assert "all, paired" not in shown(run, bare)
     gain = f"{report['comparisons']['mrl_minus_supervised']['difference']:+.3f}"
     assert re.search(rf"\| all, paired \| {report['after_supervised']['retention']:.3f} \| .* \| {re.escape(gain)} \[", made)
     long = report["stress"]["turns_64"]["after_mrl"]
