@@ -6,9 +6,10 @@
     python scripts/results.py ablation --out runs/ablation --seeds 0 1 2
     python scripts/results.py learn --out runs/learn --seeds 0 1 2
     python scripts/results.py baselines --out runs/baselines --seeds 0 1 2
-    python scripts/results.py wrong-references runs/seed0 runs/seed1 runs/seed2 --out runs/wrong-references
+    python scripts/results.py wrong-references runs/seed0 runs/seed1 runs/seed2 --out runs/references
+    python scripts/results.py few-references runs/seed0 runs/seed1 runs/seed2 --out runs/references
 
-What is finished is not run again, so the last four can be stopped, continued, and shared between processes by seed.
+What is finished is not run again, so the last five can be stopped, continued, and shared between processes by seed.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import torch
 
 from baselines import ROWS, baselines_tables, run_baselines
 from learning import learning_table, read_runs, run_learning
+from references import FEW, WRONG, few_references_table, run_references, wrong_references_table
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum
 from rxrl.data.splits import Sources, open_sources
@@ -36,7 +38,7 @@ from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
 from rxrl.pipeline.job import CONTINUED
 from rxrl.pipeline.parts import train_tokenizer
 from rxrl.writing import write_text
-from wrong_references import run_wrong_references, wrong_references_table
+from tables import mean_retention, paired_row
 
 CURRICULUM = Curriculum.model_validate({"stages": [{"steps": steps, "iterations": count} for steps, count in ((8, 8), (12, 8), (16, 16))]})
 START = [{"steps": 1, "iterations": 400, "accuracy": 0.95}, {"steps": 4, "iterations": 500, "accuracy": 0.93}]
@@ -61,6 +63,7 @@ FACTORS: dict[str, dict[str, Any]] = {
     "reinforce": {"name": "reinforce"},
 }
 """Rows of the ablation: what differs from the first; each has the same conversations, iterations and optimizer."""
+REFERENCES = {"wrong-references": (WRONG, wrong_references_table), "few-references": (tuple(FEW), few_references_table)}
 START_ROW, SMAT_ROW = "start (supervised, 4 turns)", "SMAT continued, same tokens"
 
 
@@ -126,17 +129,7 @@ def ablation_table(out: Path, seeds: Sequence[int]) -> list[str]:
     for name in (START_ROW, *FACTORS, SMAT_ROW):
         folder, evaluation = {START_ROW: ("start", "start"), SMAT_ROW: ("smat", "smat-continued")}.get(name, (name, "mrl"))
         records = by_seed(out, seeds, folder, evaluation)
-        if not records:
-            continue
-        means = {seed: mean_retention(each) for seed, each in records.items()}
-        shown = [f"{means[seed]:.3f}" if seed in means else "" for seed in seeds]
-        shared = [seed for seed in records if seed in base]
-        found = compare([r for s in shared for r in records[s]], [r for s in shared for r in base[s]]) if name != "impo" else None
-        difference = verdict = ""
-        if found:
-            difference = f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
-            verdict = "better" if found["low"] > 0 else "worse" if found["high"] < 0 else "undecided"
-        rows.append(f"| {name} | {' | '.join(shown)} | {sum(means.values()) / len(means):.3f} | {difference} | {verdict} |")
+        rows += paired_row([name], {seed: records.get(seed, []) for seed in seeds}, base if name != "impo" else {}, verdict=True)
     return rows
 
 
@@ -144,12 +137,6 @@ def by_seed(out: Path, seeds: Sequence[int], name: str, evaluation: str) -> dict
     """Records of one row, of the seeds that have it; each seed has conversations of its own."""
     paths = {seed: folder_of(out, seed, name) / "evaluation" / evaluation / "transcripts.jsonl" for seed in seeds}
     return {seed: read_records(path) for seed, path in paths.items() if path.exists()}
-
-
-def mean_retention(records: Sequence[TurnRecord]) -> float:
-    """Mean over asking turns."""
-    asked = [record.retention for record in records if record.retention is not None]
-    return sum(asked) / len(asked)
 
 
 def runs_table(folders: Sequence[Path]) -> list[str]:
@@ -272,8 +259,8 @@ def difference(found: dict[str, Any] | None) -> str:
     return "" if found is None else f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
-def main() -> None:
-    """Reads the command line."""
+def parsed() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("runs", help="tables of finished `rxrl quickstart` runs")
@@ -294,11 +281,23 @@ def main() -> None:
     beside.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     beside.add_argument("--only", nargs="*", default=[], choices=list(ROWS), help="rows to run; without it, all")
     beside.add_argument("--table", action="store_true", help="run nothing, only print the tables of what is finished")
-    wrong = commands.add_parser("wrong-references", help="a fifth of the references wrong, rewards right: MRL beside SMAT continued")
-    wrong.add_argument("runs", nargs="+", type=Path, help="finished runs of the default budget with seeds 0, 1, ...: where both start")
-    wrong.add_argument("--out", type=Path, default=Path("runs/wrong-references"))
-    wrong.add_argument("--table", action="store_true", help="run nothing, only print the table of what is finished")
-    arguments = parser.parse_args()
+    for name, help_text in (
+        ("wrong-references", "a fifth of the references wrong, rewards right: MRL beside SMAT continued"),
+        ("few-references", "references for a share of the conversations, rewards for all: MRL beside SMAT continued"),
+    ):
+        changed = commands.add_parser(name, help=help_text)
+        changed.add_argument(
+            "runs", nargs="+", type=Path, help="finished runs of the default budget with seeds 0, 1, ...: where both start"
+        )
+        changed.add_argument("--out", type=Path, default=Path("runs/references"))
+        changed.add_argument("--seeds", nargs="*", type=int, default=[], help="seeds to run; without it, all")
+        changed.add_argument("--table", action="store_true", help="run nothing, only print the table of what is finished")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Runs what is missing, and prints tables."""
+    arguments = parsed()
     if arguments.command == "runs":
         lines = runs_table(arguments.folders)
     elif arguments.command == "scenarios":
@@ -311,10 +310,11 @@ def main() -> None:
         if not arguments.table:
             run_baselines(arguments.out, arguments.seeds, arguments.only, say=print)
         lines = baselines_tables(arguments.out, arguments.seeds)
-    elif arguments.command == "wrong-references":
+    elif arguments.command in REFERENCES:
+        kinds, table = REFERENCES[arguments.command]
         if not arguments.table:
-            run_wrong_references([run / "checkpoints" / "smat" for run in arguments.runs], arguments.out, say=print)
-        lines = wrong_references_table(arguments.out, range(len(arguments.runs)))
+            run_references(arguments.runs, arguments.out, kinds, arguments.seeds, say=print)
+        lines = table(arguments.runs, arguments.out)
     else:
         if not arguments.table:
             run_ablation(arguments.out, arguments.seeds, arguments.only)

@@ -21,11 +21,11 @@ from rxrl.training.replay import trajectory
 from rxrl.training.rules import check_signals
 from rxrl.training.signals import teacher
 from rxrl.training.signals.imitation import ImitationOptions, KeptEpisodes, imitation_losses
-from rxrl.training.signals.questions import with_value
+from rxrl.training.signals.questions import fitting, phrasings, with_value
 from rxrl.training.signals.registry import BUILT_IN
 from rxrl.training.token_statistics import LazyLogits
 from rxrl.training.update import actor_loss, totals_of
-from rxrl.types import EOS, SPECIAL_TOKENS, Conversation, interaction_ids, prompt_ids
+from rxrl.types import EOS, SPECIAL_TOKENS, Conversation, Interaction, interaction_ids, prompt_ids
 from scripts.learning import CODEC
 from tests.training.lessons import signal_step, signals_of, taught, with_lessons
 from tests.training.steps import moved
@@ -244,6 +244,16 @@ def test_compared_gradients_are_those_of_the_terms():
 )
 def test_a_sentence_takes_another_value(text, old, new, expected):
     assert with_value(text, old, new) == expected
+
+
+def test_where_answers_are_missing_a_written_one_serves_with_another_value():
+    asked, value = Interaction("pet of mia ?", "mia has a cat .", asks=("mia.pet",)), ("mia.pet", "cat")
+    written = Conversation("a", Interaction("mia has cat .", "ok .", facts=(value,)), (asked,))
+    missing = replace(written, id="b", follow_ups=(replace(asked, answer=""),))
+    assert fitting(phrasings([missing]), *value) == []
+    found = phrasings([missing, written])
+    assert fitting(found, *value) == [("pet of mia ?", "mia has a cat .")]
+    assert fitting(found, "mia.pet", "dog") == [("pet of mia ?", "mia has a dog .")]
 
 
 @pytest.mark.parametrize("name", TEACHING)

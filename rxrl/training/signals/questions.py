@@ -40,7 +40,7 @@ def with_value(text: str, old: str, new: str) -> str | None:
 
 
 def phrasings(scenarios: Iterable[Scenario]) -> dict[str, tuple[Phrasing, ...]]:
-    """How the data asks for single facts, by key; scenarios that react ask for nothing that is known beforehand."""
+    """How the data asks for single facts, by key, where it has the answer; what scenarios that react ask for is not known beforehand."""
     found: dict[str, dict[Phrasing, None]] = {}
     for key, phrasing in (pair for each in scenarios if isinstance(each, Conversation) for pair in _asked(each)):
         known = found.setdefault(key, {})
@@ -53,7 +53,7 @@ def _asked(conversation: Conversation) -> Iterator[tuple[str, Phrasing]]:
     told: dict[str, str] = {}
     for interaction in conversation.interactions:
         asks = interaction.asks or ()
-        if len(asks) == 1 and not interaction.unknown and asks[0] in told:
+        if interaction.answer and len(asks) == 1 and not interaction.unknown and asks[0] in told:
             yield asks[0], Phrasing(interaction.query, interaction.answer, told[asks[0]])
         told.update(interaction.facts)
 
