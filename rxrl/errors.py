@@ -116,6 +116,12 @@ def reason(error: BaseException) -> str:
     return sentence(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Names in a row; of many, the first ones and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Message for a name that does not exist: lists the known ones and guesses the one that was meant."""
     names = sorted(known)

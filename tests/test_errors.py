@@ -1,6 +1,6 @@
 """Messages of errors."""
 
-from rxrl.errors import LONGEST, DataError
+from rxrl.errors import LONGEST, DataError, some_of
 
 
 def test_a_long_message_keeps_its_file_and_its_advice():
@@ -8,3 +8,9 @@ def test_a_long_message_keeps_its_file_and_its_advice():
     assert len(text) <= LONGEST
     assert text.startswith("rows.jsonl, row 3: unknown key 'aaa")
     assert text.endswith("aaa': mend the row.")
+
+
+def test_of_many_names_the_first_ones_are_given():
+    assert some_of(["a"]) == "a"
+    assert some_of(list("abcde")) == "a, b, c, d, e"
+    assert some_of(list("abcdefgh")) == "a, b, c, d, e and 3 more"

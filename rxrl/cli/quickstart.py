@@ -14,7 +14,7 @@ from rxrl.cli.progress import Named, Terminal
 from rxrl.cli.shared import Seed, quoted, seed_override
 from rxrl.config import load_config
 from rxrl.data.splits import SCENARIO
-from rxrl.errors import ConfigError
+from rxrl.errors import ConfigError, some_of
 from rxrl.pipeline import Pipeline, PipelineConfig, load_budget
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.identity import WATCHING, absolute_paths, differences
@@ -89,4 +89,4 @@ def _changed_settings(out: Path, settings: PipelineConfig) -> list[str] | None:
 
 
 def _listed(names: list[str] | None) -> str:
-    return f" ({', '.join(names)})" if names else ""
+    return f" ({some_of(names)})" if names else ""

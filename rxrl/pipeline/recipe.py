@@ -14,7 +14,7 @@ from rxrl.config import BaseConfig, load_config
 from rxrl.curricula import load_curriculum
 from rxrl.data.splits import generated, holds_texts
 from rxrl.data.stores import is_store, read_manifest
-from rxrl.errors import ConfigError, unknown_name
+from rxrl.errors import ConfigError, some_of, unknown_name
 from rxrl.factory import checkpoint_folder, load_checkpoint
 from rxrl.models import preset
 from rxrl.pipeline.checks import check_training
@@ -196,7 +196,7 @@ class RecipeRun:
         saved = load_config(file, type(settings))
         if changed := differences(absolute_paths(saved.saved()), absolute_paths(settings.saved()), WATCHING):
             raise ConfigError(
-                f"{folder} was trained with other settings ({', '.join(changed)}): give the same, remove it to train the stage again, or "
+                f"{folder} was trained with other settings ({some_of(changed)}): give the same, remove it to train the stage again, or "
                 "choose another folder."
             )
 

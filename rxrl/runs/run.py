@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rxrl.allocation import keep_freed_memory
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.errors import CheckpointError, Interrupted, TrainingError
+from rxrl.errors import CheckpointError, Interrupted, TrainingError, some_of
 from rxrl.models import ReactiveTransformer
 from rxrl.runs.checkpoints import BEST, STEP, Saved, abandon_later, load_state, numbered, prune, restoring, save_checkpoint
 from rxrl.runs.folder import RunFolder
@@ -215,7 +215,7 @@ class Run:
                 continue
             named = differences(saved, given, WATCHING) if isinstance(given, Mapping) and name == "config" else [""]
             if named:
-                which = f" ({', '.join(named)})" if named != [""] else ""
+                which = f" ({some_of(named)})" if named != [""] else ""
                 raise CheckpointError(f"{path} belongs to a run {_OTHER[name]}{which}: give the same, or choose another folder.")
         for file in edited_files(state["code"], self.code):
             _logger.warning("%s was edited since %s was written; the run goes on with the file as it is now.", file, path.name)
