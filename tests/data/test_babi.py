@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rxrl.data.importers import import_babi
-from rxrl.data.importers.babi_world import MEN, PLACES, WOMEN, renamed
+from rxrl.data.importers.babi_world import MEN, PLACES, SPECIES, WOMEN, renamed
 from rxrl.data.rows import LengthLimit
 from rxrl.data.stats import asked_under_references, data_stats
 from rxrl.errors import ConfigError, DataError
@@ -199,6 +199,21 @@ def test_babi_leaves_places_alone_where_it_matters_what_they_are_for(tmp_path):
     assert {each.follow_ups[0].answer for each in result.conversations} == {"bedroom"}
     others = babi(tmp_path, text, task=10, rename=True, copies=10)
     assert len({each.follow_ups[0].answer for each in others.conversations}) > 3
+
+
+def test_kinds_of_animals_are_renamed_in_their_number():
+    lines = ["Sheep are afraid of mice.", "Emily is a sheep.", "Winona is a mouse.", "What is emily afraid of?", "mouse", "sheep", "wolf"]
+    found = set()
+    for seed in range(40):
+        fear, sheep, mouse, asked, answer, other, free = renamed(lines, random.Random(seed), only={"emily", "winona"})
+        by_one = dict(SPECIES)
+        one, two = sheep.split()[-1].strip("."), mouse.split()[-1].strip(".")
+        assert fear == f"{by_one[one].capitalize()} are afraid of {by_one[two]}."
+        assert (answer, other) == (two, one)
+        assert asked.split()[2].lower() == sheep.split()[0].lower()
+        assert len({one, two, free}) == 3
+        found.add((one, two))
+    assert len(found) > 8
 
 
 def test_babi_copies_repeat_neither_an_episode_nor_each_other(tmp_path):

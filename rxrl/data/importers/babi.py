@@ -90,8 +90,8 @@ def import_babi(
         source: A file such as `qa1_single-supporting-fact_train.txt`, or a folder of them, all of one part (train, valid or test).
         max_turns: Most turns of a conversation; None for no limit.
         statements_per_turn: Most statements that are told together.
-        rename: Add `copies` of each episode with people and places renamed at random, for training; in task 20, where it matters what a
-            place is for, only people.
+        rename: Add `copies` of each episode with people, places and kinds of animals renamed at random, for training; places not in
+            task 20, where it matters what a place is for.
         copies: Renamed copies of each episode.
         own_names: Rename among the people and places of the task itself, in place of a larger pool.
         reword: In renamed copies, also draw the verb of every movement anew ("went to", "travelled to" ...).

@@ -45,6 +45,8 @@ PLACES = (
     *("bathroom", "hallway", "garden", "office", "bedroom", "kitchen", "school", "park", "cinema"),
     *("attic", "cellar", "garage", "library", "market", "museum", "station", "castle", "bakery", "stable", "tower", "harbour"),
 )
+SPECIES = (("mouse", "mice"), ("wolf", "wolves"), ("cat", "cats"), ("sheep", "sheep"))
+"""One animal of a kind, and several."""
 
 
 @dataclass(slots=True)
@@ -130,7 +132,7 @@ def question_key(question: str, asked: str | None) -> str:
 
 
 def renamed(texts: Sequence[str], rng: random.Random, only: Collection[str] | None = None, places: bool = True) -> list[str]:
-    """The same texts with people and, unless told otherwise, places renamed, one for one and consistently.
+    """The same texts with people, kinds of animals and, unless told otherwise, places renamed, one for one and consistently.
 
     Women stay women and men stay men only where a pronoun needs it: elsewhere who is a woman would stay a mark of the episode, from which
     a model learns by heart what the episode asks.
@@ -148,8 +150,25 @@ def renamed(texts: Sequence[str], rng: random.Random, only: Collection[str] | No
         pool = [name for name in everything if only is None or name.lower() in only]
         used = [name.lower() for name in pool if name.lower() in found]
         names.update(zip(used, (name.lower() for name in rng.sample(pool, len(used))), strict=True))
-    pattern = re.compile(rf"\b({'|'.join(names)})\b", re.I) if names else None
-    return [pattern.sub(lambda match: _in_case_of(match[0], names[match[0].lower()]), text) if pattern else text for text in texts]
+    used_species = [each for each in SPECIES if found.intersection(each)]
+    species = dict(zip(used_species, rng.sample(SPECIES, len(used_species)), strict=True))
+    words = [*names, *(word for each in species for word in each)]
+    if not words:
+        return list(texts)
+    pattern = re.compile(rf"\b({'|'.join(words)})\b", re.I)
+
+    def new(match: re.Match[str]) -> str:
+        word = match[0].lower()
+        return _in_case_of(match[0], names.get(word) or _of_other_species(word, match, species))
+
+    return [pattern.sub(new, text) for text in texts]
+
+
+def _of_other_species(word: str, match: re.Match[str], species: Mapping[tuple[str, str], tuple[str, str]]) -> str:
+    """The word for the other kind, in the same number; sheep are one after an article, or as a whole answer."""
+    one, many = old = next(each for each in species if word in each)
+    single = word == one and (one != many or match.string[: match.start()].endswith("a ") or match.string.lower() == word)
+    return species[old][0 if single else 1]
 
 
 def _in_case_of(old: str, new: str) -> str:
