@@ -239,9 +239,10 @@ def few_references_table(runs: Sequence[Path], out: Path) -> list[str]:
     rows = _table("references", kinds, runs, out)
     found = {name: {kind: _records(runs, out, kind, name) for kind in kinds} for name in (SMAT, *SETTINGS)}
     for name in SETTINGS:
-        shares = {(FEW | {ALL: 1.0})[kind]: (_all(found[name][kind]), _all(found[SMAT][kind])) for kind in kinds}
-        if all(ours and theirs for ours, theirs in shares.values()):
-            at, low, high = (_percent(each) for each in crossing(shares))
+        both = {kind: (_all(found[name][kind]), _all(found[SMAT][kind])) for kind in kinds}
+        shares = {(FEW | {ALL: 1.0})[kind]: pair for kind, pair in both.items() if all(pair)}
+        if len(shares) > 1:
+            at, low, high = (_percent(each, min(shares)) for each in crossing(shares))
             rows += ["", f"{name} and SMAT continued cross at {at} of the references [{low}, {high}]."]
     return rows
 
@@ -323,7 +324,7 @@ def _zero(order: Sequence[float], totals: Any) -> float:
     return math.inf
 
 
-def _percent(share: float) -> str:
+def _percent(share: float, least: float) -> str:
     if share == 0:
-        return f"less than {min(FEW.values()):.0%}".replace("%", " %")
+        return f"less than {100 * least:.0f} %"
     return "more than 100 %" if math.isinf(share) else f"{100 * share:.1f} %"
