@@ -23,6 +23,7 @@ from rxrl.curricula import load_curriculum
 from rxrl.data.sources import ConversationSource, RowsSource
 from rxrl.data.splits import Sources, open_sources
 from rxrl.data.tokenizer import Tokenizer
+from rxrl.errors import DataError
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.factory import load_checkpoint
 from rxrl.lexicon import VALUES
@@ -164,8 +165,9 @@ class Bench:
         if transcripts(folder, SMAT).exists():
             return
         self.say(f"--- {folder}")
-        tokens = max(int(line["tokens"]) for line in read_metrics(self.run) if line["phase"] == "mrl")
-        Pipeline(self.config, folder, say=self.say).continue_smat(copy.deepcopy(self.model), self.tokenizer, sources, tokens)
+        Pipeline(self.config, folder, say=self.say).continue_smat(
+            copy.deepcopy(self.model), self.tokenizer, sources, spent_by_mrl(self.run)
+        )
 
     def measure_start(self) -> None:
         """The supervised checkpoint itself, unless it is finished."""
@@ -201,6 +203,18 @@ def run_references(runs: Sequence[Path], out: Path, kinds: Sequence[str], seeds:
     for kind in kinds:
         for bench in benches:
             bench.train(kind, DEFAULT, changed_sources(kind, bench)[0])
+
+
+def spent_by_mrl(run: Path) -> int:
+    """Tokens that MRL used in a run.
+
+    Raises:
+        DataError: It has had none.
+    """
+    spent = [int(line["tokens"]) for line in read_metrics(run) if line.get("phase") == "mrl"]
+    if not spent:
+        raise DataError(f"{run} holds no MRL (metrics.jsonl): give the folder of a finished `rxrl quickstart`.")
+    return max(spent)
 
 
 def changed_sources(kind: str, bench: Bench) -> tuple[Sources, Sources]:

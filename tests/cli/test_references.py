@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +25,13 @@ from references import (
     crossing,
     few_references_table,
     folder_of,
+    spent_by_mrl,
     transcripts,
     wrong_references_table,
 )
 from rxrl.data.splits import DataConfig, open_sources
 from rxrl.data.world import GeneratedSource
+from rxrl.errors import DataError
 from rxrl.evaluation.records import TurnRecord
 from rxrl.lexicon import VALUES
 from tests.evaluation.fakes import record
@@ -110,6 +113,14 @@ def test_no_row_takes_the_place_of_another_and_the_table_of_nothing_has_no_rows(
     assert len(paths) == 24
     for table in (wrong_references_table, few_references_table):
         assert len(table([Path("nowhere")] * 2, Path("nowhere"))) == 2
+
+
+def test_supervision_may_spend_what_mrl_has_spent(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no MRL"):
+        spent_by_mrl(tmp_path)
+    lines = ({"phase": "smat", "tokens": 90}, {"phase": "mrl", "tokens": 40}, {"phase": "mrl", "tokens": 80}, {"phase": "smat-continued"})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    assert spent_by_mrl(tmp_path) == 80
 
 
 def test_where_two_rows_cross() -> None:
