@@ -12,9 +12,11 @@ FLASH = "needs flash-attn"
 VERIFIERS = "needs verifiers"
 """It brings some fifty packages, so the tools for development leave it out."""
 FILES = "needs files that are not published"
+BROWSER = "needs Chromium"
+"""No package of Python: where only the two commands of the README have run there is none."""
 MACHINE = "needs another machine"
 """Another processor or system; never said on Linux with glibc on x86-64, where everything can run."""
-ALLOWED = (GPU, FLASH, VERIFIERS, FILES, MACHINE)
+ALLOWED = (GPU, FLASH, VERIFIERS, FILES, BROWSER, MACHINE)
 X86 = platform.machine() in {"x86_64", "AMD64"}
 
 

@@ -23,6 +23,7 @@ from rxrl.evaluation.provenance import made_with
 from rxrl.evaluation.report import render, write_report, write_run_report
 from rxrl.evaluation.views import cost_view, headline_view, stages_view
 from tests.evaluation.fakes import record
+from tests.skips import BROWSER
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -293,7 +294,7 @@ def looked_at(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason=BROWSER)
 @pytest.mark.parametrize(
     ("width", "dark", "printed"),
     [(1280, False, False), (1280, True, False), (390, False, False), (390, True, False), (700, False, True)],
@@ -308,7 +309,7 @@ def test_a_browser_finds_nothing_wrong(width: int, dark: bool, printed: bool, tm
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason=BROWSER)
 def test_long_names_of_groups_fit_a_phone(tmp_path: Path) -> None:
     names = ("13 compound coreference", "a rather long name of a group, which goes on", "anything-that-has-no-space-to-break-at")
     row = {"score": 0.5, "low": 0.4, "high": 0.6, "blind": 0.2, "oracle": 1.0, "questions": 9, "conversations": 3, "note": "one at a time"}
@@ -320,7 +321,7 @@ def test_long_names_of_groups_fit_a_phone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason=BROWSER)
 def test_wrong_answers_can_be_filtered_in_a_browser(tmp_path: Path) -> None:
     found, said = looked_at(render(content(), METRICS, WRONG), 800, tmp_path, checks=FILTERS)
     assert found == {"before": False, "wrong": [], "options": found["options"], "none": 0, "again": True}
