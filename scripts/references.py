@@ -142,9 +142,16 @@ class Bench:
 
     @classmethod
     def of(cls, run: Path, seed: int, out: Path, say: Callable[[str], None]) -> "Bench":
-        """Reads what a run left."""
+        """Reads what a run left.
+
+        Raises:
+            RxrlError: It is not there, or has another seed.
+        """
+        model, tokenizer = load_checkpoint(run / "checkpoints" / "smat")
+        if (own := load_config(run / "config.yaml", PipelineConfig).seed) != seed:
+            raise DataError(f"{run} has seed {own} where that of seed {seed} is expected: give the runs of seeds 0, 1, ... in this order.")
         config = load_config(BUDGETS["default"], PipelineConfig, [f"seed={seed}", "interactive=null", "stress_conversations=0"])
-        return cls(out, run, config, open_sources(config.data, seed), *load_checkpoint(run / "checkpoints" / "smat"), say)
+        return cls(out, run, config, open_sources(config.data, seed), model, tokenizer, say)
 
     def train(self, kind: str, name: str, sources: Sources) -> None:
         """One row of MRL, unless it is finished."""
@@ -297,7 +304,7 @@ def crossing(
     """The share from which on the second is not below the first: between shares on a line over their logarithms.
 
     Args:
-        shares: Records of both by share, of the same conversations.
+        shares: Records of both by share; conversations that all of them have count.
         seed: Seed of the resampling.
         resamples: Bootstrap samples over conversations.
 
@@ -305,7 +312,8 @@ def crossing(
         The share and its 95 % interval; 0 where the second is ahead everywhere, infinity where the first is.
     """
     order = sorted(shares)
-    names = sorted({record.turn.conversation_id for record in shares[order[0]][0]})
+    # A run may have been tested on more conversations than the others.
+    names = sorted(set.intersection(*({each.turn.conversation_id for each in side} for pair in shares.values() for side in pair)))
     # Sums and counts of each conversation, so that a sample is weighted by turns as a mean over turns is.
     totals = np.array([_gaps(*shares[share], names) for share in order])
     draws = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
@@ -319,7 +327,7 @@ def _gaps(ours: Sequence[TurnRecord], theirs: Sequence[TurnRecord], names: Seque
     sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     for sign, records in ((1, ours), (-1, theirs)):
         for each in records:
-            if each.retention is not None:
+            if each.retention is not None and each.turn.conversation_id in sums:
                 sums[each.turn.conversation_id] += sign * each.retention
                 counts[each.turn.conversation_id] += sign > 0
     return [(sums[name], counts[name]) for name in names]

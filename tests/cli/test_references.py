@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from references import (
     crossing,
     few_references_table,
     folder_of,
+    run_references,
     spent_by_mrl,
     transcripts,
     wrong_references_table,
@@ -133,3 +135,13 @@ def test_where_two_rows_cross() -> None:
     assert crossing(shares, resamples=10) == pytest.approx((math.sqrt(0.1),) * 3)
     assert crossing(shares | {0.01: (records(0.4), base)}, resamples=10) == (0, 0, 0)
     assert crossing(shares | {1.0: (records(0.51), base)}, resamples=10) == (math.inf,) * 3
+    more = [*records(0.4), record("c9", retention=1.0)]
+    assert crossing(shares | {1.0: (more, base)}, resamples=10) == pytest.approx((math.sqrt(0.1),) * 3)
+
+
+def test_runs_in_another_order_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(checkpoint, run / "checkpoints" / "smat")
+    (run / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(DataError, match="has seed 1 where that of seed 0 is expected"):
+        run_references([run], tmp_path, WRONG, (), say=print)
