@@ -289,6 +289,12 @@ class AlgorithmConfig(BaseConfig):
     )
 
     bptt_turns: int | None = Field(None, ge=1, description="Memory writes a loss differentiates through; null: the whole episode.")
+    gradient_growth: float | None = Field(
+        1.0,
+        gt=0,
+        description="Most by which a memory write enlarges the gradient that it hands on to the write before, for each conversation; "
+        "null: as it comes. Without effect beside bptt_turns. With 1, gradients through dozens of writes cannot explode.",
+    )
     checkpoint_turns: bool = Field(
         False,
         description="Recompute each turn in the backward pass: memory use no longer grows with the turns, for one more forward pass.",

@@ -19,6 +19,7 @@ from rxrl.data.importers import (
     import_babi,
     import_chat,
     import_fairytaleqa,
+    import_passages,
     import_published,
     import_sgd,
     import_text,
@@ -174,6 +175,33 @@ def fairytaleqa(
         limit=_limit(max_length, tokenizer) or fairytale_defaults.DEFAULT_LIMIT,
         seed=seed,
         keep_valid=keep_valid,
+    )
+    _finish(result, result.conversations, out)
+
+
+@imports.command("passages")
+def passages(
+    source: Source,
+    out: Out,
+    max_turns: Annotated[int, typer.Option(min=1, help="Maximum number of turns.")] = 16,
+    cue_words: Annotated[int, typer.Option(min=1, help="Words that a question quotes.")] = 4,
+    answer_words: Annotated[int, typer.Option(min=1, help="Words of the answer, which follow the quoted ones.")] = 3,
+    max_length: MaxLength = None,
+    tokenizer: TokenizerFolder = None,
+    seed: Seed = 0,
+) -> None:
+    """Turn plain text into conversations that ask how it went on.
+
+    Passages are told one after the other; some turns later, a question quotes a few words and asks for the next ones.
+    """
+    result = import_passages(
+        source,
+        max_turns=max_turns,
+        cue_words=cue_words,
+        answer_words=answer_words,
+        limit=_limit(max_length, tokenizer) or DEFAULT_LIMIT,
+        seed=seed,
+        say=echo,
     )
     _finish(result, result.conversations, out)
 

@@ -5,15 +5,104 @@ The encoder runs over all interactions at once and the decoder over all turns at
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from rxrl.models.experts import RouterStatistics
 from rxrl.models.network import ReactiveNetwork
 from rxrl.types import TokenBatch
 
 
-def memory_trajectory(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: Tensor, bptt_turns: int | None = None) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class GradientFlow:
+    """How gradients flow back through writes.
+
+    Attributes:
+        turns: Each memory differentiates through this many last writes, exactly; None: through all.
+        growth: Without `turns`, a write hands on a gradient at most this many times as large as the one that it receives, for each conversation; None:
+            as large as it is. Dozens of writes that each enlarge it a little make a gradient thousands of times as large as that of
+            the loss, whose direction says nothing any more.
+    """
+
+    turns: int | None = None
+    growth: float | None = None
+
+
+EXACT = GradientFlow()
+"""Gradients through all writes, as they are."""
+
+
+def written(write: Callable[[Tensor], Tensor], stm: Tensor, flow: GradientFlow) -> Tensor:
+    """Memory after a write, through which gradients flow back as `flow` says.
+
+    Args:
+        write: Memory before to memory after, `[layers, batch, slots, dim]` both.
+        stm: Memory before.
+        flow: How gradients flow back.
+    """
+    if flow.growth is None or flow.turns is not None or not (torch.is_grad_enabled() and stm.requires_grad):
+        return write(stm)
+    bound = _Bound(flow.growth)
+    memory: Tensor = _Received.apply(write(_HandedOn.apply(stm, bound)), bound)  # type: ignore[no-untyped-call]
+    return memory
+
+
+class _Bound:
+    """Norm of the gradient that a write receives, `[batch]`, times the growth that is allowed."""
+
+    def __init__(self, growth: float) -> None:
+        self.growth = growth
+        self.norms = torch.empty(0)
+
+
+class _Received(torch.autograd.Function):
+    """Takes note of the gradient that a write receives."""
+
+    @staticmethod
+    def forward(ctx: Any, memory: Tensor, bound: _Bound) -> Tensor:
+        """`[layers, batch, slots, dim]`, unchanged."""
+        ctx.bound = bound
+        return memory.view_as(memory)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Unchanged."""
+        ctx.bound.norms = _norms(gradient) * ctx.bound.growth
+        return gradient, None
+
+
+class _HandedOn(torch.autograd.Function):
+    """Scales the gradient that a write hands on down to the bound."""
+
+    @staticmethod
+    def forward(ctx: Any, stm: Tensor, bound: _Bound) -> Tensor:
+        """`[layers, batch, slots, dim]`, unchanged."""
+        ctx.bound = bound
+        return stm.view_as(stm)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Each conversation by itself."""
+        norms = _norms(gradient)
+        # Where nothing comes there is nothing to scale; 1 stands for 0 / 0.
+        scale = torch.where(norms > ctx.bound.norms, ctx.bound.norms / norms, 1.0)
+        return gradient * scale[:, None, None].to(gradient.dtype), None
+
+
+def _norms(gradient: Tensor) -> Tensor:
+    """Norm of each conversation's part, `[batch]`, in float32 or wider."""
+    return torch.linalg.vector_norm(gradient, dim=(0, 2, 3), dtype=torch.promote_types(gradient.dtype, torch.float32))
+
+
+def memory_trajectory(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: Tensor, flow: GradientFlow = EXACT) -> Tensor:
     """Memory after each of a row of writes.
 
     Args:
@@ -21,27 +110,27 @@ def memory_trajectory(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: T
         stm0: Memory before the first write, `[layers, batch, slots, dim]`.
         ids: Written interactions, int64 `[turns, batch, time]`.
         mask: bool `[turns, batch, time]`, true for real tokens.
-        bptt_turns: Each result differentiates through this many last writes, exactly; None: through all.
+        flow: How gradients flow back.
 
     Returns:
         `[layers, turns, batch, slots, dim]`: entry t is the memory after writes 0 .. t.
     """
     turns = ids.shape[0]
     if model.writes_read_memory:
-        return _write_by_write(model, stm0, ids, mask, bptt_turns)
+        return _write_by_write(model, stm0, ids, mask, flow)
     encoded = _by_turn(model.encode(ids.flatten(0, 1), mask.flatten(0, 1)), turns)
-    if bptt_turns is None or bptt_turns >= turns:
-        return torch.stack(_chain(model, stm0, encoded, mask), dim=1)
+    if flow.turns is None or flow.turns >= turns:
+        return torch.stack(_chain(model, stm0, encoded, mask, flow), dim=1)
     with torch.no_grad():
-        values = _chain(model, stm0, encoded, mask)
-    return _windows(model, torch.stack([stm0, *values], dim=1), encoded, mask, bptt_turns)
+        values = _chain(model, stm0, encoded, mask, EXACT)
+    return _windows(model, torch.stack([stm0, *values], dim=1), encoded, mask, flow.turns)
 
 
-def _chain(model: ReactiveNetwork, stm: Tensor, encoded: Tensor, mask: Tensor) -> list[Tensor]:
+def _chain(model: ReactiveNetwork, stm: Tensor, encoded: Tensor, mask: Tensor, flow: GradientFlow) -> list[Tensor]:
     states = []
     # Unbound, because each slice would have a zeroed copy of the whole as its gradient.
     for data, data_mask in zip(encoded.unbind(1), mask, strict=True):
-        stm = model.update_memory(stm, data, data_mask)
+        stm = written(partial(model.update_memory, encoded=data, mask=data_mask), stm, flow)
         states.append(stm)
     return states
 
@@ -68,10 +157,10 @@ def _by_turn(rows: Tensor, turns: int) -> Tensor:
     return rows.view(rows.shape[0], turns, -1, *rows.shape[2:])
 
 
-def _write_by_write(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: Tensor, bptt_turns: int | None) -> Tensor:
+def _write_by_write(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: Tensor, flow: GradientFlow) -> Tensor:
     """For models that read the memory they will write: turn by turn, one chain for each window."""
     turns = ids.shape[0]
-    window = turns if bptt_turns is None else min(bptt_turns, turns)
+    window = turns if flow.turns is None else min(flow.turns, turns)
     values, stm = [stm0], stm0
     results = []
     for turn in range(turns):
@@ -80,7 +169,7 @@ def _write_by_write(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: Ten
             stm = values[first]
             for write in range(first, turn):
                 stm = model.write_memory(stm, ids[write], mask[write])
-        stm = model.write_memory(stm, ids[turn], mask[turn])
+        stm = written(partial(model.write_memory, ids=ids[turn], mask=mask[turn]), stm, flow)
         values.append(stm.detach())
         results.append(stm)
     return torch.stack(results, dim=1)

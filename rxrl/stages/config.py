@@ -105,6 +105,16 @@ class MemoryAttentionStageConfig(PlainStageConfig):
 Unfreezing = Annotated[dict[ParameterGroup, Share], Field(description="Share of the run from which a parameter group is trained.")]
 
 
+GradientGrowth = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="Most by which a memory write enlarges the gradient that it hands on to the write before, for each conversation; "
+        "null: as it comes. Without effect beside bptt_turns. With 1, gradients through dozens of writes cannot explode.",
+    ),
+]
+
+
 class SmatPhase(BaseConfig):
     """A part of memory-aware training with conversations of one length."""
 
@@ -130,6 +140,7 @@ class SmatConfig(StageConfig):
     )
     strategy: Strategy = "multi-step"
     bptt_turns: int | None = Field(None, ge=1, description="Memory writes a loss differentiates through; null: the whole conversation.")
+    gradient_growth: GradientGrowth = None
     unfreeze: Unfreezing = Field(
         default_factory=dict, description="Share of the run from which a parameter group is trained; groups left out: from the start."
     )

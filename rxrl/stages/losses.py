@@ -11,7 +11,7 @@ from rxrl.data.batches import EpisodeBatch, next_tokens, texts_apart
 from rxrl.models import ReactiveTransformer
 from rxrl.models.experts import RouterStatistics, load_balance_loss
 from rxrl.models.memory_tokens import MemoryTokenDecoder
-from rxrl.models.trajectory import answer_hidden, memory_trajectory
+from rxrl.models.trajectory import EXACT, GradientFlow, answer_hidden, memory_trajectory
 from rxrl.models.transformer import Decoder, Encoder
 from rxrl.stages.batches import RowDraws, Whole
 from rxrl.template import INTERNAL, RESULT, THINK
@@ -315,7 +315,7 @@ def smat_loss(
     stm0: Tensor,
     batch: EpisodeBatch,
     *,
-    bptt_turns: int | None = None,
+    flow: GradientFlow = EXACT,
     balance_weight: float = 0.01,
     memory: str = "true",
     whole: Whole | None = None,
@@ -326,12 +326,12 @@ def smat_loss(
         model: The Reactive Transformer.
         stm0: `[layers, batch, slots, dim]`.
         batch: Episodes.
-        bptt_turns: Gradient window through memory; None: the whole conversation.
+        flow: How gradients flow back through memory.
         balance_weight: Weight of the load-balancing loss.
         memory: `true`; or, to measure what memory contributes, `empty` (stm0 at every turn) or `other` (that of the next conversation).
         whole: The batch that these rows are a part of; None: they are all of it.
     """
-    stms = memory_trajectory(model, stm0, batch.writes.ids, batch.writes.mask, bptt_turns)
+    stms = memory_trajectory(model, stm0, batch.writes.ids, batch.writes.mask, flow)
     if memory == "empty":
         stms = stm0.unsqueeze(1).expand_as(stms)
     elif memory == "other":

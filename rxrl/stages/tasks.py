@@ -14,7 +14,7 @@ from rxrl.data.batches import EpisodeBatch, TokenizedSource, episode_batch, epis
 from rxrl.data.sources import ConversationSource, fingerprint
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
-from rxrl.models.trajectory import answer_hidden, memory_trajectory
+from rxrl.models.trajectory import GradientFlow, answer_hidden, memory_trajectory
 from rxrl.runs.processes import Share
 from rxrl.seeding import generator
 from rxrl.stages.batches import RowDraws, StageBatch, Whole, Widest, widened
@@ -239,7 +239,8 @@ class SmatTask(EpisodeTask):
 
         def loss(model: ReactiveTransformer, own: EpisodeBatch, rows: Share, whole: Whole | None) -> LossResult:
             stm0 = RowDraws.keyed(rows, model.config.slots, c.seed, "stm0", step).memory(model)
-            return smat_loss(model, stm0, own, bptt_turns=c.bptt_turns, balance_weight=c.balance, whole=whole)
+            flow = GradientFlow(c.bptt_turns, c.gradient_growth)
+            return smat_loss(model, stm0, own, flow=flow, balance_weight=c.balance, whole=whole)
 
         return self.rows_of(batch, share, loss, answer_counts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rxrl.algorithms import AlgorithmConfig
 from rxrl.models import ReactiveTransformer
-from rxrl.models.trajectory import answer_hidden, memory_trajectory
+from rxrl.models.trajectory import EXACT, GradientFlow, answer_hidden, memory_trajectory, written
 from rxrl.training.rollout import Rollout
 from rxrl.training.token_statistics import LazyLogits, token_log_probs
 
@@ -32,11 +33,12 @@ def trajectory(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmCo
         `[layers, turns, batch, slots, dim]`.
     """
     start = rollout.stm0 if stm0 is None else stm0
+    flow = EXACT if config is None else GradientFlow(config.bptt_turns, config.gradient_growth)
     parts = []
     for first, last, trained in chains(rollout, config):
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             ids, mask = rollout.writes.ids[first:last], rollout.writes.mask[first:last]
-            parts.append(memory_trajectory(model, start, ids, mask, None if config is None else config.bptt_turns))
+            parts.append(memory_trajectory(model, start, ids, mask, flow))
         start = parts[-1][:, -1].detach()
     written = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     return written[:, -len(rollout.real) :]
@@ -75,12 +77,14 @@ def turn_by_turn(
         What `visit` returned for each turn.
     """
     lead, window = warm_ups(rollout), config.bptt_turns
+    flow = GradientFlow(window, config.gradient_growth)
     chain_of = {write: (first, trained) for first, last, trained in chains(rollout, config) for write in range(first, last)}
     values = None if window is None else _values(model, rollout)
 
     def write(stm: Tensor, first: int, last: int) -> Tensor:
         for index in range(first, last):
-            stm = model.write_memory(stm, rollout.writes.ids[index], rollout.writes.mask[index])
+            told = partial(model.write_memory, ids=rollout.writes.ids[index], mask=rollout.writes.mask[index])
+            stm = written(told, stm, flow)
         return stm
 
     def memory_of(turn: int, before: Tensor) -> Tensor:

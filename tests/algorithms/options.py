@@ -10,5 +10,5 @@ def nested(**options):
 
 
 def configured(**options):
-    """The configuration with these options."""
-    return AlgorithmConfig(**nested(**options))
+    """The configuration with these options, and exact gradients where nothing else is said."""
+    return AlgorithmConfig(**nested(**{"gradient_growth": None, **options}))

@@ -14,7 +14,7 @@ from rxrl.evaluation.trace import trace
 from rxrl.models import BASELINES, Critic, ReactiveTransformer, count_parameters, export_rxlm, preset
 from rxrl.models.config import MemoryAttentionConfig, ModelConfig
 from rxrl.models.skeleton import skeleton
-from rxrl.models.trajectory import answer_hidden, memory_trajectory
+from rxrl.models.trajectory import GradientFlow, answer_hidden, memory_trajectory
 from rxrl.policies import StmBackend, rereads
 from rxrl.training.critics import make_critic
 from rxrl.types import EOS, TokenBatch
@@ -53,7 +53,7 @@ def test_memory_goes_in_and_comes_out_with_gradients_through_every_write(name: s
         (gradient,) = torch.autograd.grad(stms[:, -1, row].square().cos().sum(), stm0, retain_graph=True)
         touched = gradient.abs().sum((0, 2, 3)) > 0
         assert touched.tolist() == [each == row for each in range(3)]
-    one = memory_trajectory(model, stm0, ids, mask, bptt_turns=1)
+    one = memory_trajectory(model, stm0, ids, mask, GradientFlow(1))
     torch.testing.assert_close(one, stms)
     (gradient,) = torch.autograd.grad(one[:, -1].sum(), stm0, allow_unused=True)
     assert gradient is None or not gradient.any()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from rxrl.data.batches import EpisodeBatch, episode_batch
 from rxrl.models import ReactiveTransformer
-from rxrl.models.trajectory import answer_hidden, memory_trajectory
+from rxrl.models.trajectory import GradientFlow, answer_hidden, memory_trajectory
 from rxrl.stages import losses
 from rxrl.stages.losses import joint_loss, mask_tokens, memory_attention_loss, memory_mix, smat_loss, token_cross_entropy
 from rxrl.types import ANSWER, BOS, EOS, MASK, QUERY, SPECIAL_TOKENS, TokenBatch
@@ -256,7 +256,7 @@ def test_order_and_padding_change_nothing_in_memory_aware_training():
 def test_the_gradient_window_of_memory_aware_training():
     model = tiny_model(double=True)
     batch, stm0 = episodes((4,)), model.init_memory(5, generator())
-    losses_of = {k: smat_loss(model, stm0, batch, bptt_turns=k, balance_weight=0.0) for k in (None, 1, 4)}
+    losses_of = {k: smat_loss(model, stm0, batch, flow=GradientFlow(k), balance_weight=0.0) for k in (None, 1, 4)}
     assert torch.allclose(losses_of[None].loss, losses_of[1].loss, rtol=1e-12)
     found = {k: gradients(model, result.loss)["memory_attention.gate.bias"] for k, result in losses_of.items()}
     assert torch.allclose(found[None], found[4], rtol=1e-9)

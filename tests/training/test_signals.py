@@ -48,7 +48,7 @@ from tests.training.toy import (
 TEACHING = ["reference", "probes", "teacher", "keep"]
 """Signals that are learned from besides the reward."""
 PAGE = (Path(__file__).parents[2] / "docs/guides/signals.md").read_text(encoding="utf-8")
-QUIET = {"entropy": 0.0, "kl": 0.0, "balance": 0.0, "memory_difference": 0.0}
+QUIET = {"gradient_growth": None, "entropy": 0.0, "kl": 0.0, "balance": 0.0, "memory_difference": 0.0}
 
 
 def small(seed=0, **changes):

@@ -10,6 +10,7 @@ from rxrl.data.importers.babi import import_babi
 from rxrl.data.importers.chat import import_chat
 from rxrl.data.importers.common import ImportResult
 from rxrl.data.importers.fairytale import import_fairytaleqa
+from rxrl.data.importers.passages import import_passages
 from rxrl.data.importers.published import import_published
 from rxrl.data.importers.sgd import import_sgd
 from rxrl.data.importers.text import import_text
@@ -25,6 +26,7 @@ IMPORTERS = Registry(
         "babi": import_babi,
         "chat": import_chat,
         "fairytaleqa": import_fairytaleqa,
+        "passages": import_passages,
         "published": import_published,
         "sgd": import_sgd,
         "text": import_text,

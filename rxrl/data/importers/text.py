@@ -35,7 +35,7 @@ def import_text(source: str | Path, *, limit: LengthLimit = DEFAULT_LIMIT, purpo
 
 def texts_of(split: Split, limit: LengthLimit = DEFAULT_LIMIT) -> list[str]:
     """The texts of a split; see `import_text`."""
-    texts = [text for document in split.documents() for text in _texts(document, limit)]
+    texts = [text for document in split.documents() for text in pieces_of(document, limit)]
     if not texts:
         raise DataError(f"{split.name} holds no text: give a .txt or .jsonl file, or a folder of them.")
     return texts
@@ -54,6 +54,7 @@ def write_texts(path: str | Path, texts: Sequence[str]) -> int:
     return len(texts)
 
 
-def _texts(document: str, limit: LengthLimit) -> list[str]:
+def pieces_of(document: str, limit: LengthLimit) -> list[str]:
+    """A document cut at paragraphs and sentences, short neighbours joined."""
     pieces = [piece for paragraph in _PARAGRAPH.split(document) for piece in cut(paragraph, limit.longest, limit.measure)]
     return pack(pieces, limit.longest, limit.measure)
