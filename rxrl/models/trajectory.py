@@ -25,9 +25,9 @@ class GradientFlow:
 
     Attributes:
         turns: Each memory differentiates through this many last writes, exactly; None: through all.
-        growth: Without `turns`, a write hands on a gradient at most this many times as large as the one that it receives, for each conversation; None:
-            as large as it is. Dozens of writes that each enlarge it a little make a gradient thousands of times as large as that of
-            the loss, whose direction says nothing any more.
+        growth: Without `turns`, a write hands on a gradient at most this many times as large as the one that it receives, for each
+            conversation; None: as large as it is. Dozens of writes that each enlarge it a little make a gradient thousands of times as
+            large as that of the loss, whose direction says nothing any more.
     """
 
     turns: int | None = None
@@ -99,7 +99,8 @@ class _HandedOn(torch.autograd.Function):
 
 def _norms(gradient: Tensor) -> Tensor:
     """Norm of each conversation's part, `[batch]`, in float32 or wider."""
-    return torch.linalg.vector_norm(gradient, dim=(0, 2, 3), dtype=torch.promote_types(gradient.dtype, torch.float32))
+    norms: Tensor = torch.linalg.vector_norm(gradient, dim=(0, 2, 3), dtype=torch.promote_types(gradient.dtype, torch.float32))
+    return norms
 
 
 def memory_trajectory(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: Tensor, flow: GradientFlow = EXACT) -> Tensor:

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 
 import pytest
-
 from typer.testing import CliRunner
 
 from rxrl.cli.data import app
@@ -57,7 +56,7 @@ def test_everything_is_told_before_it_is_asked_and_every_fact_is_asked_once(book
 
 @pytest.mark.parametrize("turns", [1, 4, 7, 16])
 def test_conversations_in_the_middle_of_a_text_have_all_turns(book, turns):
-    result = import_passages(book, max_turns=turns, limit=LengthLimit(20))
+    result = import_passages(book, max_turns=turns, limit=LengthLimit(30))
     assert max(each.steps for each in result.conversations) == turns
 
 

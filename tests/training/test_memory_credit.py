@@ -144,6 +144,24 @@ def test_recomputing_each_turn_changes_neither_losses_nor_gradients(cut, form):
     assert one[0].metrics["consistency"] > 0
 
 
+@pytest.mark.parametrize("form", ["same-tokens", "positions"])
+def test_bounded_gradients_are_the_same_where_turns_are_recomputed(form):
+    model, reference = tiny_model(double=True), tiny_model(seed=5, double=True)
+    actor, critic = moved(model), toy_critic(model)
+    with torch.no_grad():
+        actor.memory_attention.attention.out_proj.mul_(6.0)
+    rollout = play(model, conversations(5, (4, 1, 3)), reward=unscored_tells, warm_up=form == "positions")
+    options = {"name": "impo", "consistency_form": form, "loss_per": "turn", **ALL_ON}
+    base, again, exact = (
+        configured(**options, gradient_growth=growth, checkpoint_turns=flag) for growth, flag in ((1.0, False), (1.0, True), (None, False))
+    )
+    targets = targets_for(model, rollout, base, critic, reference)
+    one, two, other = (full_update(actor, rollout, targets, config, reference, critic) for config in (base, again, exact))
+    assert_same(one, two)
+    name = "memory_attention.attention.q_proj"
+    assert not torch.allclose(one[2][name], other[2][name], rtol=1e-2)
+
+
 def test_the_ratio_is_exactly_1_where_turns_are_recomputed():
     model = tiny_model()
     rollout = play(model, conversations(5, (4, 2)))
