@@ -32,11 +32,11 @@ def test_builtin_schedules(name: str, expected: list[int]) -> None:
 
 
 @pytest.mark.parametrize("name", CURRICULA.built_in)
-def test_every_builtin_is_named_described_and_reaches_16_steps(name: str) -> None:
+def test_every_builtin_is_named_described_and_reaches_its_length(name: str) -> None:
     curriculum = load_curriculum(name)
     assert curriculum.name == name
     assert curriculum.description
-    assert steps(curriculum)[-1] == {"short": 8, "scenario": 12, "scenario_short": 12, "scenario_explore": 12}.get(name, 16)
+    assert steps(curriculum)[-1] == {"short": 8, "scenario": 12, "scenario_short": 12, "scenario_explore": 12, "long": 32}.get(name, 16)
 
 
 def test_published_run_is_the_published_one() -> None:
