@@ -33,7 +33,7 @@ from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
 from rxrl.models.trajectory import memory_trajectory
 from rxrl.seeding import generator
-from rxrl.types import Conversation
+from rxrl.types import Conversation, Interaction
 
 ROWS = 16
 DISTANCES = {"1": (1, 1), "2 to 3": (2, 3), "4 to 7": (4, 7), "8 and more": (8, 10**6)}
@@ -152,7 +152,7 @@ def scored(
                 yield f"{place}, {name} since", [questions[each] for each in chosen], (mine[0][chosen], mine[1][chosen]), theirs[1][chosen]
 
 
-def pairs(some: list[Conversation], questions: list[Question]) -> Iterator[tuple]:
+def pairs(some: list[Conversation], questions: list[Question]) -> Iterator[tuple[Interaction, Interaction]]:
     """What told each fact, and what asks for it."""
     for question in questions:
         interactions = some[question.row].interactions
