@@ -32,6 +32,7 @@ class AlarmConfig(BaseConfig):
     without_advantage: int | None = Field(
         10, ge=1, description="Iterations in a row without any advantage, while the reward is below entropy_reward."
     )
+    grad_norm: float | None = Field(1000.0, gt=0, description="Norm of the policy's gradient, before clipping.")
     gate: float | None = Field(0.01, gt=0, lt=0.5, description="Mean gate openness nearer than this to 0 or 1.")
     parting: float | None = Field(
         0.05, gt=0, description="Fall of held-out retention between the halves of the last `evaluations`, while a reward term rises."
@@ -179,6 +180,12 @@ class Alarms:
                 "drift_growth",
                 f"A write changes memory by {drift:.2g} (mean square), {drift / self._first_drift:.2g} times as much as at the start: "
                 "memory is running away. Lower the rate of memory_attention, or take impo with memory_difference.",
+            )
+        if _above(norm := metrics.get("grad_norm"), config.grad_norm):
+            yield Alarm(
+                "grad_norm",
+                f"The norm of the gradient is {norm:.2g}: it grows from write to write, and its direction says little. Set "
+                "algorithm.gradient_growth to 1, or algorithm.bptt_turns to a few turns; otherwise lower optimizer.learning_rate.",
             )
         if _below(drift, config.drift_floor):
             yield Alarm("drift_floor", f"A write changes memory by {drift:.2g} (mean square): nothing is written. Train memory_attention.")

@@ -21,6 +21,7 @@ FINE = {
     "explained_variance": 0.3,
     "memory_drift": 0.1,
     "gate_openness": 0.3,
+    "grad_norm": 2.0,
 }
 BAD = {
     "sampler_gap": {"sampler_gap": 0.1},
@@ -30,6 +31,7 @@ BAD = {
     "drift_growth": {"memory_drift": 5.0},
     "drift_floor": {"memory_drift": 0.0},
     "gate": {"gate_openness": 0.999},
+    "grad_norm": {"grad_norm": 2e4},
 }
 
 
