@@ -260,6 +260,8 @@ class Pipeline:
                 "max_tokens": tokens,
                 "unfreeze": {},
                 "validate_every": 10**9,
+                # A rival whose gradients explode is none.
+                "gradient_growth": self.mrl.algorithm.gradient_growth,
             }
         )
         task = make_task("smat", config, sources, tokenizer, model.config.max_length)
