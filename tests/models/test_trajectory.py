@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rxrl.models import ReactiveTransformer
 from rxrl.models.config import GateConfig
-from rxrl.models.trajectory import answer_hidden, memory_trajectory
+from rxrl.models.trajectory import GradientFlow, answer_hidden, memory_trajectory
 from rxrl.types import PAD, TokenBatch
 from tests.models.small import GATES, VARIANTS, VOCAB, config, interactions, memory_of, model_of, writing
 
@@ -52,7 +52,7 @@ def test_the_window_of_gradients_is_exact(window: int | None, reads_memory: bool
     model = model_of(config(reads_memory=reads_memory))
     stm0 = memory_of(model, batch).requires_grad_()
     written = episodes(turns, batch)
-    found = memory_trajectory(model, stm0, written.ids, written.mask, window)
+    found = memory_trajectory(model, stm0, written.ids, written.mask, GradientFlow(window))
     expected = truncated(model, stm0, written, window or turns)
     assert found.shape == (2, turns, batch, 5, 16)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
@@ -68,7 +68,7 @@ def test_the_window_is_exact_for_every_memory_attention(variant: str, gate: Gate
     attention = config().memory_attention.attention
     model = model_of(config(memory_attention=writing(variant, attention, attention, gate=gate)))
     stm0, written = memory_of(model, 2).requires_grad_(), episodes(3, 2)
-    found = memory_trajectory(model, stm0, written.ids, written.mask, window)
+    found = memory_trajectory(model, stm0, written.ids, written.mask, GradientFlow(window))
     expected = truncated(model, stm0, written, window or 3)
     torch.testing.assert_close(found, expected, atol=1e-11, rtol=1e-11)
     for one, other in zip(gradients(model, stm0, found), gradients(model, stm0, expected), strict=True):
@@ -80,10 +80,10 @@ def test_the_window_is_exact_for_every_memory_attention(variant: str, gate: Gate
 def test_replay_does_not_depend_on_batch_order_or_padding(turns: int, batch: int, seed: int, reads_memory: bool):
     model = model_of(config(reads_memory=reads_memory), seed=seed)
     stm0, written = memory_of(model, batch, seed), episodes(turns, batch, seed)
-    found = memory_trajectory(model, stm0, written.ids, written.mask, 2)
+    found = memory_trajectory(model, stm0, written.ids, written.mask, GradientFlow(2))
     order = torch.arange(batch).flip(0)
     wide = torch.nn.functional.pad(written.ids[:, order], (0, 3), value=9), torch.nn.functional.pad(written.mask[:, order], (0, 3))
-    other = memory_trajectory(model, stm0[:, order], *wide, 2)
+    other = memory_trajectory(model, stm0[:, order], *wide, GradientFlow(2))
     torch.testing.assert_close(found[:, :, order], other, atol=1e-11, rtol=0)
 
 
@@ -95,7 +95,7 @@ def test_the_answer_of_turn_8_reaches_the_write_of_turn_1(window: int | None, re
     written = interactions([5] * 8)
     ids = written.ids.masked_fill(written.ids == marker, 8).view(8, 1, -1)
     ids[0, 0, 2] = marker
-    stms = memory_trajectory(model, memory_of(model, 1), ids, written.mask.view(8, 1, -1), window)
+    stms = memory_trajectory(model, memory_of(model, 1), ids, written.mask.view(8, 1, -1), GradientFlow(window))
     turn = TokenBatch.pad([[1, 5, 9, 6, 10, 11, 3]])
     answer = torch.tensor([[False] * 4 + [True] * 3])
     hidden = answer_hidden(model, stms[:, 7:], TokenBatch(turn.ids[None], turn.mask[None]), answer[None])
