@@ -275,5 +275,5 @@ def test_scripts_and_extras_exist() -> None:
 def test_every_command_is_of_a_kind_that_is_checked_here() -> None:
     for line in COMMANDS:
         command = re.sub(r"^NODES=\S+ NODE=\S+ MASTER=\S+ ", "", line)
-        scripts = r"scripts/(quickstart|test|docs|train_multi)\.sh|python (scripts/(results|language)|make_parcels)\.py"
+        scripts = r"scripts/(quickstart|test|docs|train_multi)\.sh|python (scripts/(results|language|reading|tales)|make_parcels)\.py"
         assert re.match(rf"(rxrl|vf-eval|{scripts}|pip install|source|export)\b", command), line
