@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rxrl.models.experts import RouterStatistics
 from rxrl.models.network import ReactiveNetwork
@@ -48,53 +46,23 @@ def written(write: Callable[[Tensor], Tensor], stm: Tensor, flow: GradientFlow) 
     """
     if flow.growth is None or flow.turns is not None or not (torch.is_grad_enabled() and stm.requires_grad):
         return write(stm)
-    bound = _Bound(flow.growth)
-    memory: Tensor = _Received.apply(write(_HandedOn.apply(stm, bound)), bound)  # type: ignore[no-untyped-call]
+    # A tensor of its own, so that its gradient is what this write hands on, and nothing of what was read from the same memory.
+    before, growth, received = stm.view_as(stm), flow.growth, torch.empty(0)
+
+    def receive(gradient: Tensor) -> None:
+        nonlocal received
+        received = _norms(gradient)
+
+    def hand_on(gradient: Tensor) -> Tensor:
+        norms, bound = _norms(gradient), received * growth
+        # Not the quotient alone: a conversation without a gradient would get 0 / 0.
+        scale = torch.where(norms > bound, bound / norms, 1.0)
+        return gradient * scale[:, None, None].to(gradient.dtype)
+
+    memory = write(before)
+    memory.register_hook(receive)  # type: ignore[no-untyped-call]
+    before.register_hook(hand_on)  # type: ignore[no-untyped-call]
     return memory
-
-
-class _Bound:
-    """Norm of the gradient that a write receives, `[batch]`, times the growth that is allowed."""
-
-    def __init__(self, growth: float) -> None:
-        self.growth = growth
-        self.norms = torch.empty(0)
-
-
-class _Received(torch.autograd.Function):
-    """Takes note of the gradient that a write receives."""
-
-    @staticmethod
-    def forward(ctx: Any, memory: Tensor, bound: _Bound) -> Tensor:
-        """`[layers, batch, slots, dim]`, unchanged."""
-        ctx.bound = bound
-        return memory.view_as(memory)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Unchanged."""
-        ctx.bound.norms = _norms(gradient) * ctx.bound.growth
-        return gradient, None
-
-
-class _HandedOn(torch.autograd.Function):
-    """Scales the gradient that a write hands on down to the bound."""
-
-    @staticmethod
-    def forward(ctx: Any, stm: Tensor, bound: _Bound) -> Tensor:
-        """`[layers, batch, slots, dim]`, unchanged."""
-        ctx.bound = bound
-        return stm.view_as(stm)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Each conversation by itself."""
-        norms = _norms(gradient)
-        # Where nothing comes there is nothing to scale; 1 stands for 0 / 0.
-        scale = torch.where(norms > ctx.bound.norms, ctx.bound.norms / norms, 1.0)
-        return gradient * scale[:, None, None].to(gradient.dtype), None
 
 
 def _norms(gradient: Tensor) -> Tensor:
