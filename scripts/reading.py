@@ -106,12 +106,11 @@ def questions_of(row: int, conversation: Conversation) -> Iterator[Question]:
     asked = [each for each in conversation.interactions if each.asks]
     for turn, interaction in enumerate(conversation.interactions):
         if len(interaction.asks) == 1 and interaction.asks[0] in told and interaction.answer:
-            own = {interaction.answer.casefold()}
-            rivals = [each.answer for each in asked if each.answer and each.answer.casefold() not in own]
             # The next one, so that every answer is a rival about as often as it is right.
             place = asked.index(interaction)
-            following = [each.answer for each in (*asked[place + 1 :], *asked[:place]) if each.answer in rivals]
-            yield Question(row, turn, told[interaction.asks[0]], following[0] if following else None)
+            others = (each.answer for each in (*asked[place + 1 :], *asked[:place]))
+            rival = next((each for each in others if each and each.casefold() != interaction.answer.casefold()), None)
+            yield Question(row, turn, told[interaction.asks[0]], rival)
         told |= {key: turn for key, _ in interaction.facts}
 
 
