@@ -133,13 +133,14 @@ def scored(
     rows, turns = (torch.tensor([getattr(each, name) for each in questions]) for name in ("row", "turn"))
     alone = stm0[:, :1].expand(-1, len(questions), -1, -1)
     encoded = model.encode(own.writes.ids[0], own.writes.mask[0])
-    places = {
+    places: dict[str, tuple[Tensor, Tensor | None]] = {
         "at hand": (encoded, own.writes.mask[0]),
         "one write": (memory_trajectory(model, alone, own.writes.ids, own.writes.mask)[:, 0], None),
         "conversation": (stms[:, turns - 1, rows], None),
-        "another's": (stms[:, turns.clamp(max=stms.shape[1]) - 1, (rows + 1) % len(some)], None),
         "empty": (alone, None),
     }
+    if len(some) > 1:
+        places["another's"] = (stms[:, turns - 1, (rows + 1) % len(some)], None)
     for place, (memory, mask) in places.items():
         mine, theirs = (log_probabilities(model, batch, memory, mask) for batch in (own, other))
         if place != "conversation":

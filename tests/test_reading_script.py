@@ -64,6 +64,13 @@ def test_every_place_has_each_question_once(played):
     assert set(right) <= set(PLACES)
 
 
+def test_one_conversation_alone_has_no_other_memory():
+    right, told_apart = measured(tiny_model(), CODEC, conversations(1, 4))
+    assert right["empty"]
+    assert not right["another's"]
+    assert not told_apart["another's"]
+
+
 def test_at_hand_is_the_stage_reading_and_in_the_conversation_is_memory_aware_training(played):
     model, some, right, _ = played
     questions = [each for row, conversation in enumerate(some) for each in questions_of(row, conversation)]
