@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from rxrl.data.corpora import Purpose, Say, Split, open_corpus
+from rxrl.data.corpora import Say, Split, open_corpus
 from rxrl.data.importers.common import ImportResult
 from rxrl.data.importers.text import DEFAULT_LIMIT, pieces_of
 from rxrl.data.rows import LengthLimit
@@ -59,7 +59,6 @@ def import_passages(
     answer_words: int = 3,
     limit: LengthLimit = DEFAULT_LIMIT,
     seed: int = 0,
-    purpose: Purpose = "any",
     say: Say | None = None,
 ) -> ImportResult:
     """Turns plain texts into conversations.
@@ -74,7 +73,6 @@ def import_passages(
         answer_words: Words that follow them: the answer.
         limit: Longest interaction; texts are cut at sentence borders to fit.
         seed: Decides what is asked and when.
-        purpose: What they are for; decides which split is taken where none is asked for.
         say: Is told in one sentence which split was taken, where there were several.
 
     Returns:
@@ -87,7 +85,7 @@ def import_passages(
     for name, value in (("max_turns", max_turns), ("cue_words", cue_words), ("answer_words", answer_words)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, but is {value}.")
-    split = open_corpus(source).choose(purpose, say)
+    split = open_corpus(source).choose("any", say)
     room = LengthLimit(limit.longest - limit.measure(TELL.format(text="")) - limit.measure(TOLD), limit.measure, limit.unit)
     if room.longest < cue_words + answer_words:
         raise ConfigError(f"Interactions of {limit.longest} {limit.unit} leave no room for a passage: raise the maximum length.")
