@@ -21,6 +21,7 @@ from rxrl.data.splits import (
     mixed_sources,
     open_data,
     open_sources,
+    paired,
 )
 from rxrl.data.world import SPLITS, GeneratedSource, level_or_default
 from rxrl.envs import scenarios
@@ -105,40 +106,41 @@ def named_reward(data: Named | None) -> str | dict[str, float]:
     return default_reward(name.startswith(SCENARIO) for name in mix_of(WORLD if data is None else data))
 
 
-def check_held_out(data: Named | None, held_out: str | None) -> None:
-    """Refuses held-out data beside data that has its own.
-
-    Raises:
-        ConfigError: Data are held out, but `data` names no file or several.
-    """
-    files = [name for name in mix_of(WORLD if data is None else data) if not generated(name)]
-    if held_out is not None and len(files) != 1:
-        raise ConfigError(
-            f"--held-out goes with one file as --data, got {len(files)}: the generated world and scenarios have held-out data of their own."
-        )
-
-
 def open_named(
-    data: Named | None, held_out: str | None, level: int | None, seed: int, *, texts: bool = False, say: Say | None = None
+    data: Named | None,
+    held_out: Sequence[str] = (),
+    level: int | None = None,
+    seed: int = 0,
+    *,
+    say: Say | None = None,
+    opened: Callable[[str, str | None], Sources | None] = lambda file, held_out: None,
 ) -> Sources:
     """What a stage or a training learns from: as `rxrl.data.splits.open_data`, scenarios by name ("scenario:NAME"), or a mix of these.
+
+    Args:
+        data: By name; None: the generated world.
+        held_out: What validates the files among them, one each in their order; empty: what they hold out themselves.
+        level: Difficulty of what is generated.
+        seed: Key of the draws.
+        say: Is told which splits were taken, where there were several.
+        opened: Takes a file and what validates it; returns None where the file is to be opened here.
 
     Raises:
         RxrlError: Something is missing or wrong, or the options contradict each other.
     """
     mix = mix_of(WORLD if data is None else data)
-    check_held_out(data, held_out)
-    files = [name for name in mix if not generated(name)]
+    validated = paired(mix, held_out)
     parts = []
     for name, weight in mix.items():
         # A file has no level; where all are files, `open_data` says so.
-        own = None if name in files and len(files) < len(mix) else level
+        own = None if name in validated and len(validated) < len(mix) else level
         if name.startswith(SCENARIO):
             parts.append((scenario_sources(name, level=own, seed=seed), weight))
         elif name == WORLD:
             parts.append((open_data(None, None, own, seed), weight))
         else:
-            parts.append((open_data(name, held_out, own, seed, texts=texts and len(mix) == 1, say=say), weight))
+            found = opened(name, validated[name])
+            parts.append((found or open_data(name, validated[name], own, seed, say=say), weight))
     return parts[0][0] if len(parts) == 1 else mixed_sources(parts, test=1)
 
 
@@ -148,13 +150,13 @@ def open_configured(data: DataConfig, seed: int, say: Say | None = None) -> Sour
     Raises:
         RxrlError: Something is missing or wrong.
     """
-    parts = []
+    parts, tested = [], paired(data.mix, data.held_out_names)
     for name, weight in data.mix.items():
         if name.startswith(SCENARIO):
             opened = scenario_sources(name, level=data.level, seed=seed, steps=data.steps, test=data.test_conversations)
         else:
-            others = {"held_out": None} if name == WORLD else {"level": None, "steps": None}
-            opened = open_sources(data.model_copy(update={"train": name, **others}), seed, say)
+            others = {} if name == WORLD else {"level": None, "steps": None}
+            opened = open_sources(data.model_copy(update={"train": name, "held_out": tested.get(name), **others}), seed, say)
         parts.append((opened, weight))
     return parts[0][0] if len(parts) == 1 else mixed_sources(parts, data.test_conversations)
 

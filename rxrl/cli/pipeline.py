@@ -36,7 +36,7 @@ def pipeline(
     settings = load_recipe(recipe, override or [])
     processes = Processes(precision)
     terminal = Terminal(plain_console(quiet=not processes.first))
-    named = RecipeData.named(data, conversations, held_out, terminal.say)
+    named = RecipeData.named(data, conversations, held_out or (), terminal.say)
     folder = Path() if dry_run else needed(out)
     run = RecipeRun(
         settings,

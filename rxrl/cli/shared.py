@@ -33,7 +33,10 @@ TrainData = Annotated[
         "shares, or by weights as in world=2.",
     ),
 ]
-HeldOut = Annotated[str | None, typer.Option(help="Conversations to validate on, with a file as --data. Default: a twentieth of it.")]
+HeldOut = Annotated[
+    list[str] | None,
+    typer.Option(help="Conversations to validate on, one for each file of --data, in the same order. Default: a twentieth of the file."),
+]
 LevelOption = Annotated[
     int | None,
     typer.Option("--level", min=0, max=3, help="Difficulty of the generated world (from 0) or scenario (from 1). Default: the lowest."),

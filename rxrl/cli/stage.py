@@ -75,7 +75,7 @@ def stage(  # noqa: PLR0913, PLR0917
     if start is not None and (size or tokenizer):
         raise ConfigError("--preset and --tokenizer are for a fresh model: leave them out, or leave out --from.")
     default = DEFAULT_BASELINE if name in BASELINE_STAGES else DEFAULT_PRESET
-    job = StageJob(name, settings, data, held_out, level, start, size or default, {}, tokenizer, Options(skip_bad=skip_bad))
+    job = StageJob(name, settings, data, held_out or (), level, start, size or default, {}, tokenizer, Options(skip_bad=skip_bad))
     processes = Processes(settings.precision)
     terminal = Terminal(plain_console(quiet=not processes.first))
     if dry_run:

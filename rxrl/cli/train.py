@@ -95,7 +95,7 @@ def train(  # noqa: PLR0913, PLR0917
     terminal = Terminal(plain_console(quiet=not processes.first))
     if dry_run:
         model, _ = load_checkpoint(start)
-        check_training(stages, settings, model, open_named(data, held_out, level, settings.seed, say=terminal.say), processes.count)
+        check_training(stages, settings, model, open_named(data, held_out or (), level, settings.seed, say=terminal.say), processes.count)
         terminal.console.print(plan(stages, settings))
         return
     with closing(terminal), run_folder(out, resume, processes.first) as folder:
@@ -105,7 +105,7 @@ def train(  # noqa: PLR0913, PLR0917
         # Resolved once: model, tokenizer and critic all come from here.
         start = checkpoint_folder(start)
         model, tokenizer = load_checkpoint(start)
-        sources = open_named(data, held_out, level, settings.seed, say=terminal.say)
+        sources = open_named(data, held_out or (), level, settings.seed, say=terminal.say)
         source, validation = sources.played
         check_training(stages, settings, model, sources, processes.count)
         trainer = MRLTrainer(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -17,7 +18,17 @@ from rxrl.data.mixing import MixedSource, Shares, mix_of, mixed_lists
 from rxrl.data.origins import Origin
 from rxrl.data.rows import LengthLimit, conversations_of
 from rxrl.data.sources import ConversationSource, EpisodeSource, RowsSource, said, told_together
-from rxrl.data.stores import ConversationStore, PackedTexts, Store, TextStore, check_stores_apart, is_store, open_store
+from rxrl.data.stores import (
+    ConversationStore,
+    MixedTexts,
+    PackedRows,
+    Store,
+    TextStore,
+    check_stores_apart,
+    is_store,
+    open_store,
+    read_manifest,
+)
 from rxrl.data.world import GeneratedSource, level_or_default
 from rxrl.errors import ConfigError, DataError
 from rxrl.types import Conversation, Scenario
@@ -42,7 +53,10 @@ class DataConfig(BaseConfig):
         description="What to train on: a file of conversations, `scenario:NAME` or `world`; or a mix, a weight for each of them; "
         "null: the generated world.",
     )
-    held_out: str | None = Field(None, description="File of held-out conversations; needed with a file to train on.")
+    held_out: str | tuple[str, ...] | None = Field(
+        None,
+        description="File of held-out conversations; needed with a file to train on; one for each where there are several.",
+    )
     steps: int | None = Field(
         None, ge=1, le=64, description="Turns of the test conversations of the generated world (null: 16) and of scenarios (null: 12)."
     )
@@ -54,9 +68,10 @@ class DataConfig(BaseConfig):
             mix = self.mix
         except ConfigError as error:
             raise WrongValueError(str(error).rstrip("."), "train") from None
-        files = [name for name in mix if not generated(name)]
-        if self.held_out is not None and len(files) != 1:
-            raise WrongValueError("it goes with one file to train on: leave it out", "held_out")
+        try:
+            files = paired(mix, self.held_out_names)
+        except ConfigError as error:
+            raise WrongValueError(str(error).rstrip("."), "held_out") from None
         for name in ("level", "steps"):
             if len(files) == len(mix) and getattr(self, name) is not None:
                 raise WrongValueError("it is of the generated world and of scenarios: leave it out with conversations from a file", name)
@@ -66,6 +81,11 @@ class DataConfig(BaseConfig):
     def mix(self) -> dict[str, float]:
         """What is mixed, with weights; most often one name."""
         return mix_of(WORLD if self.train is None else self.train)
+
+    @property
+    def held_out_names(self) -> tuple[str, ...]:
+        """What tests the files to train on, one each in their order; empty: what they hold out themselves."""
+        return (self.held_out,) if isinstance(self.held_out, str) else self.held_out or ()
 
     @property
     def told(self) -> bool:
@@ -89,7 +109,7 @@ class Sources:
         stories: Plain texts of a split, for pre-training.
         longer: Test conversations of any length, where they are made as they are needed.
         scenarios: What MRL plays and is evaluated on, where that is not `train` and `validation`.
-        packed: Texts of a split as packed rows of a length, in place of `stories`, where they come from a token store.
+        packed: Texts of a split as packed rows of a length, in place of `stories`, where they come from token stores.
         origins: Where all this comes from.
     """
 
@@ -99,7 +119,7 @@ class Sources:
     stories: Callable[[str], Callable[[int, int], Sequence[str]]]
     longer: ConversationSource | None = None
     scenarios: tuple[EpisodeSource, EpisodeSource] | None = None
-    packed: Callable[[str, int], PackedTexts] | None = None
+    packed: Callable[[str, int], PackedRows] | None = None
     origins: tuple[Origin, ...] = ()
 
     @property
@@ -112,7 +132,8 @@ def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources
     """The generated world, or the conversations of a file.
 
     Args:
-        data: Where they come from; no mix. Without `held_out`, the splits `test` (else `validation`) of the data set are the test.
+        data: Where they come from; no mix, so one name is held out at most. Without, the splits `test` (else `validation`) of the data set
+            are the test.
         seed: Key of the draws.
         say: Is told which splits were taken, where there were several.
 
@@ -132,7 +153,8 @@ def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources
         return Sources(worlds["train"], worlds["validation"], test, world_stories, worlds["test"], origins=tuple(made))
     corpus = open_corpus(name)
     split = corpus.choose("train", say)
-    tested = corpus.other("test", "validation") if data.held_out is None else open_corpus(data.held_out).choose("test", say)
+    given = next(iter(data.held_out_names), None)
+    tested = corpus.other("test", "validation") if given is None else open_corpus(given).choose("test", say)
     if tested is None:
         raise DataError("Training data from a file needs held-out conversations too: give them with --held-out FILE.")
     train, held_out = conversations_of(split), conversations_of(tested)
@@ -159,6 +181,26 @@ def generated(name: str) -> bool:
     return name == WORLD or name.startswith(SCENARIO)
 
 
+def paired(mix: Iterable[str], held_out: Sequence[str]) -> dict[str, str | None]:
+    """The files among data by name, each with what is held out of it.
+
+    Args:
+        mix: Names.
+        held_out: As many as there are files, in their order; or none: then a file holds out a part of itself.
+
+    Raises:
+        ConfigError: There are more or fewer.
+    """
+    files = [name for name in mix if not generated(name)]
+    if held_out and len(held_out) != len(files):
+        raise ConfigError(
+            f"Held-out data are given once for each file that is trained on, in the same order: there are {len(files)} files and "
+            f"{len(held_out)} held out. The generated world and scenarios have held-out data of their own."
+        )
+    names: Sequence[str | None] = held_out or [None] * len(files)
+    return dict(zip(files, names, strict=True))
+
+
 def check_apart(train: Sequence[Conversation], held_out: Sequence[Conversation], train_name: str, held_out_name: str) -> None:
     """Refuses held-out conversations that are trained on: those that say what one says, or begin as it does under its id."""
     # The id is not enough: rows without one are called by file and number.
@@ -182,7 +224,7 @@ def rows_sources(train: Sequence[Conversation], validation: Sequence[Conversatio
     return Sources(RowsSource(train, seed), RowsSource(validation, seed), test, stories.__getitem__)
 
 
-def stored_sources(train: Store, held_out: Store | None, seed: int, *, texts: bool) -> Sources:
+def stored_sources(train: Store, held_out: Store | None, seed: int, *, texts: bool = False) -> Sources:
     """Splits of token stores.
 
     Args:
@@ -199,7 +241,7 @@ def stored_sources(train: Store, held_out: Store | None, seed: int, *, texts: bo
             raise DataError(f"{train.manifest.source} holds texts, but conversations are needed: texts are for `rxrl stage pretrain`.")
         own = train
 
-        def packed(split: str, length: int) -> PackedTexts:
+        def packed(split: str, length: int) -> PackedRows:
             if isinstance(held_out, TextStore):
                 return (own if split == "train" else held_out).packed(length, seed)
             return own.packed(length, seed, "train" if split == "train" else "validation")
@@ -231,7 +273,13 @@ def mixed_sources(parts: Sequence[tuple[Sources, float]], test: int) -> Sources:
     Args:
         parts: Splits with their weights.
         test: Test scenarios in all; fewer where a part has fewer than its share.
+
+    Raises:
+        DataError: Some hold texts and others conversations.
     """
+    texts = [(sources.packed, weight) for sources, weight in parts if sources.packed is not None]
+    if texts and len(texts) < len(parts):
+        raise DataError("Texts are mixed with texts alone: `rxrl data generate --stories` writes those of the generated world.")
     shares = Shares([weight for _, weight in parts])
 
     def stories(split: str) -> Callable[[int, int], Sequence[str]]:
@@ -248,6 +296,7 @@ def mixed_sources(parts: Sequence[tuple[Sources, float]], test: int) -> Sources:
             MixedSource([(sources.played[0], weight) for sources, weight in parts]),
             MixedSource([(sources.played[1], weight) for sources, weight in parts]),
         ),
+        packed=(lambda split, length: MixedTexts([(each(split, length), weight) for each, weight in texts])) if texts else None,
         origins=tuple(each for sources, _ in parts for each in sources.origins),
     )
 
@@ -262,9 +311,7 @@ def refuse_level(level: int | None) -> None:
         raise ConfigError("--level is for the generated world: give either --level or --data.")
 
 
-def open_data(
-    data: str | None, held_out: str | None, level: int | None, seed: int, *, texts: bool = False, say: Say | None = None
-) -> Sources:
+def open_data(data: str | None, held_out: str | None, level: int | None, seed: int, say: Say | None = None) -> Sources:
     """What a stage or a training learns from and is validated on.
 
     Args:
@@ -272,7 +319,6 @@ def open_data(
         held_out: What to validate on; None: the split `validation` of `data`, else its first twentieth.
         level: Difficulty of the generated world.
         seed: Key of the draws.
-        texts: Whether plain texts do, too.
         say: Is told which splits were taken, where there were several.
 
     Raises:
@@ -284,10 +330,8 @@ def open_data(
         return open_sources(DataConfig(level=level_or_default(level), test_conversations=1), seed)
     refuse_level(level)
     if is_store(data):
-        return _opened_stores(data, held_out, seed, texts)
+        return _opened_stores(data, held_out, seed)
     split, other = _training_splits(data, held_out, say)
-    if texts and split.holds_texts():
-        return _texts_sources(split, other, seed, IN_LETTERS)
     train = conversations_of(split)
     if other is not None:
         validation = conversations_of(other)
@@ -298,14 +342,14 @@ def open_data(
     return replace(rows_sources(train, validation, [], seed), origins=file_origins(training=split, validation=other))
 
 
-def _opened_stores(data: str, held_out: str | None, seed: int, texts: bool) -> Sources:
+def _opened_stores(data: str, held_out: str | None, seed: int) -> Sources:
     train = open_store(data)
     other = None if held_out is None else open_store(held_out)
     if other is not None:
         check_stores_apart(train, other)
     given = [("training", data, train), *([("validation", str(held_out), other)] if other is not None else [])]
     origins = tuple(Origin(use, name, store.manifest.content, "the content of the token store") for use, name, store in given)
-    return replace(stored_sources(train, other, seed, texts=texts), origins=origins)
+    return replace(stored_sources(train, other, seed), origins=origins)
 
 
 def _training_splits(data: str, held_out: str | None, say: Say | None) -> tuple[Split, Split | None]:
@@ -315,9 +359,9 @@ def _training_splits(data: str, held_out: str | None, say: Say | None) -> tuple[
     return corpus.choose("train", say), other
 
 
-def holds_texts(data: str) -> bool:
-    """Whether `--data` names plain texts, not conversations."""
-    return open_corpus(data).choose("train").holds_texts()
+def of_texts(name: str) -> bool:
+    """Whether a file, a folder, a data set or a token store holds plain texts, not conversations."""
+    return read_manifest(Path(name)).kind == "texts" if is_store(name) else open_corpus(name).choose("train").holds_texts()
 
 
 def open_texts(data: str, held_out: str | None, seed: int, limit: LengthLimit = IN_LETTERS) -> Sources:

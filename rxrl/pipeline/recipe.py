@@ -12,8 +12,8 @@ from pydantic import Field
 
 from rxrl.config import BaseConfig, load_config
 from rxrl.curricula import load_curriculum
-from rxrl.data.splits import generated, holds_texts
-from rxrl.data.stores import is_store, read_manifest
+from rxrl.data.mixing import mix_of
+from rxrl.data.splits import WORLD, generated, of_texts, paired
 from rxrl.errors import ConfigError, some_of, unknown_name
 from rxrl.factory import checkpoint_folder, load_checkpoint
 from rxrl.models import preset
@@ -27,7 +27,7 @@ from rxrl.runs.identity import WATCHING, absolute_paths, differences
 from rxrl.runs.processes import Processes
 from rxrl.runs.tracking import METRICS_FILE
 from rxrl.stages.config import STAGES, StageConfig
-from rxrl.supply import check_held_out, named_reward, open_named
+from rxrl.supply import named_reward, open_named
 from rxrl.training.callbacks import Callback
 from rxrl.training.config import MRLConfig
 from rxrl.training.trainer import MRLTrainer
@@ -66,24 +66,20 @@ class RecipeData:
     Attributes:
         texts: Of pre-training; names as `--data` takes them; None: the generated world.
         conversations: Of all other stages.
-        held_out: Conversations to validate on; None: a part of `conversations`.
+        held_out: Conversations to validate on, one for each file of `conversations`; empty: a part of it.
     """
 
     texts: Sequence[str] | None = None
     conversations: Sequence[str] | None = None
-    held_out: str | None = None
+    held_out: Sequence[str] = ()
 
     @classmethod
-    def named(cls, data: Sequence[str] | None, conversations: Sequence[str] | None, held_out: str | None, say: Say) -> RecipeData:
+    def named(cls, data: Sequence[str] | None, conversations: Sequence[str] | None, held_out: Sequence[str], say: Say) -> RecipeData:
         """Data by name: where it holds plain texts and there are no conversations, these come from the generated world."""
-        texts = data is not None and len(data) == 1 and not generated(data[0]) and _of_texts(data[0])
+        texts = data is not None and any(of_texts(name) for name in mix_of(data) if not generated(name))
         if texts and conversations is None:
             say("The data holds plain texts, so the stages after pre-training use the generated world; --conversations names others.")
         return cls(data, conversations if conversations is not None or texts else data, held_out)
-
-
-def _of_texts(name: str) -> bool:
-    return read_manifest(Path(name)).kind == "texts" if is_store(name) else holds_texts(name)
 
 
 class RecipeRun:
@@ -116,7 +112,7 @@ class RecipeRun:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         preset(recipe.preset)
-        check_held_out(data.conversations, data.held_out)
+        paired(mix_of(data.conversations or WORLD), data.held_out)
         self.recipe, self.data, self.out, self.say, self.callbacks = recipe, data, Path(out), say, tuple(callbacks)
         self.report, self.processes, self.curriculum = report, processes, load_curriculum(recipe.curriculum)
         self._shared = {"seed": seed, "precision": processes.precision}
@@ -131,7 +127,7 @@ class RecipeRun:
             folder = self.out / f"{list(STAGES).index(name) + 1}-{name}"
             data = self.data.texts if name == "pretrain" else self.data.conversations
             # What pre-training holds out is a part of its own texts.
-            held_out = self.data.held_out if data is self.data.conversations else None
+            held_out = self.data.held_out if data is self.data.conversations else ()
             yield (
                 folder,
                 StageJob(

@@ -43,7 +43,7 @@ class StageJob:
         name: One of `rxrl.stages.config.STAGES` or `BASELINE_STAGES`.
         settings: Of the stage.
         data: Names of what to train on, as `--data` takes them; None: the generated world.
-        held_out: What to validate on; None: a part of the data.
+        held_out: What to validate on, one for each file of the data; empty: a part of it.
         level: Of the generated world and of scenarios.
         start: Checkpoint to start from; None: a new model.
         preset: Size of a new model.
@@ -55,7 +55,7 @@ class StageJob:
     name: str
     settings: StageConfig
     data: Sequence[str] | None = None
-    held_out: str | None = None
+    held_out: Sequence[str] = ()
     level: int | None = None
     start: Path | None = None
     preset: str = "pico"

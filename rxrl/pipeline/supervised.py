@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rxrl.data.mixing import mix_of
 from rxrl.data.rows import LengthLimit
-from rxrl.data.splits import Sources, generated, holds_texts, open_texts, refuse_level, stored_sources
+from rxrl.data.splits import WORLD, Sources, of_texts, open_texts, paired, refuse_level, stored_sources
 from rxrl.data.stores import Options, Reporter, is_store, needs_store, open_store, sampled_tokenizer, stores_of
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.factory import load_checkpoint
@@ -26,7 +27,7 @@ def open_stage(
     size: str | None = None,
     tokenizer: Path | None = None,
     data: Sequence[str] | None = None,
-    held_out: str | None = None,
+    held_out: Sequence[str] = (),
     level: int | None = None,
     options: Options | None = None,
     reporter: Reporter | None = None,
@@ -40,9 +41,9 @@ def open_stage(
         start: Checkpoint to start from; None: a new model.
         size: Preset of a new model.
         tokenizer: Tokenizer of a new model; None: that of the token store, else one trained on the data.
-        data: Names of what to train on; None: the generated world. One token store, or one large source, which becomes one, is read as it
-            is needed; smaller sources are read whole.
-        held_out: What to validate on.
+        data: Names of what to train on; None: the generated world. Token stores, and large sources, which become one, are read as they
+            are needed; smaller sources are read whole. Texts that are mixed become token stores, whatever their size.
+        held_out: What validates the files among them, one each in their order; empty: a part of them.
         level: Difficulty of the generated world.
         options: How a large source is tokenized.
         reporter: Is told what happens.
@@ -54,29 +55,42 @@ def open_stage(
     reporter, options, changes = reporter or Reporter(), options or Options(), changes or {}
     size = size or DEFAULT_PRESET
     preset(size)
-    if data and len(data) == 1 and not generated(data[0]):
+    mix = mix_of(WORLD if data is None else data)
+    validated = paired(mix, held_out)
+    if len(validated) == len(mix):
         # Before anything is opened: it may be large, or missing.
         refuse_level(level)
-    if data and len(data) == 1 and not generated(data[0]) and needs_store(data[0]):
-        model, codec = load_checkpoint(start) if start else _model_of(data[0], size, tokenizer, options, seed, reporter, changes)
-        train, other = stores_of(data[0], held_out, codec, options, reporter)
-        return model, codec, stored_sources(train, other, seed, texts=name == "pretrain")
-    sources = open_named(data, held_out, level, seed, texts=name == "pretrain", say=reporter.say)
-    model, codec = load_checkpoint(start) if start else fresh_model(size, tokenizer, sources, data, seed, **changes)
-    if name == "pretrain" and data and len(data) == 1 and not generated(data[0]) and holds_texts(data[0]):
+    texts = [file for file in validated if of_texts(file)] if name == "pretrain" else []
+    stored = [file for file in validated if needs_store(file) or (file in texts and len(mix) > 1)]
+    if stored:
+        model, codec = load_checkpoint(start) if start else _model_of(stored, size, tokenizer, options, seed, reporter, changes)
+
+        def opened(file: str, other: str | None) -> Sources | None:
+            if file not in stored:
+                return None
+            return stored_sources(*stores_of(file, other, codec, options, reporter), seed, texts=name == "pretrain")
+
+        return model, codec, open_named(data, held_out, level, seed, say=reporter.say, opened=opened)
+    if texts:
+        ((file, other),) = validated.items()
+        sources = open_texts(file, other, seed)
+        model, codec = load_checkpoint(start) if start else fresh_model(size, tokenizer, sources, data, seed, **changes)
         # Only now is there a tokenizer to measure with: what is longer than the model takes is cut into several texts.
-        sources = open_texts(data[0], held_out, seed, LengthLimit.of_texts(model.config.max_length, codec))
+        return model, codec, open_texts(file, other, seed, LengthLimit.of_texts(model.config.max_length, codec))
+    sources = open_named(data, held_out, level, seed, say=reporter.say)
+    model, codec = load_checkpoint(start) if start else fresh_model(size, tokenizer, sources, data, seed, **changes)
     return model, codec, sources
 
 
 def _model_of(
-    data: str, size: str, tokenizer: Path | None, options: Options, seed: int, reporter: Reporter, changes: Mapping[str, Any]
+    stored: Sequence[str], size: str, tokenizer: Path | None, options: Options, seed: int, reporter: Reporter, changes: Mapping[str, Any]
 ) -> tuple[ReactiveTransformer, Tokenizer]:
-    """A model with random weights for a token store or a large source."""
+    """A model with random weights for token stores or large sources, with the tokenizer of the first store, or of the first source."""
+    stores = [file for file in stored if is_store(file)]
     if tokenizer is not None:
         codec = Tokenizer.load(tokenizer)
-    elif is_store(data):
-        codec = open_store(data).files.load_tokenizer()
+    elif stores:
+        codec = open_store(stores[0]).files.load_tokenizer()
     else:
-        codec = sampled_tokenizer(data, preset(size).vocab_size, options, reporter)
+        codec = sampled_tokenizer(stored[0], preset(size).vocab_size, options, reporter)
     return ReactiveTransformer.from_preset(size, seed=seed, **{**codec.model_settings, **changes}), codec

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rxrl.algorithms import LossResult
 from rxrl.data.batches import checked_ids, texts_apart
 from rxrl.data.sources import ConversationSource
-from rxrl.data.stores import PackedTexts
+from rxrl.data.stores import PackedRows
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.models import ReactiveTransformer
 from rxrl.runs.processes import Share
@@ -48,8 +48,8 @@ class LanguageTask:
         return cls._sized(config, lambda start, count: batch(texts, start, count), batch(held_out, 0, config.validation_rows))
 
     @classmethod
-    def on_packed(cls, config: LanguageConfig, texts: PackedTexts, held_out: PackedTexts) -> LanguageTask:
-        """Texts of a token store, packed into rows of the model's length."""
+    def on_packed(cls, config: LanguageConfig, texts: PackedRows, held_out: PackedRows) -> LanguageTask:
+        """Texts of token stores, packed into rows of the model's length."""
         validated = held_out.batch(0, min(config.validation_rows, held_out.blocks)).tokens
         return cls._sized(config, lambda start, count: texts.batch(start, count).tokens, validated)
 

@@ -15,7 +15,7 @@ from rxrl.cli.data import app
 from rxrl.data.corpora import split_of
 from rxrl.data.importers import import_chat, import_text
 from rxrl.data.rows import read_conversations
-from rxrl.data.splits import DataConfig, holds_texts, open_data, open_sources, open_texts
+from rxrl.data.splits import DataConfig, of_texts, open_data, open_sources, open_texts
 from rxrl.errors import DataError
 from rxrl.template import system_interaction
 
@@ -214,7 +214,7 @@ def test_texts_keep_to_their_split_too(folder: Path) -> None:
     assert import_text("t:validation") == ["Four.", "Five."]
     with pytest.raises(DataError, match="has the splits"):
         import_text("t")
-    assert holds_texts("t")
+    assert of_texts("t")
     stories = open_texts("t", None, 0).stories
     assert set(stories("train")(0, 4)) == {"One.", "Two."}
     assert set(stories("validation")(0, 4)) == {"Four.", "Five."}

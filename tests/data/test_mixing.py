@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rxrl.config import parse_config
 from rxrl.data.mixing import MixedSource, Shares, mix_of
-from rxrl.data.rows import write_conversations
+from rxrl.data.rows import read_conversations, write_conversations
 from rxrl.data.sources import RowsSource
 from rxrl.data.splits import DataConfig
 from rxrl.data.world import GeneratedSource
@@ -101,7 +101,7 @@ def rows_file(folder: Path, name: str, seed: int, count: int = 8) -> str:
 
 def test_splits_of_a_mix_hold_each_part_apart(tmp_path: Path) -> None:
     rows, held_out = rows_file(tmp_path, "rows", 1), rows_file(tmp_path, "held", 2)
-    sources = open_named(["scenario:guess", "world=2", rows], held_out, 2, seed=3)
+    sources = open_named(["scenario:guess", "world=2", rows], [held_out], 2, seed=3)
     train, validation = (each.take(steps=4, strategy="multi-step", start=0, count=8) for each in sources.played)
     assert not {each.id for each in train} & {each.id for each in validation}
     assert Counter(each.extra.get("scenario", "row") for each in train) == {"guess": 2, "row": 6}
@@ -120,16 +120,27 @@ def test_settings_take_a_mix(tmp_path: Path) -> None:
     for wrong, said in (
         ({"train": {"world": -1}}, "train"),
         ({"train": {}}, "at least one part with a weight above 0"),
-        ({"train": {"world": 1}, "held_out": rows}, "held_out: it goes with one file"),
+        ({"train": {"world": 1}, "held_out": rows}, "held_out: .* there are 0 files and 1 held out"),
         ({"train": {rows: 1, f"./{rows}": 1}, "level": 2}, "level: it is of the generated world and of scenarios"),
     ):
         with pytest.raises(ConfigError, match=said):
             parse_config(wrong, DataConfig)
 
 
-def test_held_out_needs_the_one_file_that_it_belongs_to() -> None:
-    with pytest.raises(ConfigError, match="--held-out goes with one file as --data, got 0"):
-        open_named(["scenario:guess", "world"], "rows.jsonl", None, seed=0)
+def test_each_file_of_a_mix_is_held_out_by_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there are 0 files and 1 held out"):
+        open_named(["scenario:guess", "world"], ["rows.jsonl"])
+    rows, more, held_out, other = (rows_file(tmp_path, name, seed) for seed, name in enumerate(("rows", "more", "held", "other")))
+    with pytest.raises(ConfigError, match="there are 2 files and 1 held out"):
+        open_named([rows, "world", more], [held_out])
+    sources = open_named([rows, "world", more], [held_out, other], 1)
+    found = sources.validation.take(steps=4, strategy="multi-step", start=0, count=24)
+    known = [{each.id for each in read_conversations(name)} for name in (held_out, other)]
+    assert [sum(each.id in ids for each in found) for ids in known] == [8, 8]
+    with pytest.raises(DataError, match="8 conversations are in both"):
+        open_named([rows, more], [held_out, more])
+    tested = open_configured(parse_config({"train": {rows: 1, more: 1}, "held_out": [held_out, other]}, DataConfig), seed=0)
+    assert {each.id for each in tested.test} == known[0] | known[1]
 
 
 def test_the_reward_of_a_mix_is_that_of_its_parts() -> None:

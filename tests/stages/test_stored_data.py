@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from rxrl.cli.stage import app
 from rxrl.data.corpora import open_corpus
 from rxrl.data.rows import to_row
-from rxrl.data.stores import Options, build, opening
+from rxrl.data.stores import Options, TextStore, build, opening
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import ConfigError, DataError
@@ -91,7 +92,7 @@ def test_every_stage_trains_on_a_store_of_conversations(name, folder):
 
 def test_what_does_not_fit_is_told_before_anything_is_trained(folder):
     def opened(stage, data, held_out=None, **options):
-        return open_stage(stage, 0, data=[data], held_out=held_out, **options)
+        return open_stage(stage, 0, data=[data], held_out=[held_out] if held_out else (), **options)
 
     with pytest.raises(DataError, match="holds texts, but conversations are needed"):
         opened("smat", "stories.jsonl")
@@ -129,14 +130,42 @@ def test_the_tokenizer_of_a_store_is_that_of_a_new_model_and_texts_of_conversati
 
 def test_a_store_is_a_source_of_trainings_and_mixes(folder):
     build(open_corpus("talks.jsonl").choose("train"), "store", Tokenizer.train([row["query"] for row in TALKS], 300), Options())
-    alone, mixed = open_named("store", None, None, 0), open_named(["store", "world=3"], None, 1, 0)
+    alone, mixed = open_named("store"), open_named(["store", "world=3"], level=1)
     found = alone.train.take(steps=2, strategy="multi-step", start=0, count=30)
     known = {row["id"] for row in TALKS}
     assert {each.id for each in found} <= known
     assert [each.id in known for each in mixed.train.take(steps=1, strategy="multi-step", start=0, count=8)].count(True) == 2
     build(open_corpus("stories.jsonl").choose("train"), "texts", Tokenizer.train([row["query"] for row in TALKS], 300), Options())
     with pytest.raises(DataError, match="holds texts, but conversations are needed"):
-        open_named("texts", None, None, 0)
+        open_named("texts")
+
+
+def test_texts_are_mixed_by_rows_and_each_file_has_its_own_validation(folder):
+    codec = Tokenizer.train([row["text"] for row in STORIES], 400)
+    for name, word in (("more", "More"), ("held", "Held")):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": f"{word} {row['text']}"}) + "\n" for row in STORIES))
+    build(open_corpus("stories.jsonl").choose("train"), "store", codec, Options())
+    model, found, sources = open_stage("pretrain", 0, data=["store=3", "more.jsonl"], held_out=["held.jsonl", "stories.jsonl"])
+    assert found.hash == codec.hash
+    length = model.config.max_length
+    rows, held_out = sources.packed("train", length), sources.packed("validation", length)
+
+    def mores(batch):
+        return [text.count("More") > text.count("Held") for text in map(codec.decode, batch.tokens.ids.tolist())]
+
+    assert mores(rows.batch(0, 8)) == mores(rows.batch(8, 8))
+    assert sum(mores(rows.batch(0, 8))) == 2
+    assert all("Held" in text for text in map(codec.decode, held_out.batch(0, 3).tokens.ids.tolist()[:1]))
+    whole, parts = rows.batch(5, 9), [rows.batch(5, 9, rank, 2) for rank in (0, 1)]
+    for name in ("documents", "positions"):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(each, name) for each in parts]))
+    assert torch.equal(whole.tokens.ids, torch.cat([each.tokens.ids for each in parts]))
+    # As many rows as the store has make three quarters of the mix before one of them comes again.
+    assert rows.blocks == TextStore("store").packed(length, 0).blocks * 4 // 3
+    with pytest.raises(DataError, match="120 texts are in both"):
+        open_stage("pretrain", 0, data=["store", "more.jsonl"], held_out=["stories.jsonl", "held.jsonl"])
+    with pytest.raises(DataError, match="Texts are mixed with texts alone"):
+        open_stage("pretrain", 0, data=["store", "world"])
 
 
 def test_of_processes_that_start_together_one_tokenizes_and_the_others_wait(folder, monkeypatch):

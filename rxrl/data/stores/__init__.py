@@ -13,13 +13,15 @@ from rxrl.data.stores.conversations import ConversationStore, StoredConversation
 from rxrl.data.stores.manifest import Manifest, is_store, read_manifest
 from rxrl.data.stores.opening import Reporter, Store, check_stores_apart, needs_store, open_store, sampled_tokenizer, stores_of
 from rxrl.data.stores.options import Options
-from rxrl.data.stores.texts import PackedBatch, PackedTexts, TextStore
+from rxrl.data.stores.texts import MixedTexts, PackedBatch, PackedRows, PackedTexts, TextStore
 
 __all__ = [
     "ConversationStore",
     "Manifest",
+    "MixedTexts",
     "Options",
     "PackedBatch",
+    "PackedRows",
     "PackedTexts",
     "Reporter",
     "Store",

@@ -6,15 +6,17 @@ every token is seen once an epoch. A batch depends on seed and position alone; s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rxrl.data.mixing import Shares
 from rxrl.data.stores.manifest import REFUSAL, StoreFiles
 from rxrl.data.stores.parts import FEW, Part, Parting
 from rxrl.data.stores.permutation import Permutation
@@ -89,6 +91,17 @@ class TextStore:
             DataError: There are too few texts to part.
         """
         return PackedTexts(self, length, seed, part, share)
+
+
+class PackedRows(Protocol):
+    """Rows of packed texts, endlessly."""
+
+    @property
+    def blocks(self) -> int:
+        """Rows before one comes again."""
+
+    def batch(self, position: int, rows: int, rank: int = 0, world_size: int = 1) -> PackedBatch:
+        """Rows from a position of the endless sequence on; see `PackedTexts.batch`."""
 
 
 class PackedTexts:
@@ -186,3 +199,39 @@ class PackedTexts:
                 positions[row, begin:end] = np.arange(end - begin)
         marks = torch.from_numpy(documents)
         return PackedBatch(TokenBatch(torch.from_numpy(ids), marks >= 0), marks, torch.from_numpy(positions))
+
+
+class MixedTexts:
+    """Packed rows of several stores in fixed shares; the same position always holds the same row.
+
+    Args:
+        parts: Rows of one length, with their weights: shares of the rows, and so about of the tokens.
+
+    Attributes:
+        blocks: Rows before one of a part comes again.
+    """
+
+    def __init__(self, parts: Sequence[tuple[PackedRows, float]]) -> None:
+        self._parts = [rows for rows, _ in parts]
+        self._shares = Shares([weight for _, weight in parts])
+        whole = sum(weight for _, weight in parts)
+        self.blocks = max(1, min(int(rows.blocks * whole / weight) for rows, weight in parts))
+
+    def batch(self, position: int, rows: int, rank: int = 0, world_size: int = 1) -> PackedBatch:
+        """Rows from a position of the endless sequence on, or the part of them that one process takes; see `PackedTexts.batch`."""
+        first, last = (position + rows * each // world_size for each in (rank, rank + 1))
+
+        def taker(part: PackedRows) -> Callable[[int, int], list[PackedBatch]]:
+            return lambda start, count: _single_rows(part.batch(start, count)) if count else []
+
+        found = self._shares.gather(first, last - first, [taker(part) for part in self._parts])
+        tokens = TokenBatch(torch.cat([each.tokens.ids for each in found]), torch.cat([each.tokens.mask for each in found]))
+        return PackedBatch(tokens, torch.cat([each.documents for each in found]), torch.cat([each.positions for each in found]))
+
+
+def _single_rows(batch: PackedBatch) -> list[PackedBatch]:
+    tokens = batch.tokens
+    return [
+        PackedBatch(TokenBatch(tokens.ids[at], tokens.mask[at]), batch.documents[at], batch.positions[at])
+        for at in (slice(row, row + 1) for row in range(len(tokens.ids)))
+    ]
