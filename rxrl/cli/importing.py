@@ -283,8 +283,9 @@ def _limit(max_length: int | None, tokenizer: Path | None) -> LengthLimit | None
 
 def _finish(result: ImportResult, conversations: Sequence[Conversation], out: Path) -> None:
     _write(conversations, out)
-    echo(", ".join(f"{name} {count}" for name, count in result.counts.items()) + ".")
     show_refused(result.refused)
+    # Last, so that a long list does not hide it.
+    echo(", ".join(f"{name} {count}" for name, count in result.counts.items()) + ".")
 
 
 def _write(conversations: Sequence[Conversation], out: Path) -> None:

@@ -45,12 +45,12 @@ Seed = Annotated[int | None, typer.Option(help="Random seed. Default: that of th
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --out.")]
 
 
-def assigned(text: str) -> tuple[str, Any]:
+def assigned(text: str, option: str = "--set") -> tuple[str, Any]:
     """Name and value of an option `name=value`."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise ConfigError(f"--set takes name=value, such as limit=10, got {text!r}.")
-    return name.strip(), parse_yaml(value, f"--set {text}").data
+        raise ConfigError(f"{option} takes name=value, such as limit=10, got {text!r}.")
+    return name.strip(), parse_yaml(value, f"{option} {text}").data
 
 
 def quoted(text: str | None) -> str | None:

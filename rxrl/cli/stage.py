@@ -22,6 +22,7 @@ from rxrl.cli.shared import (
     Seed,
     Start,
     TrainData,
+    assigned,
     needed,
     run_folder,
     seed_override,
@@ -52,6 +53,9 @@ def stage(  # noqa: PLR0913, PLR0917
     size: Annotated[
         str | None, typer.Option("--preset", help="Size of a new model, without --from. Default: pico; pico-causal for a baseline.")
     ] = None,
+    sizes: Annotated[
+        list[str] | None, typer.Option("--model", help="Change one field of a new model, such as slots=64 or layers=4. Repeatable.")
+    ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer of a new model. Default: one trained on the data.")] = None,
     config: ConfigFile = None,
     override: Overrides = None,
@@ -72,10 +76,11 @@ def stage(  # noqa: PLR0913, PLR0917
     if name not in stages:
         raise ConfigError(unknown_name("stage", name, stages))
     settings = load_config(config, stages[name], [*seed_override(seed), *(override or [])])
-    if start is not None and (size or tokenizer):
-        raise ConfigError("--preset and --tokenizer are for a fresh model: leave them out, or leave out --from.")
+    if start is not None and (size or sizes or tokenizer):
+        raise ConfigError("--preset, --model and --tokenizer are for a fresh model: leave them out, or leave out --from.")
+    model = dict(assigned(each, "--model") for each in sizes or [])
     default = DEFAULT_BASELINE if name in BASELINE_STAGES else DEFAULT_PRESET
-    job = StageJob(name, settings, data, held_out or (), level, start, size or default, {}, tokenizer, Options(skip_bad=skip_bad))
+    job = StageJob(name, settings, data, held_out or (), level, start, size or default, model, tokenizer, Options(skip_bad=skip_bad))
     processes = Processes(settings.precision)
     terminal = Terminal(plain_console(quiet=not processes.first))
     if dry_run:

@@ -14,7 +14,7 @@ from rxrl.factory import TokenEmbeddings
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.config import StagesConfig
 from rxrl.runs.optim import check_groups
-from rxrl.stages.config import LanguageConfig, SmatConfig, StageConfig
+from rxrl.stages.config import LanguageConfig, ReadingConfig, SmatConfig, StageConfig
 from rxrl.training.config import MRLConfig
 from rxrl.training.episodes import stage_rewards
 from rxrl.training.rules import check_rules, check_signals, check_stages
@@ -22,6 +22,8 @@ from rxrl.types import RewardFunction, TextCodec
 
 _MARKERS = 8
 """Tokens of an interaction that are no text, at most."""
+_READ, _FEW = 64, 0.1
+"""Conversations of the stage `reading` that are looked at, and the share of them that must ask for something."""
 _LOOKED_AT = 16
 """Conversations of a stage that are looked at; those of a mix alternate."""
 
@@ -119,6 +121,18 @@ def check_parts(name: str, config: StageConfig, model: ReactiveTransformer) -> N
             f"This model has no encoder, which the stage {name} trains too: to train the decoder alone, "
             "add --set mode=separate --set encoder_share=0 --set freeze_embedding=false."
         )
+
+
+def reading_hint(sources: Sources) -> str | None:
+    """What to say where hardly any conversation asks for something in its first turn, which is all that the stage `reading` learns from."""
+    found = sources.train.take(steps=ReadingConfig.steps, strategy="multi-step", start=0, count=_READ)
+    asking = sum(bool(each.follow_ups[0].asks) for each in found)
+    if any(each.follow_ups[0].asks is None for each in found) or asking >= _READ * _FEW:
+        return None
+    return (
+        f"Of {_READ} conversations {asking} ask for something in their first turn, and the stage reading learns from these alone: give it "
+        "conversations of one turn, in which the first interaction tells what the second one asks for."
+    )
 
 
 def check_lengths(config: StageConfig, sources: Sources) -> None:

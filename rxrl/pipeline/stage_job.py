@@ -13,14 +13,14 @@ from rxrl.data.stores import Options, Reporter
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError
 from rxrl.models import ReactiveTransformer, preset
-from rxrl.pipeline.checks import check_lengths, check_parts
+from rxrl.pipeline.checks import check_lengths, check_parts, reading_hint
 from rxrl.pipeline.parts import CHECKPOINT, make_task
 from rxrl.pipeline.supervised import open_stage
 from rxrl.policies import rereads
 from rxrl.runs.callbacks import RunCallback
 from rxrl.runs.folder import RunFolder
 from rxrl.runs.identity import save_settings
-from rxrl.stages.config import BASELINE_STAGES, StageConfig
+from rxrl.stages.config import BASELINE_STAGES, ReadingConfig, StageConfig
 from rxrl.stages.runner import StageRunner
 from rxrl.stages.tasks import StageTask
 
@@ -126,7 +126,10 @@ class StageJob:
             Interrupted: A signal came; a checkpoint was written.
             RxrlError: Something is missing or wrong.
         """
-        model, codec, task = self.open(report)
+        model, codec, sources = self.prepare(report)
+        if isinstance(self.settings, ReadingConfig) and (hint := reading_hint(sources)):
+            say(hint)
+        task = make_task(self.name, self.settings, sources, codec, model.config.max_length)
         runner = StageRunner(self.name, model, codec, task, self.settings, folder, callbacks, checkpoint_every)
         if resume and not runner.resume():
             runner.log.rewind()

@@ -19,7 +19,7 @@ from rxrl.data.rows import to_row
 from rxrl.data.stores import Options, TextStore, build, opening
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import GeneratedSource
-from rxrl.errors import ConfigError, DataError
+from rxrl.errors import ConfigError, DataError, RxrlError
 from rxrl.pipeline.supervised import open_stage
 from rxrl.supply import open_named
 
@@ -194,3 +194,29 @@ def test_a_sample_is_taken_from_all_parts_of_a_source(folder, monkeypatch):
     texts = opening.sample_texts(open_corpus("shards").choose("train"), Options())
     assert {text.split()[1] for text in texts} == set("0123456789")
     assert sum(map(len, texts)) < 1000
+
+
+@pytest.mark.slow
+def test_reading_says_that_hardly_any_conversation_asks_at_once(folder):
+    later = [{"query": "Nice.", "answer": "Yes.", "asks": []}, {"query": "Where?", "answer": "At home.", "asks": ["anna.place"]}]
+    facts = [{"key": "anna.place", "value": "home"}]
+    rows = [{"query": f"{n}. Anna is at home.", "answer": "Okay.", "facts": facts, "asks": [], "interactions": later} for n in range(40)]
+    asked = [{**row, "interactions": row["interactions"][1:]} for row in rows]
+    for name, some, hint in (("late", rows, True), ("at-once", asked, False)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+        shown = run("reading", "--data", f"{name}.jsonl", "--out", name, sets=["iterations=1"])
+        assert ("Of 64 conversations 0 ask for something in their first turn" in shown) == hint
+
+
+@pytest.mark.slow
+def test_sizes_of_a_new_model_are_set_one_by_one(folder):
+    run("sft", "--data", "talks.jsonl", "--model", "slots=8", "--model", "layers=1", "--out", "small", sets=["iterations=1"])
+    config = json.loads((folder / "small" / "checkpoint" / "config.json").read_text())
+    assert (config["slots"], config["layers"]) == (8, 1)
+    for given, said in (
+        (["--model", "slots"], "--model takes name=value"),
+        (["--model", "slot=8"], "Preset 'pico' cannot be changed like this: .*slot"),
+        (["--model", "slots=8", "--from", "small/checkpoint"], "are for a fresh model"),
+    ):
+        with pytest.raises(RxrlError, match=said):
+            run("sft", "--data", "talks.jsonl", "--out", "other", *given)
