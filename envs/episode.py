@@ -125,8 +125,8 @@ class Episode:
             raise ScenarioError(f"Scenario {self.scenario.id!r} says nothing before turn 1, so there is nothing to play.")
         return written
 
-    def scored_turn(self, answer_ids: Sequence[int], text: str) -> Turn:
-        """The turn that `answer_ids` answer, with the outcome that the scenario gives it.
+    def scored_turn(self, answer_ids: Sequence[int], text: str, thought: Sequence[int] = ()) -> Turn:
+        """The turn that `answer_ids` answer behind a thought, with the outcome that the scenario gives it.
 
         Raises:
             ScenarioError: The scenario failed to judge it.
@@ -158,6 +158,8 @@ class Episode:
             extra=spoken.extra,
             history=tuple(self.saved),
             framed=() if spoken.framed is None and not self.limits.think else spoken.prompt,
+            thought_ids=_without_markers(thought),
+            reference_thought_ids=spoken.thought_ids if self.limits.think else (),
         )
         return self._dialogue.judge(turn)
 

@@ -78,6 +78,12 @@ class Spoken:
     prompt: tuple[int, ...]
     framed: Tokens | None = None
 
+    @property
+    def thought_ids(self) -> tuple[int, ...]:
+        """Ids of what the reference thinks before its answer."""
+        said = () if self.framed is None else tuple(self.framed.said)
+        return said[1 : said.index(ANSWER) if ANSWER in said else None] if said[:1] == (THINK,) else ()
+
 
 class Speech:
     """Makes tokens of what is said.

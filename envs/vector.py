@@ -288,7 +288,7 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         if not self._begun:
             raise EpisodeError("The environment was stepped before it was reset: call reset() first.")
         thoughts, answers = self._parted(answer_rows(actions, self.num_envs))
-        turns = self._turns(answers)
+        turns = self._turns(answers, thoughts)
         scores = self._scores(turns)
         try:
             terminated, truncated, written = self._advance(answers, turns, thoughts)
@@ -396,10 +396,10 @@ class ConversationVectorEnv(LiveSpec, VectorEnv[Observation, Any, NDArray[Any]])
         parts = [split_said(ids, think=True) for ids in said]
         return [list(each["think"][: self.limits.think]) for each in parts], [list(each["answer"][: self.limits.answer]) for each in parts]
 
-    def _turns(self, answers: list[Ids]) -> list[Turn | None]:
+    def _turns(self, answers: list[Ids], thoughts: list[Ids]) -> list[Turn | None]:
         return [
-            None if episode is None or episode.done else episode.scored_turn(ids, self.codec.decode(ids))
-            for episode, ids in zip(self._episodes, answers, strict=True)
+            None if episode is None or episode.done else episode.scored_turn(ids, self.codec.decode(ids), thought)
+            for episode, ids, thought in zip(self._episodes, answers, thoughts, strict=True)
         ]
 
     def _scores(self, turns: list[Turn | None]) -> list[Score | None]:

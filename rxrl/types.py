@@ -208,6 +208,7 @@ class Turn:
         extra: Extra columns of the conversation, overlaid by those of the interaction.
         outcome: What the scenario itself says about the answer; None where it says nothing.
         framed: Ids of the whole prompt where it is not `[BOS] [Q] query [A]`: in the interaction template. Empty elsewhere.
+        thought_ids, reference_thought_ids: Ids of what was thought before the answer, and of what the data set thinks before its own.
     """
 
     conversation_id: str
@@ -234,11 +235,17 @@ class Turn:
     history: tuple[SavedInteraction, ...] = ()
     outcome: Score | None = None
     framed: tuple[int, ...] = ()
+    thought_ids: tuple[int, ...] = ()
+    reference_thought_ids: tuple[int, ...] = ()
 
     @property
     def prompt(self) -> list[int]:
         """Ids of the whole prompt, markers included."""
         return list(self.framed) or prompt_ids(self.query_ids)
+
+    def reply(self, answer_ids: Sequence[int], thought_ids: Sequence[int] = ()) -> list[int]:
+        """Ids that follow the prompt where this is the answer; where it asks for thoughts, these and `[A]` come first."""
+        return [*answer_ids] if self.prompt[-1] == ANSWER else [*thought_ids, ANSWER, *answer_ids]
 
 
 @dataclass(frozen=True, slots=True)

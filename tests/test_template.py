@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from rxrl.algorithms import AlgorithmConfig
 from rxrl.cli.main import app
 from rxrl.data.batches import checked_ids, episode_batch
 from rxrl.data.corpora import open_corpus
@@ -40,6 +41,7 @@ from rxrl.template import (
     system_interaction,
     texts_of,
 )
+from rxrl.training.replay import policy_log_probs
 from rxrl.training.rollout import collect
 from rxrl.training.signals import Material
 from rxrl.types import ANSWER, BOS, EOS, QUERY, Action, Conversation, Interaction, TokenBatch, interaction_ids
@@ -391,9 +393,10 @@ def test_thoughts_are_written_but_are_no_answer() -> None:
     assert played.single_action_space["ids"].shape == (played.limits.answer + 1 + 9,)
 
 
-def test_signals_teach_behind_the_prompt_that_was_played_and_read_what_was_written() -> None:
+@pytest.mark.parametrize("think", [0, 8])
+def test_signals_teach_behind_the_prompt_that_was_played_and_read_what_was_written(think: int) -> None:
     network, chosen = model().eval(), [conversation()]
-    rollout = collect(env(0, memory=StmBackend(network)), ModelPolicy(network, 5), chosen, seed=0, iteration=0)
+    rollout = collect(env(think, memory=StmBackend(network)), ModelPolicy(network, 5), chosen, seed=0, iteration=0)
     grid = rollout.turn_grid()
     signals = signals_of(reference=1.0, teacher={"coefficient": 1.0, "options": {"reads": "last"}})
     lessons = signals.lessons(Material(rollout, grid, chosen, MARKED, network.config.max_length, 0))
@@ -401,11 +404,51 @@ def test_signals_teach_behind_the_prompt_that_was_played_and_read_what_was_writt
         assert turn is not None
         [said], [read] = (TokenBatch(each.tokens.ids[number, 0], each.tokens.mask[number, 0]).rows() for each in lessons.values())
         [played] = TokenBatch(rollout.turns.ids[number], rollout.turns.mask[number]).rows()
-        prompt = played[: played.index(ANSWER) + 1]
-        assert said == [*prompt, *turn.reference_ids, EOS]
-        assert lessons["reference"].answer[number].sum() == len(turn.reference_ids) + 1
+        prompt = played[: played.index(THINK if think else ANSWER) + 1]
+        own = chosen[0].follow_ups[number]
+        taught = [*ids(own.extra.get("think", "")), ANSWER, *ids(own.answer)] if think else ids(own.answer)
+        assert said == [*prompt, *taught, EOS]
+        assert lessons["reference"].answer[number].sum() == len(taught) + 1
         [written] = TokenBatch(rollout.writes.ids[number], rollout.writes.mask[number]).rows()
         assert read == written
+
+
+def test_thoughts_are_sampled_scored_and_replayed_as_answers_are() -> None:
+    network = model().eval()
+    played = env(8, memory=StmBackend(network))
+    rollout = collect(played, ModelPolicy(network, played.limits.said), [conversation()], seed=0, iteration=0)
+    replayed = policy_log_probs(network, rollout, AlgorithmConfig())
+    torch.testing.assert_close(replayed, rollout.sampled_log_probs)
+    turns = [turn for (turn,) in rollout.turn_grid() if turn is not None]
+    assert any(turn.thought_ids for turn in turns)
+    for number, turn in enumerate(turns):
+        [row] = TokenBatch(rollout.turns.ids[number], rollout.turns.mask[number]).rows()
+        # Every sampled token is one of the policy's: what was thought, `[A]`, the answer and `[EOS]`.
+        assert rollout.answer[number].sum() == len(row) - len(turn.prompt) == (replayed[number] != 0).sum()
+        if number + 1 < len(rollout.writes.ids) and ANSWER in row and EOS in row:
+            [written] = TokenBatch(rollout.writes.ids[number + 1], rollout.writes.mask[number + 1]).rows()
+            assert written == [*turn.prompt[:-1], *([THINK, *turn.thought_ids] if turn.thought_ids else []), ANSWER, *turn.answer_ids, EOS]
+
+
+def test_pairs_of_a_preference_have_the_same_thought() -> None:
+    told = {"facts": [{"key": "rome.weather", "value": "sunny"}, {"key": "oslo.weather", "value": "rainy"}], "asks": []}
+    asking = {"query": "Rome?", "think": "Look it up.", "answer": "It is sunny.", "asks": ["rome.weather"]}
+    row = {"query": "Rome is sunny, Oslo is rainy.", "answer": "Okay.", **told, "interactions": [asking, asking]}
+    network, chosen = model().eval(), [to_conversation(row, "pairs")]
+    played = ConversationVectorEnv(
+        chosen,
+        max_think_tokens=16,
+        memory=StmBackend(network),
+        reward=load_reward("retention"),
+        codec=MARKED,
+        values={"weather": ("sunny",)},
+    )
+    rollout = collect(played, ModelPolicy(network, 5), chosen, seed=0, iteration=0)
+    signals = signals_of(preference={"coefficient": 1.0, "options": {"pairs": ["rivals"]}})
+    lesson = signals.lessons(Material(rollout, rollout.turn_grid(), chosen, MARKED, 64, 0))["preference"]
+    pair = TokenBatch(lesson.tokens.ids[0, 0], lesson.tokens.mask[0, 0]).rows()
+    asked = prompt_tokens("Rome?", MARKED, think=True)
+    assert pair == [[*asked, *ids("Look it up."), ANSWER, *ids(f"It is {weather}."), EOS] for weather in ("sunny", "rainy")]
 
 
 @pytest.mark.parametrize("think", [0, 8])

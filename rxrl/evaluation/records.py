@@ -59,17 +59,20 @@ class TurnRecord:
         """The record as JSON values, those of the turn beside the others; `exact` is added for readers of the file."""
         turn = {"turn" if item.name == "index" else item.name: getattr(self.turn, item.name) for item in fields(Turn)}
         for name in ("saved", "history"):
-            turn[name] = [_without_empty_frame(asdict(interaction)) for interaction in turn[name]]
-        turn = _without_empty_frame(turn)
+            turn[name] = [_without_empty_parts(asdict(interaction)) for interaction in turn[name]]
+        turn = _without_empty_parts(turn)
         if (outcome := self.turn.outcome) is not None:
             turn["outcome"] = {"value": outcome.value, "terms": dict(outcome.terms)}
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "turn"}
         return turn | own | {"exact": self.exact}
 
 
-def _without_empty_frame(values: dict[str, Any]) -> dict[str, Any]:
-    """Only the interaction template frames ids in another way than all data."""
-    return values if values["framed"] else {name: value for name, value in values.items() if name != "framed"}
+_OF_TEMPLATE = {"framed", "thought_ids", "reference_thought_ids"}
+
+
+def _without_empty_parts(values: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out what the interaction template alone fills, where it is empty."""
+    return {name: value for name, value in values.items() if value or name not in _OF_TEMPLATE}
 
 
 _REFUSAL = Refusal(advice="use a file that an evaluation wrote", expected="a turn record")

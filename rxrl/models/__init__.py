@@ -3,7 +3,7 @@
 from rxrl.models.config import AttentionConfig, DecoderConfig, EncoderConfig, GateConfig, MemoryAttentionConfig, ModelConfig
 from rxrl.models.generation.async_session import AsyncReactiveSession
 from rxrl.models.generation.batch import Generation, Step, generate, generate_steps
-from rxrl.models.generation.sampling import Sampling, answer_logits
+from rxrl.models.generation.sampling import Sampling, answer_logits, thinking
 from rxrl.models.generation.session import AnswerEnd, MemoryUpdated, MemoryUpdating, ReactiveSession, Token
 from rxrl.models.heads import Critic, MLMHead, SharedCritic
 from rxrl.models.interop.rxlm import export_rxlm, import_rxlm
@@ -42,4 +42,5 @@ __all__ = [
     "generate_steps",
     "import_rxlm",
     "preset",
+    "thinking",
 ]

@@ -274,10 +274,11 @@ class Pipeline:
 
     def measure(self, model: ReactiveTransformer, tokenizer: Tokenizer, sources: Sources, name: str, controls: Sequence[str]) -> Evaluation:
         """Greedy answers on the test conversations, always from fresh memory; then the same under stress."""
-        known, limit = sources.train.take(steps=1, strategy="multi-step", start=0, count=500), self.mrl.max_answer_tokens
+        known = sources.train.take(steps=1, strategy="multi-step", start=0, count=500)
+        limits = {name: getattr(self.mrl, name) for name in ("max_answer_tokens", "max_think_tokens")}
 
         def make(played: Sequence[Scenario]) -> Play:
-            return model_play(model, tokenizer, played, reward=self.reward, known=known, max_answer_tokens=limit)
+            return model_play(model, tokenizer, played, reward=self.reward, known=known, **limits)
 
         folder, seed = self.folder / "evaluation" / name, self.config.seed
         evaluation = evaluate(*make(sources.test), sources.test, seed=seed, controls=tuple(controls))

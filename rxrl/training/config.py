@@ -57,6 +57,12 @@ class MRLConfig(BaseConfig):
     reward: str | dict[str, Any] = Field("retention", description="Reward: a name, `pkg.mod:fn`, `path/file.py:fn`, or a mapping.")
     env: str = Field("conversation", description="Environment: a name that a package registers, `pkg.mod:Class` or `path/file.py:Class`.")
     max_answer_tokens: int = Field(ANSWER_TOKENS, ge=1, description="Longest answer in tokens, without [EOS].")
+    max_think_tokens: int = Field(
+        0,
+        ge=0,
+        description="Most tokens that are thought before an answer; 0: answers come at once. Needs a tokenizer with the markers of the "
+        "interaction template. What is thought is trained as the answer is, and written into memory; rewards see the answer alone.",
+    )
     algorithm: AlgorithmConfig = AlgorithmConfig()
     signals: dict[str, SignalConfig] = Field(
         default_factory=lambda given: _signals_of(given.get("algorithm")),

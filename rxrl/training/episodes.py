@@ -171,6 +171,7 @@ class Episodes:
             num_envs=rows,
             strategy=main_strategy(stage),
             max_answer_tokens=self.config.max_answer_tokens,
+            max_think_tokens=self.config.max_think_tokens,
             teacher_forcing=stage.teacher_forcing,
         )
 

@@ -139,7 +139,10 @@ def policy_passes(model: ReactiveTransformer, rollout: Rollout, config: Algorith
 def policy_log_probs(model: ReactiveTransformer, rollout: Rollout, config: AlgorithmConfig) -> Tensor:
     """Log-probabilities of the sampled tokens as the update computes them, `[turns, batch, time]`, 0 elsewhere."""
     passes = policy_passes(model, rollout, config)
-    found = [token_log_probs(policy, part.turns.ids[part.answer], config.temperature) for part, policy in passes]
+    found = [
+        token_log_probs(policy, (ids := part.turns.ids)[part.answer], config.temperature, policy.thoughts(ids, part.answer))
+        for part, policy in passes
+    ]
     return scatter(torch.cat(found), rollout)
 
 

@@ -179,7 +179,14 @@ def old_policy(
         reference = LazyLogits.of(reference_head, reference_hidden[:, rows][part.answer]).split([len(each.hidden) for _, each in passes])
         estimator = config.experimental.kl_estimator
         found = [
-            token_statistics(policy, turns.turns.ids[turns.answer], config.temperature, other, estimator=estimator)
+            token_statistics(
+                policy,
+                (ids := turns.turns.ids)[turns.answer],
+                config.temperature,
+                other,
+                estimator=estimator,
+                thoughts=policy.thoughts(ids, turns.answer),
+            )
             for (turns, policy), other in zip(passes, reference, strict=True)
         ]
         kl = torch.cat([each.reference_kl for each in found if each.reference_kl is not None])

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rxrl.algorithms.losses import estimated_kl
-from rxrl.models import answer_logits
+from rxrl.models import answer_logits, thinking
 from rxrl.models.layers import wide
-from rxrl.types import SPECIAL_TOKENS
+from rxrl.types import ANSWER, SPECIAL_TOKENS
 
 CHUNK = 1 << 22
 """Logits that are computed at a time. Of the sizes that were measured, those from half to twice this one are the fastest on CPUs."""
@@ -34,11 +34,13 @@ class LazyLogits:
         hidden: Hidden states as the output head takes them, `[tokens, dim]`.
         weight: Of the head, `[vocab, dim]`.
         bias: Of the head, -inf for what no answer holds, `[vocab]`.
+        thought_bias: The same for what no thought holds; None where the vocabulary has no markers of the interaction template.
     """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor
+    thought_bias: Tensor | None = None
 
     @classmethod
     def of(cls, head: nn.Linear, hidden: Tensor) -> LazyLogits:
@@ -47,11 +49,21 @@ class LazyLogits:
         if torch.is_autocast_enabled(device) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
         special = getattr(head, "special_tokens", len(SPECIAL_TOKENS))
-        return cls(hidden.to(dtype), head.weight.to(dtype), answer_logits(head.bias, special).to(dtype))
+        in_thoughts = answer_logits(head.bias, special, (ANSWER,)).to(dtype) if special > len(SPECIAL_TOKENS) else None
+        return cls(hidden.to(dtype), head.weight.to(dtype), answer_logits(head.bias, special).to(dtype), in_thoughts)
 
     def split(self, counts: list[int]) -> list[LazyLogits]:
         """The same in parts of so many tokens."""
-        return [LazyLogits(hidden, self.weight, self.bias) for hidden in torch.split(self.hidden, counts)]
+        return [replace(self, hidden=hidden) for hidden in torch.split(self.hidden, counts)]
+
+    def thoughts(self, ids: Tensor, answer: Tensor) -> Tensor | None:
+        """Which of the tokens `ids[answer]` are thoughts or the `[A]` that ends them, bool `[tokens]`; None where there are no markers."""
+        return None if self.thought_bias is None else thinking(ids)[answer]
+
+    def part(self, rows: Tensor, thoughts: bool) -> LazyLogits:
+        """The same for some tokens, all of them thoughts or none."""
+        bias = self.thought_bias if thoughts and self.thought_bias is not None else self.bias
+        return LazyLogits(self.hidden[rows], self.weight, bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,7 @@ def token_statistics(
     reference: LazyLogits | None = None,
     previous: LazyLogits | None = None,
     estimator: str = "exact",
+    thoughts: Tensor | None = None,
 ) -> TokenStatistics:
     """Statistics of the policy at each sampled token.
 
@@ -90,14 +103,15 @@ def token_statistics(
         reference: The frozen reference, or None.
         previous: The policy with the memory of the turn before, or None; no gradients either.
         estimator: How the KL to the reference is computed: exactly, or as `estimated_kl` does on the sampled tokens.
+        thoughts: Which tokens are thoughts, see `LazyLogits.thoughts`: `[A]` can end them, as `[EOS]` can end an answer.
     """
     if reference is not None and estimator != "exact":
-        found = token_statistics(policy, ids, temperature, None, previous)
+        found = token_statistics(policy, ids, temperature, None, previous, thoughts=thoughts)
         with torch.no_grad():
-            theirs = token_log_probs(reference, ids, temperature)
+            theirs = token_log_probs(reference, ids, temperature, thoughts)
         return replace(found, reference_kl=estimated_kl(found.log_probs, theirs, estimator), reference_log_probs=theirs)
     others = [each for each in (reference, previous) if each is not None]
-    log_probs, entropy, *rest = _statistics(ids, temperature, True, policy, *others)
+    log_probs, entropy, *rest = _statistics(ids, temperature, True, thoughts, policy, *others)
     kls, sampled = rest[: len(others)], rest[len(others) :]
     return TokenStatistics(
         log_probs,
@@ -108,12 +122,23 @@ def token_statistics(
     )
 
 
-def token_log_probs(policy: LazyLogits, ids: Tensor, temperature: float) -> Tensor:
+def token_log_probs(policy: LazyLogits, ids: Tensor, temperature: float, thoughts: Tensor | None = None) -> Tensor:
     """Log-probabilities of the sampled tokens alone, `[tokens]`, bit for bit those of `token_statistics`."""
-    return _statistics(ids, temperature, False, policy)[0]
+    return _statistics(ids, temperature, False, thoughts, policy)[0]
 
 
-def _statistics(ids: Tensor, temperature: float, spread: bool, policy: LazyLogits, *others: LazyLogits) -> Sequence[Tensor]:
+def _statistics(
+    ids: Tensor, temperature: float, spread: bool, thoughts: Tensor | None, policy: LazyLogits, *others: LazyLogits
+) -> Sequence[Tensor]:
+    if thoughts is not None:
+        # What thoughts may hold answers may not, and the other way round.
+        places = [(~thoughts).nonzero().squeeze(1), thoughts.nonzero().squeeze(1)]
+        parts = [
+            _statistics(ids[rows], temperature, spread, None, *(each.part(rows, bool(number)) for each in (policy, *others)))
+            for number, rows in enumerate(places)
+        ]
+        order = torch.cat(places).argsort()
+        return [torch.cat(each)[order] for each in zip(*parts, strict=True)]
     held = [tensor.detach() for each in others for tensor in (each.hidden, each.weight, each.bias)]
     found: tuple[Tensor, ...] = _Statistics.apply(ids, temperature, spread, policy.hidden, policy.weight, policy.bias, *held)  # type: ignore[no-untyped-call]
     return found

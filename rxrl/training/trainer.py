@@ -235,8 +235,7 @@ class MRLTrainer:
         """Who answers while episodes are collected: the model, or the data where the algorithm plays no rollouts."""
         if not algorithm.algorithm.plays:
             return Oracle(env)
-        longest = self.config.max_answer_tokens + 1
-        return TimedPolicy(ModelPolicy(self.model.eval(), longest, temperature=algorithm.temperature), self.clock)
+        return TimedPolicy(ModelPolicy(self.model.eval(), env.limits.said, temperature=algorithm.temperature), self.clock)
 
     def evaluate(self, stage: Stage, count: int | None = None, controls: Sequence[str] = ()) -> Evaluation:
         """Plays held-out conversations of a stage, greedy, always from fresh memory and without teacher forcing."""
@@ -250,7 +249,7 @@ class MRLTrainer:
             share = self.processes.share([conversation.id for conversation in conversations])
             mine = conversations[share.start : share.stop]
             env = self.episodes.evaluation_environment(stage, mine)
-            policy = ModelPolicy(self.model.eval(), self.config.max_answer_tokens + 1)
+            policy = ModelPolicy(self.model.eval(), env.limits.said)
             played = play_conditions(env, policy, mine, seed=self.config.seed, controls=controls)
             whole = {name: _joined(self.processes.objects([records])) for name, records in played.items()}
             return Evaluation.of(whole, seed=self.config.seed, resamples=200)

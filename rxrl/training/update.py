@@ -202,13 +202,15 @@ class _Replay:
         statistics = RouterStatistics(rollout.turns.mask & rollout.real.unsqueeze(-1)) if self.config.balance else None
         hidden = answer_hidden(self.model, memories.read, rollout.turns, answer, statistics)
         theirs = targets.reference_hidden
+        policy = LazyLogits.of(self.model.decoder.head, hidden)
         said = token_statistics(
-            LazyLogits.of(self.model.decoder.head, hidden),
+            policy,
             rollout.turns.ids[answer],
             self.config.temperature,
             reference=None if theirs is None else LazyLogits.of(self.reference_head, theirs[answer]),
             previous=self._previous(rollout, memories, hidden, earlier),
             estimator=self.config.experimental.kl_estimator,
+            thoughts=policy.thoughts(rollout.turns.ids, answer),
         )
         inputs = PolicyInputs(
             log_probs=said.log_probs,

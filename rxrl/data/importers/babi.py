@@ -77,6 +77,7 @@ def import_babi(
     own_names: bool = False,
     reword: bool = False,
     sentences: bool = False,
+    thoughts: bool = False,
     limit: LengthLimit | None = None,
     seed: int = 0,
     keep_valid: bool = False,
@@ -96,6 +97,8 @@ def import_babi(
         own_names: Rename among the people and places of the task itself, in place of a larger pool.
         reword: In renamed copies, also draw the verb of every movement anew ("went to", "travelled to" ...).
         sentences: Answer with the statement that supports the answer, in place of the bare word.
+        thoughts: Think of the supporting statements before the answer, in the order of the file: who needs several of them can then look
+            up one after the other.
         limit: Longest interaction; longer ones do not fit.
         seed: Decides names and which statements move.
         keep_valid: Keep the rest where rows do not fit.
@@ -111,7 +114,7 @@ def import_babi(
     if (own_names or reword) and not rename:
         option = "own names" if own_names else "reword"
         raise ConfigError(f"The option {option} is about renamed copies, but none are wanted: ask for some with --rename N.")
-    work = _Import(statements_per_turn, max_turns, sentences, limit, seed)
+    work = _Import(statements_per_turn, max_turns, sentences, thoughts, limit, seed)
     for file in _task_files(existing(source, "bAbI file or folder")):
         work.read(file, copies if rename else 0, own_names, reword)
     kept = _without_repeats(work.conversations)
@@ -136,6 +139,7 @@ class _Import:
     statements_per_turn: int
     max_turns: int | None
     sentences: bool
+    thoughts: bool
     limit: LengthLimit | None
     seed: int
     conversations: list[Conversation] = field(default_factory=list)
@@ -167,7 +171,7 @@ class _Import:
             rng = random.Random(derive_seed(self.seed, "babi", task, number, copy))
             name = f"babi-{task}-{part}-{number}" + (f"-renamed{copy}" if copy else "")
             played = _rename(episode, rng, renaming, int(task) not in PLACES_MATTER) if copy else episode
-            built = _build(played, int(task), name, self.max_turns, self.statements_per_turn, rng, self.sentences)
+            built = _build(played, int(task), name, self.max_turns, self.statements_per_turn, rng, self.sentences, self.thoughts)
             if self.limit is not None and (reason := self.limit.complaint(built)):
                 raise _RowError(episode.row, reason)
             self.conversations.append(built)
@@ -257,7 +261,14 @@ def _rename(episode: Episode, rng: random.Random, renaming: _Renaming, places: b
 
 
 def _build(
-    episode: Episode, task: int, name: str, max_turns: int | None, together: int, rng: random.Random, sentences: bool
+    episode: Episode,
+    task: int,
+    name: str,
+    max_turns: int | None,
+    together: int,
+    rng: random.Random,
+    sentences: bool,
+    thoughts: bool,
 ) -> Conversation:
     if episode.problem:
         raise _RowError(*episode.problem)
@@ -276,8 +287,8 @@ def _build(
         blocks.pop()
     if not blocks:
         raise _RowError(episode.row, f"no question is left within {max_turns} turns")
-    said = {line.number: line.text for line in episode.lines if line.answer is None} if sentences else {}
-    interactions = [_interaction(block, task, said) for block in blocks]
+    statements = {line.number: line.text for line in episode.lines if line.answer is None}
+    interactions = [_interaction(block, task, statements if sentences else {}, statements if thoughts else {}) for block in blocks]
     return Conversation(name, interactions[0], tuple(interactions[1:]), {"task": task, "episode": name.partition("-renamed")[0]})
 
 
@@ -343,8 +354,8 @@ def _shortened(blocks: list[Block], max_turns: int, together: int, rng: random.R
     return blocks[: max_turns + 1]
 
 
-def _interaction(block: Block, task: int, said: Mapping[int, str]) -> Interaction:
-    """One interaction; where `said` (statements by line number) holds what supports an answer, that sentence is the answer."""
+def _interaction(block: Block, task: int, said: Mapping[int, str], thought: Mapping[int, str]) -> Interaction:
+    """One interaction; statements by line number that support an answer are the answer (the last of them) or thought before it."""
     if block.key is None:
         facts = tuple(block.facts.items())
         return Interaction(" ".join(line.text for line in block.lines), TOLD, facts, (), kind="tell")
@@ -354,4 +365,6 @@ def _interaction(block: Block, task: int, said: Mapping[int, str]) -> Interactio
     sentence = said.get(max(block.lines[0].supports, default=0), "")
     if contains(sentence, answer):
         answer = sentence
-    return Interaction(block.lines[0].text, answer, (), (block.key,), {block.key: tuple(orders)} if orders else {}, kind="ask")
+    think = " ".join(thought[number] for number in block.lines[0].supports if number in thought)
+    aliases = {block.key: tuple(orders)} if orders else {}
+    return Interaction(block.lines[0].text, answer, (), (block.key,), aliases, kind="ask", extra={"think": think} if think else {})

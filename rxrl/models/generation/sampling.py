@@ -83,6 +83,12 @@ def answer_logits(logits: Tensor, special_tokens: int = len(SPECIAL_TOKENS), all
     return logits.masked_fill(banned, float("-inf"))
 
 
+def thinking(ids: Tensor) -> Tensor:
+    """Whether each token is said in a thought, the `[A]` that ends it included; bool, `[..., time]` as `ids`."""
+    ends = (ids == ANSWER).long()
+    return ((ids == THINK).cumsum(-1) > 0) & (ends.cumsum(-1) - ends == 0)
+
+
 class Markers:
     """Which markers each row of a template may say next: `[A]` ends what it thinks, `[C]` begins a tool call, `[EOS]` ends the rest.
 

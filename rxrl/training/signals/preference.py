@@ -66,7 +66,8 @@ def _of_columns(material: Material, turn: Turn) -> list[Item]:
     accepted = texts[0] or turn.reference
     if not isinstance(texts[1], str) or not accepted:
         return []
-    return [(turn.prompt, material.codec.encode(text)) for text in (accepted, texts[1], texts[2]) if isinstance(text, str)]
+    answers = (material.codec.encode(text) for text in (accepted, texts[1], texts[2]) if isinstance(text, str))
+    return [(turn.prompt, turn.reply(ids, turn.reference_thought_ids)) for ids in answers]
 
 
 def _of_rivals(material: Material, turn: Turn, told: Mapping[str, str], draws: Draws) -> list[Item]:
@@ -77,12 +78,16 @@ def _of_rivals(material: Material, turn: Turn, told: Mapping[str, str], draws: D
     own = [each for other, each in told.items() if other != key and attribute_of(other) == attribute_of(key)]
     rivals = [each for each in own if value_words(each) != value_words(value)] or list(turn.rivals.get(key, ()))
     wrong = with_value(turn.reference, value, draws.choice(sorted(rivals))) if rivals else None
-    return [] if wrong is None else [(turn.prompt, turn.reference_ids), (turn.prompt, material.codec.encode(wrong))]
+    if wrong is None:
+        return []
+    # The same thought before both: what is told apart is the answer.
+    return [(turn.prompt, turn.reply(ids, turn.reference_thought_ids)) for ids in (turn.reference_ids, material.codec.encode(wrong))]
 
 
 def _contrasts(material: Material, margin: float) -> dict[tuple[int, int], list[Item]]:
     """For the row with the best answer of a group at a turn: that answer and the worst one to the same query."""
-    rollout, found = material.rollout, {}
+    rollout = material.rollout
+    found: dict[tuple[int, int], list[Item]] = {}
     rewards, scored, groups = rollout.rewards.tolist(), rollout.scored.tolist(), rollout.group.tolist()
     for number, turns in enumerate(material.turns):
         rows = [row for row, turn in enumerate(turns) if turn is not None and scored[number][row]]
@@ -90,8 +95,8 @@ def _contrasts(material: Material, margin: float) -> dict[tuple[int, int], list[
             alike = _same_query(list(members), turns)
             best, worst = (choose(alike, key=rewards[number].__getitem__) for choose in (max, min))
             if rewards[number][best] - rewards[number][worst] >= max(margin, 1e-6):
-                prompt = turns[best].prompt  # type: ignore[union-attr]
-                found[number, best] = [(prompt, turns[row].answer_ids) for row in (best, worst)]  # type: ignore[union-attr]
+                pair = [turn for row in (best, worst) if (turn := turns[row]) is not None]
+                found[number, best] = [(pair[0].prompt, turn.reply(turn.answer_ids, turn.thought_ids)) for turn in pair]
     return found
 
 

@@ -32,7 +32,9 @@ def prepare(material: Material) -> Lesson:
     """The reference answer of each turn that has one, or of those that fail where there is a gate."""
 
     def items(turn: Turn | None) -> list[Item]:
-        return [(turn.prompt, turn.reference_ids)] if turn is not None and turn.reference_ids else []
+        if turn is None or not turn.reference_ids:
+            return []
+        return [(turn.prompt, turn.reply(turn.reference_ids, turn.reference_thought_ids))]
 
     rollout, gate = material.rollout, material.options.gate
     lesson = Lesson.of([[items(turn) for turn in row] for row in material.turns], material.max_length, rollout.rewards)

@@ -97,7 +97,8 @@ def lesson_log_probs(model: ReactiveTransformer, memory: Tensor, lesson: Lesson)
     ids, mask, answer = (each.flatten(0, 2)[chosen] for each in (lesson.tokens.ids, lesson.tokens.mask, lesson.answer))
     read = memory.flatten(1, 2)[:, chosen // shape[2]]
     hidden = answer_hidden(model, read.unsqueeze(1), TokenBatch(ids.unsqueeze(0), mask.unsqueeze(0)), answer.unsqueeze(0))
-    each = token_log_probs(LazyLogits.of(model.decoder.head, hidden), ids[answer], 1.0)
+    logits = LazyLogits.of(model.decoder.head, hidden)
+    each = token_log_probs(logits, ids[answer], 1.0, logits.thoughts(ids, answer))
     owner = chosen.repeat_interleave(answer.sum(-1))
     return found.to(each.dtype).index_add(0, owner, each).view(shape)
 

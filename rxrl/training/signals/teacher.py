@@ -70,7 +70,8 @@ def loss(inputs: SignalInputs) -> Tensor:
     if not taught.any():
         return torch.zeros_like(lesson.weights)
     own = LazyLogits.of(inputs.model.decoder.head, inputs.hidden[taught[rollout.answer]])
-    kl = token_statistics(own, rollout.turns.ids[taught], 1.0, teacher_logits(inputs, lesson.weights > 0)).reference_kl
+    ids, teacher = rollout.turns.ids, teacher_logits(inputs, lesson.weights > 0)
+    kl = token_statistics(own, ids[taught], 1.0, teacher, thoughts=own.thoughts(ids, taught)).reference_kl
     assert kl is not None, "a teacher was given"
     return torch.zeros(taught.shape, dtype=kl.dtype, device=kl.device).masked_scatter(taught, kl).sum(-1)
 
