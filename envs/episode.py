@@ -158,6 +158,7 @@ class Episode:
             extra=spoken.extra,
             history=tuple(self.saved),
             framed=() if spoken.framed is None and not self.limits.think else spoken.prompt,
+            thought=self._speech.decode(_without_markers(thought)) if thought else "",
             thought_ids=_without_markers(thought),
             reference_thought_ids=spoken.thought_ids if self.limits.think else (),
         )

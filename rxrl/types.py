@@ -208,7 +208,8 @@ class Turn:
         extra: Extra columns of the conversation, overlaid by those of the interaction.
         outcome: What the scenario itself says about the answer; None where it says nothing.
         framed: Ids of the whole prompt where it is not `[BOS] [Q] query [A]`: in the interaction template. Empty elsewhere.
-        thought_ids, reference_thought_ids: Ids of what was thought before the answer, and of what the data set thinks before its own.
+        thought: Text of what was thought before the answer.
+        thought_ids, reference_thought_ids: Ids of it, and of what the data set thinks before its own answer.
     """
 
     conversation_id: str
@@ -235,6 +236,7 @@ class Turn:
     history: tuple[SavedInteraction, ...] = ()
     outcome: Score | None = None
     framed: tuple[int, ...] = ()
+    thought: str = ""
     thought_ids: tuple[int, ...] = ()
     reference_thought_ids: tuple[int, ...] = ()
 

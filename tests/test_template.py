@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.envs import ConversationEnv, ConversationVectorEnv, NoMemory, TranscriptMemory, token_batch
 from rxrl.errors import CheckpointError, ConfigError, DataError, ModelError
 from rxrl.evaluation.records import TurnRecord
+from rxrl.evaluation.transcripts import choose_episodes
 from rxrl.factory import load_checkpoint, make_vector_env
 from rxrl.models import AnswerEnd, ReactiveSession, ReactiveTransformer, Token, generate
 from rxrl.policies import Dialogue, ModelPolicy, Oracle, StmBackend, TextPolicy
@@ -386,7 +388,11 @@ def test_thoughts_are_written_but_are_no_answer() -> None:
     assert observation["ids"][0][: observation["length"][0]].tolist()[-1] == THINK
     thought, answer = ids("A tool knows."), ids("sunny")
     *_, info = played.step(action(*thought, ANSWER, *answer, EOS))
-    assert info["turns"][0].answer == "sunny"
+    turn = info["turns"][0]
+    assert (turn.answer, turn.thought, turn.thought_ids) == ("sunny", MARKED.decode(thought[:8]), tuple(thought[:8]))
+    record = TurnRecord.of(turn, retention=None, score=played.score([turn])[0])
+    assert record.to_json()["thought"] == turn.thought
+    assert choose_episodes([replace(record, retention=0.0)])[0].turns[0].thought == turn.thought
     assert info["written"][0] == [BOS, QUERY, *ids("Weather in Rome?"), THINK, *thought[:8], ANSWER, *answer, EOS]
     *_, info = played.step(action(*thought, EOS))
     assert info["turns"][0].answer == ""

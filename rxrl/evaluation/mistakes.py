@@ -144,6 +144,6 @@ def _row(wrong: Wrong, place: int, filters: Sequence[_Filter]) -> dict[str, Any]
     turn = wrong.record.turn
     return {
         "conversation": turn.conversation_id, "turn": turn.index, "distance": turn.distance, "kind": wrong.kind, "miss": wrong.miss,
-        "query": turn.query, "answer": turn.answer, "reference": turn.reference,
+        "query": turn.query, "thought": turn.thought, "answer": turn.answer, "reference": turn.reference,
         "numbers": {each.name: " ".join(map(str, each.numbers[place])) for each in filters},
     }  # fmt: skip

@@ -67,7 +67,7 @@ class TurnRecord:
         return turn | own | {"exact": self.exact}
 
 
-_OF_TEMPLATE = {"framed", "thought_ids", "reference_thought_ids"}
+_OF_TEMPLATE = {"framed", "thought", "thought_ids", "reference_thought_ids"}
 
 
 def _without_empty_parts(values: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class ShownTurn:
     verdict: str
     label: str
     reward: float | None
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def _shown(record: TurnRecord) -> ShownTurn:
         label = f"{turn.outcome.value or 0:.3g} of 10"
     if record.retention is not None:
         label = "never told" if turn.unknown else "asked" if turn.distance is None else f"asked, distance {turn.distance}"
-    return ShownTurn(turn.index, turn.query, turn.answer, turn.reference, verdict, label, record.reward)
+    return ShownTurn(turn.index, turn.query, turn.answer, turn.reference, verdict, label, record.reward, turn.thought)
 
 
 def score_of(record: TurnRecord) -> float | None:

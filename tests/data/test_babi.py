@@ -1,6 +1,7 @@
 """The bAbI importer on small samples that hold what the real files hold; the real files are in test_real_data.py."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -273,3 +274,22 @@ def test_babi_reads_folders_and_refuses_other_files(tmp_path):
         import_babi(tmp_path / "stories.txt")
     with pytest.raises(DataError, match="There is no bAbI file"):
         import_babi(tmp_path / "none")
+
+
+def test_babi_thinks_of_all_supporting_statements_in_their_order(tmp_path):
+    text = """1 Mary got the milk there.
+2 John moved to the bedroom.
+3 Mary travelled to the hallway.
+4 Where is the milk? \thallway\t1 3
+"""
+    result = babi(tmp_path, text, task=2, thoughts=True, rename=True, copies=3)
+    for conversation in result.conversations:
+        got, _, travelled = (f"{each.strip()}." for each in conversation.first.query.rstrip(".").split("."))
+        [asked] = conversation.follow_ups
+        assert asked.extra == {"think": f"{got} {travelled}"}
+        assert asked.answer in travelled
+    assert right_answers(result.conversations) == 4
+    plain = babi(tmp_path, text, task=2)
+    assert plain.conversations[0] == replace(
+        result.conversations[0], follow_ups=(replace(result.conversations[0].follow_ups[0], extra={}),)
+    )
