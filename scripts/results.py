@@ -8,20 +8,22 @@
     python scripts/results.py baselines --out runs/baselines --seeds 0 1 2
     python scripts/results.py wrong-references runs/seed0 runs/seed1 runs/seed2 --out runs/references
     python scripts/results.py few-references runs/seed0 runs/seed1 runs/seed2 --out runs/references
+    python scripts/results.py attempts runs/seed0 runs/seed1 runs/seed2 --out runs/attempts
 
-What is finished is not run again, so the last five can be stopped, continued, and shared between processes by seed.
+What is finished is not run again, so the last six can be stopped, continued, and shared between processes by seed.
 """
 
 import argparse
 import copy
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from attempts import attempts_table, play_attempts
 from baselines import ROWS, baselines_tables, run_baselines
 from learning import learning_table, read_runs, run_learning
 from references import FEW, WRONG, few_references_table, run_references, wrong_references_table
@@ -292,38 +294,48 @@ def parsed() -> argparse.Namespace:
         changed.add_argument("--out", type=Path, default=Path("runs/references"))
         changed.add_argument("--seeds", nargs="*", type=int, default=[], help="seeds to run; without it, all")
         changed.add_argument("--table", action="store_true", help="run nothing, only print the table of what is finished")
+    again = commands.add_parser("attempts", help="pass@k before and after MRL: new ability, or sharper answers")
+    again.add_argument("runs", nargs="+", type=Path, help="finished runs of the main job")
+    again.add_argument("--out", type=Path, default=Path("runs/attempts"))
+    again.add_argument("--conversations", type=int, default=100, help="test conversations of each run")
+    again.add_argument("--attempts", type=int, default=32, help="how often each is played")
     return parser.parse_args()
 
 
-def main() -> None:
-    """Runs what is missing, and prints tables."""
-    arguments = parsed()
-    if arguments.command == "runs":
-        lines = runs_table(arguments.folders)
-    elif arguments.command == "scenarios":
-        lines = scenarios_table(arguments.folders)
-    elif arguments.command == "learn":
-        if not arguments.table:
-            run_learning(arguments.out, arguments.seeds, say=print)
-        lines = learning_table(read_runs(arguments.out, arguments.seeds), arguments.seeds)
-    elif arguments.command == "baselines":
-        if not arguments.table:
-            run_baselines(arguments.out, arguments.seeds, arguments.only, say=print)
-        lines = baselines_tables(arguments.out, arguments.seeds)
-    elif arguments.command in REFERENCES:
-        kinds, table = REFERENCES[arguments.command]
-        if not arguments.table:
-            run_references(arguments.runs, arguments.out, kinds, arguments.seeds, say=print)
-        lines = table(arguments.runs, arguments.out)
-    else:
-        if not arguments.table:
-            run_ablation(arguments.out, arguments.seeds, arguments.only)
-        lines = ablation_table(arguments.out, arguments.seeds)
-    sys.stdout.write("\n".join(lines) + "\n")
+def tables(arguments: argparse.Namespace) -> list[str]:
+    """Runs what is missing, unless only the table is asked for; returns Markdown."""
+    command = arguments.command
+    if command == "runs":
+        return runs_table(arguments.folders)
+    if command == "scenarios":
+        return scenarios_table(arguments.folders)
+    if command == "attempts":
+        for run in arguments.runs:
+            play_attempts(run, arguments.out, arguments.conversations, arguments.attempts, say=print)
+        return attempts_table(arguments.runs, arguments.out)
+    if not arguments.table:
+        MISSING[command](arguments)
+    if command in REFERENCES:
+        return REFERENCES[command][1](arguments.runs, arguments.out)
+    if command == "learn":
+        return learning_table(read_runs(arguments.out, arguments.seeds), arguments.seeds)
+    return {"baselines": baselines_tables, "ablation": ablation_table}[command](arguments.out, arguments.seeds)
+
+
+MISSING: dict[str, Callable[[argparse.Namespace], None]] = {
+    "learn": lambda given: run_learning(given.out, given.seeds, say=print),
+    "baselines": lambda given: run_baselines(given.out, given.seeds, given.only, say=print),
+    "ablation": lambda given: run_ablation(given.out, given.seeds, given.only),
+    **{
+        name: lambda given, kinds=kinds: run_references(given.runs, given.out, kinds, given.seeds, say=print)
+        for name, (kinds, _) in REFERENCES.items()
+    },
+}
+"""Runs what is missing of an experiment."""
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.stdout.write("\n".join(tables(parsed())) + "\n")
     except (RxrlError, OSError) as error:
         sys.exit(f"Error: {error}")

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rxrl.data.importers import import_fairytaleqa, import_passages
+from rxrl.data.pairs import told_and_asked
 from rxrl.data.rows import write_conversations
 from rxrl.errors import RxrlError
 from rxrl.types import Conversation
@@ -46,11 +47,11 @@ def main() -> None:
     others, other_pieces = (import_passages(options.held_out, max_turns=turns).conversations for turns in (16, 1))
     for some in (others, other_pieces):
         rng.shuffle(some)
-    reading = [*pieces, *copies(asked_at_once(train))]
+    reading = [*pieces, *copies(list(told_and_asked(train)))]
     files = {
         "reading": mixed(reading, rng),
         "conversations": mixed([*reading, *passages, *copies(train)], rng),
-        "dev-reading": numbered([*asked_at_once(dev), *other_pieces[:DEV_READING]]),
+        "dev-reading": numbered([*told_and_asked(dev), *other_pieces[:DEV_READING]]),
         "dev": numbered([*dev, *others[:DEV_PASSAGES]]),
         "test-passages": numbered(others[DEV_PASSAGES : DEV_PASSAGES + TEST_PASSAGES]),
         "test-fairytaleqa": import_fairytaleqa(options.fairytaleqa, split="validation", keep_valid=True).conversations,
@@ -58,18 +59,6 @@ def main() -> None:
     for name, conversations in files.items():
         path = options.out / f"{name}.jsonl"
         print(f"Wrote {write_conversations(path, conversations)} conversations to {path}.", flush=True)
-
-
-def asked_at_once(conversations: Sequence[Conversation]) -> list[Conversation]:
-    """For each question, a conversation of one turn: the interaction that told its answer, and the question."""
-    found = []
-    for conversation in conversations:
-        told = {key: each for each in conversation.interactions for key, _ in each.facts}
-        for each in conversation.interactions:
-            for key in each.asks:
-                first = replace(told[key], facts=tuple(fact for fact in told[key].facts if fact[0] == key))
-                found.append(Conversation(f"{conversation.id}-{key}", first, (each,)))
-    return found
 
 
 def copies(conversations: Sequence[Conversation]) -> list[Conversation]:

@@ -17,12 +17,14 @@ from rxrl.cli.importing import KeepValid, Out, Seed, Source, Split, TokenizerFol
 from rxrl.cli.output import writable_folder
 from rxrl.data.corpora import open_corpus
 from rxrl.data.importers.text import texts_of, write_texts
+from rxrl.data.pairs import told_and_asked
 from rxrl.data.rows import LengthLimit, RefusedRow, conversations_of, write_conversations
 from rxrl.data.stats import DataStats, data_stats
 from rxrl.data.stores import Manifest, Options, build
 from rxrl.data.stores.manifest import MANIFEST
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import DEFAULT_LEVEL, GeneratedSource
+from rxrl.errors import DataError
 from rxrl.runs.folder import RunFolder
 from rxrl.template import texts_of as said_in
 from rxrl.types import Strategy
@@ -82,6 +84,21 @@ def stats(
         else:
             _show_stats(data_stats(conversations, lambda text: len(codec.encode(text))), "tokens", part.name)
     show_refused(refused)
+
+
+@app.command()
+def pairs(source: Source, out: Out, keep_valid: KeepValid = False) -> None:
+    """Write each question with the interaction that told its answer, for the stage reading.
+
+    Conversations of one turn. Questions for what was never told, or was told in several interactions, are left out.
+    """
+    refused: list[RefusedRow] = []
+    conversations = conversations_of(open_corpus(source).choose("any"), keep_valid=keep_valid, refused=refused)
+    made = list(told_and_asked(conversations))
+    show_refused(refused)
+    if not made:
+        raise DataError(f"{source} holds no question whose answer an earlier interaction tells.")
+    echo(f"Wrote {write_conversations(out, made)} conversations of one turn to {out}, from {len(conversations)} conversations.")
 
 
 @app.command("tokenizer")

@@ -130,8 +130,8 @@ def reading_hint(sources: Sources) -> str | None:
     if any(each.follow_ups[0].asks is None for each in found) or asking >= _READ * _FEW:
         return None
     return (
-        f"Of {_READ} conversations {asking} ask for something in their first turn, and the stage reading learns from these alone: give it "
-        "conversations of one turn, in which the first interaction tells what the second one asks for."
+        f"Of {_READ} conversations {asking} ask for something in their first turn, and the stage reading learns from these alone: "
+        "`rxrl data pairs SOURCE OUT` writes each question with the interaction that told its answer."
     )
 
 

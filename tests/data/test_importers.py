@@ -10,7 +10,7 @@ from rxrl.data.importers import import_fairytaleqa, import_published, import_tex
 from rxrl.data.importers.common import cut
 from rxrl.data.importers.text import write_texts
 from rxrl.data.rows import LengthLimit, read_conversations
-from rxrl.data.splits import holds_texts
+from rxrl.data.splits import of_texts
 from rxrl.errors import DataError
 from tests.data.test_babi import right_answers
 
@@ -187,9 +187,9 @@ def test_rows_of_text_are_read_whatever_their_ending(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_text('\ufeff\n{"text": "One."}\n\n{"text": "Two."}\n', encoding="utf-8")
     assert import_text(path) == ["One.", "Two."]
-    assert holds_texts(path)
+    assert of_texts(path)
     path.write_text('\ufeff\n{"query": "a", "answer": "b", "interactions": [{"query": "c", "answer": "d"}]}\n', encoding="utf-8")
-    assert not holds_texts(path)
+    assert not of_texts(path)
     assert len(read_conversations(path)) == 1
 
 
@@ -199,7 +199,7 @@ def test_texts_hold_any_character(tmp_path):
     (tmp_path / "deep.jsonl").write_text("[" * 100_000)
     with pytest.raises(DataError, match=r"deep\.jsonl, row 1: .* nested too deeply"):
         import_text(tmp_path / "deep.jsonl")
-    assert not holds_texts(tmp_path / "deep.jsonl")
+    assert not of_texts(tmp_path / "deep.jsonl")
 
 
 def test_texts_are_written_as_what_they_are_read_as(tmp_path):

@@ -56,7 +56,7 @@ def test_reading_asks_at_once_for_what_was_just_told(files):
     for name in ("reading", "dev-reading"):
         for each in files[name]:
             (ask,) = each.follow_ups
-            assert set(ask.asks) == {key for key, _ in each.first.facts}
+            assert set(ask.asks) <= {key for key, _ in each.first.facts}
 
 
 def test_questions_are_repeated_and_ids_are_not(files):
