@@ -108,7 +108,7 @@ def named_reward(data: Named | None) -> str | dict[str, float]:
 
 def open_named(
     data: Named | None,
-    held_out: Sequence[str] = (),
+    held_out: str | Sequence[str] = (),
     level: int | None = None,
     seed: int = 0,
     *,

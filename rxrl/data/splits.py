@@ -181,7 +181,7 @@ def generated(name: str) -> bool:
     return name == WORLD or name.startswith(SCENARIO)
 
 
-def paired(mix: Iterable[str], held_out: Sequence[str]) -> dict[str, str | None]:
+def paired(mix: Iterable[str], held_out: str | Sequence[str]) -> dict[str, str | None]:
     """The files among data by name, each with what is held out of it.
 
     Args:
@@ -191,6 +191,7 @@ def paired(mix: Iterable[str], held_out: Sequence[str]) -> dict[str, str | None]
     Raises:
         ConfigError: There are more or fewer.
     """
+    held_out = (held_out,) if isinstance(held_out, str) else held_out
     files = [name for name in mix if not generated(name)]
     if held_out and len(held_out) != len(files):
         raise ConfigError(
