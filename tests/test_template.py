@@ -514,6 +514,19 @@ def test_thinking_needs_markers() -> None:
         ConversationVectorEnv([conversation()], memory=None, reward=load_reward("retention"), codec=PLAIN, max_think_tokens=4)
 
 
+def test_a_training_whose_model_cannot_think_is_refused_before_it_begins(tmp_path: Path) -> None:
+    model(template=False).save_pretrained(tmp_path / "model", tokenizer=PLAIN)
+    refused = CliRunner().invoke(
+        app, ["train", "--from", str(tmp_path / "model"), "--set", "max_think_tokens=4", "--out", str(tmp_path / "run"), "--dry-run"]
+    )
+    assert refused.exit_code == 2
+    assert "max_think_tokens needs a tokenizer with the markers" in refused.stderr
+    refused = CliRunner().invoke(app, ["quickstart", "--budget", "tiny", "--set", "mrl.max_think_tokens=4", "--out", str(tmp_path / "run")])
+    assert refused.exit_code == 2
+    assert "max_think_tokens needs a tokenizer with the markers" in refused.stderr
+    assert "Stage pretrain" not in refused.stdout
+
+
 # Chats of other tools
 
 

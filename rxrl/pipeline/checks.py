@@ -31,6 +31,7 @@ _LOOKED_AT = 16
 def check_training(curriculum: Curriculum, config: MRLConfig, model: ReactiveTransformer, sources: Sources, processes: int = 1) -> None:
     """Looks at everything that a stage will need, so that a mistake in the last one shows before the first."""
     ENVIRONMENTS.find(config.env)
+    check_thoughts(config, model.config.template)
     check_rewards(curriculum, stage_rewards(curriculum, config, TokenEmbeddings(model)), sources)
     check_rules(curriculum, sources.played[1], config.evaluation.conversations)
     check_stages(curriculum, config, processes)
@@ -38,6 +39,15 @@ def check_training(curriculum: Curriculum, config: MRLConfig, model: ReactiveTra
     check_groups(config.optimizer, model.group_parameters())
     check_groups(config.critic_optimizer, ["critic"])
     check_supply(curriculum, sources)
+
+
+def check_thoughts(config: MRLConfig, template: bool) -> None:
+    """Refuses thoughts of a model whose vocabulary has no markers for them."""
+    if config.max_think_tokens and not template:
+        raise ConfigError(
+            "max_think_tokens needs a tokenizer with the markers of the interaction template, and this model has none: "
+            "leave it out, or train the model on rows with `think`."
+        )
 
 
 def check_supply(curriculum: Curriculum, sources: Sources) -> None:

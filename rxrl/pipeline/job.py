@@ -35,7 +35,7 @@ from rxrl.evaluation.provenance import made_with
 from rxrl.factory import TokenEmbeddings
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.beside import Teller, Voice, beside
-from rxrl.pipeline.checks import check_fit, check_rewards, check_supply, check_turns, longest_turns
+from rxrl.pipeline.checks import check_fit, check_rewards, check_supply, check_thoughts, check_turns, longest_turns
 from rxrl.pipeline.config import PipelineConfig
 from rxrl.pipeline.parts import CHECKPOINT, alarm_notes, make_task, train_tokenizer
 from rxrl.players import Play, model_play
@@ -126,6 +126,7 @@ class Pipeline:
         tokenizer = self._tokenizer(sources)
         changes = tokenizer.model_settings | self.config.model
         model = ReactiveTransformer.from_preset(self.config.preset, seed=self.config.seed, **changes)
+        check_thoughts(self.mrl, model.config.template)
         check_fit(sources, tokenizer, model.config.max_length)
         self.supervise(model, tokenizer, sources)
         supervised = copy.deepcopy(model)
