@@ -286,10 +286,12 @@ def test_babi_thinks_of_all_supporting_statements_in_their_order(tmp_path):
     for conversation in result.conversations:
         got, _, travelled = (f"{each.strip()}." for each in conversation.first.query.rstrip(".").split("."))
         [asked] = conversation.follow_ups
+        assert conversation.first.extra == {"think": "Nothing is asked."}
         assert asked.extra == {"think": f"{got} {travelled}"}
         assert asked.answer in travelled
     assert right_answers(result.conversations) == 4
     plain = babi(tmp_path, text, task=2)
+    first, (asked,) = result.conversations[0].first, result.conversations[0].follow_ups
     assert plain.conversations[0] == replace(
-        result.conversations[0], follow_ups=(replace(result.conversations[0].follow_ups[0], extra={}),)
+        result.conversations[0], first=replace(first, extra={}), follow_ups=(replace(asked, extra={}),)
     )

@@ -26,6 +26,8 @@ from rxrl.seeding import derive_seed
 from rxrl.types import Conversation, Interaction
 
 TOLD = "Okay."
+NOTHING_ASKED = "Nothing is asked."
+"""What is thought where statements are told."""
 LISTS = 8
 """The task whose answers are lists in any order: they are sorted, other orders are aliases."""
 PARTS = ("train", "valid", "test")
@@ -98,7 +100,7 @@ def import_babi(
         reword: In renamed copies, also draw the verb of every movement anew ("went to", "travelled to" ...).
         sentences: Answer with the statement that supports the answer, in place of the bare word.
         thoughts: Think of the supporting statements before the answer, in the order of the file: who needs several of them can then look
-            up one after the other.
+            up one after the other. Where nothing is asked, that is the thought: whoever is to think learns it at every turn.
         limit: Longest interaction; longer ones do not fit.
         seed: Decides names and which statements move.
         keep_valid: Keep the rest where rows do not fit.
@@ -358,7 +360,8 @@ def _interaction(block: Block, task: int, said: Mapping[int, str], thought: Mapp
     """One interaction; statements by line number that support an answer are the answer (the last of them) or thought before it."""
     if block.key is None:
         facts = tuple(block.facts.items())
-        return Interaction(" ".join(line.text for line in block.lines), TOLD, facts, (), kind="tell")
+        extra = {"think": NOTHING_ASKED} if thought else {}
+        return Interaction(" ".join(line.text for line in block.lines), TOLD, facts, (), kind="tell", extra=extra)
     answer = block.lines[0].answer or ""
     parts = answer.split(", ")
     orders = [", ".join(order) for order in permutations(parts)][1:] if task == LISTS else []
