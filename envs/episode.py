@@ -230,7 +230,7 @@ class Episode:
         """The same in the interaction template: what was thought, and the segments of a reference, are written too."""
         heard = spoken.prompt[:-1]
         if reference and spoken.framed is not None:
-            said, answer = list(spoken.framed.said), list(answer_ids)
+            said, answer, thought = list(spoken.framed.said), list(answer_ids), spoken.thought_ids
         else:
             said = [*((THINK, *thought) if thought else ()), ANSWER, *answer_ids]
             room = len(said) if self.limits.interaction is None else self.limits.interaction - 1 - len(heard)
@@ -240,7 +240,7 @@ class Episode:
         ids = [*heard, *said, EOS]
         self.saved.append(SavedInteraction(spoken.query, text, spoken.query_ids, tuple(answer), tuple(ids)))
         self.tokens += len(ids)
-        self._tracker.write(spoken.interaction, text)
+        self._tracker.write(spoken.interaction, text, self._speech.decode(thought) if thought else "")
         return ids
 
     def _saved_indices(self, asked: Asked) -> tuple[int, ...]:

@@ -405,12 +405,13 @@ class FactTracker:
         self._heard: dict[str, list[tuple[str, str]]] = {}
         self._written: list[tuple[str, str]] = []
 
-    def write(self, interaction: Interaction, answer: str) -> None:
-        """Notes that `interaction` was written with `answer` (the reference or a generated answer)."""
+    def write(self, interaction: Interaction, answer: str, thought: str = "") -> None:
+        """Notes that `interaction` was written with `answer` (the reference or a generated answer), and a thought before it."""
         index = len(self._written)
         self._written.append((heard(interaction), answer))
         self._note_told(interaction, answer, index)
-        self._note_exposed(interaction, answer, index)
+        # What is thought is written too: a fact that it names is as fresh in memory as one that the answer names.
+        self._note_exposed(interaction, f"{thought} {answer}" if thought else answer, index)
 
     def _note_told(self, interaction: Interaction, answer: str, index: int) -> None:
         for key, value in interaction.facts:

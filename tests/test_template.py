@@ -18,6 +18,7 @@ from rxrl.data.batches import checked_ids, episode_batch
 from rxrl.data.corpora import open_corpus
 from rxrl.data.importers import import_chat
 from rxrl.data.rows import read_conversations, to_conversation, to_row, write_conversations
+from rxrl.data.stats import data_stats
 from rxrl.data.stores import ConversationStore, Options, build, opening
 from rxrl.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from rxrl.envs import ConversationEnv, ConversationVectorEnv, NoMemory, TranscriptMemory, token_batch
@@ -434,6 +435,30 @@ def test_thoughts_are_sampled_scored_and_replayed_as_answers_are() -> None:
         if number + 1 < len(rollout.writes.ids) and ANSWER in row and EOS in row:
             [written] = TokenBatch(rollout.writes.ids[number + 1], rollout.writes.mask[number + 1]).rows()
             assert written == [*turn.prompt[:-1], *([THINK, *turn.thought_ids] if turn.thought_ids else []), ANSWER, *turn.answer_ids, EOS]
+
+
+def test_what_a_thought_names_is_as_fresh_as_what_an_answer_names() -> None:
+    asking = {"query": "Rome?", "answer": "Yes.", "asks": ["rome.weather"]}
+    row = {
+        **{"id": "fresh", "query": "Rome is sunny.", "answer": "Okay.", "facts": [{"key": "rome.weather", "value": "sunny"}], "asks": []},
+        "interactions": [{"query": "And now?", "think": "Rome is sunny.", "answer": "Still.", "asks": []}, asking, asking],
+    }
+    [told, *asked] = [to_conversation(row, "fresh")]
+    assert not asked
+    for thinks, distances in ((True, [None, 1, 2]), (False, [None, 2, 3])):
+        played = ConversationVectorEnv(
+            [told], memory=NoMemory(), max_think_tokens=16, reward=load_reward("retention"), codec=MARKED, values={"weather": ("sunny",)}
+        )
+        played.reset(seed=0)
+        found = []
+        for _ in range(3):
+            *_, info = played.step(action(*(ids("Rome is sunny.") if thinks and not found else []), ANSWER, *ids("Still."), EOS))
+            found.append(info["turns"][0].distance)
+        assert found == distances
+    assert data_stats([told]).distances == {1: 1, 2: 1}
+    assert data_stats(
+        [to_conversation({**row, "interactions": [{**row["interactions"][0], "think": "Well."}, asking, asking]}, "x")]
+    ).distances == {**{2: 1, 3: 1}}
 
 
 def test_pairs_of_a_preference_have_the_same_thought() -> None:

@@ -88,7 +88,7 @@ def asked_under_references(conversation: Conversation, known: dict[str, tuple[st
     """Yields what each follow-up asks for when all answers before it were the reference."""
     tracker = FactTracker(known)
     for interaction, following in pairwise(conversation.interactions):
-        tracker.write(interaction, interaction.answer)
+        tracker.write(interaction, interaction.answer, str(interaction.extra.get("think", "")))
         yield tracker.ask(following)
 
 
