@@ -14,7 +14,7 @@ from rxrl.algorithms.losses import estimated_kl
 from rxrl.models import answer_logits
 from rxrl.training import token_statistics as module
 from rxrl.training.token_statistics import LazyLogits, token_log_probs, token_statistics
-from rxrl.types import EOS
+from rxrl.types import ANSWER, EOS, SPECIAL_TOKENS
 from tests.distributions import entropy, exact_kl, sampled, tempered
 
 VOCAB, DIM = 12, 5
@@ -237,3 +237,42 @@ def test_kl_may_be_estimated_on_the_sampled_tokens(estimator):
     assert torch.allclose(found.reference_log_probs, truth.reference_log_probs)
     assert torch.allclose(*(torch.autograd.grad(each.sum(), made.hidden)[0] for each in (found.reference_kl, expected)))
     assert token_statistics(policy, made.ids, 0.7, estimator=estimator).reference_kl is None
+
+
+@pytest.mark.parametrize("thinking", [(False,) * 5, (True,) * 5, (True, True, False, False, True)])
+def test_a_thought_ends_with_its_marker_and_an_answer_with_another(thinking):
+    special, size, generator = len(SPECIAL_TOKENS) + 4, 16, torch.Generator().manual_seed(3)
+    thoughts = torch.tensor(thinking)
+
+    def head():
+        linear = torch.nn.Linear(DIM, size, dtype=torch.float64)
+        linear.special_tokens = special
+        return linear
+
+    policy, frozen = head(), head()
+    hidden, others = (torch.randn(5, DIM, generator=generator, dtype=torch.float64) for _ in range(2))
+    hidden.requires_grad_()
+    ids = torch.where(thoughts, ANSWER, EOS)
+    found = token_statistics(LazyLogits.of(policy, hidden), ids, 0.8, LazyLogits.of(frozen, others), thoughts=thoughts)
+
+    def whole(linear, states):
+        logits = linear(states)
+        said, thought = (answer_logits(logits, special, (end,)) for end in (EOS, ANSWER))
+        return (torch.where(thoughts.unsqueeze(1), thought, said) / 0.8).log_softmax(-1)
+
+    mine, theirs = whole(policy, hidden), whole(frozen, others)
+    expected = {
+        "log_probs": sampled(mine, ids),
+        "entropy": entropy(mine),
+        "reference_kl": exact_kl(mine, theirs),
+        "reference_log_probs": sampled(theirs, ids),
+    }
+    leaves = [hidden, policy.weight, policy.bias]
+    for name, value in expected.items():
+        torch.testing.assert_close(getattr(found, name), value)
+        assert value.isfinite().all()
+        if name != "reference_log_probs":
+            gradients_of = [torch.autograd.grad(each.sum(), leaves, retain_graph=True) for each in (getattr(found, name), value)]
+            for one, other in zip(*gradients_of, strict=True):
+                torch.testing.assert_close(one, other)
+    assert torch.equal(token_log_probs(LazyLogits.of(policy, hidden), ids, 0.8, thoughts), found.log_probs)
