@@ -120,7 +120,7 @@ def test_settings_take_a_mix(tmp_path: Path) -> None:
     for wrong, said in (
         ({"train": {"world": -1}}, "train"),
         ({"train": {}}, "at least one part with a weight above 0"),
-        ({"train": {"world": 1}, "held_out": rows}, "held_out: .* there are 0 files and 1 held out"),
+        ({"train": {"world": 1}, "held_out": rows}, "held_out: .* got 1 for 0"),
         ({"train": {rows: 1, f"./{rows}": 1}, "level": 2}, "level: it is of the generated world and of scenarios"),
     ):
         with pytest.raises(ConfigError, match=said):
@@ -128,10 +128,10 @@ def test_settings_take_a_mix(tmp_path: Path) -> None:
 
 
 def test_each_file_of_a_mix_is_held_out_by_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there are 0 files and 1 held out"):
+    with pytest.raises(ConfigError, match="got 1 for 0"):
         open_named(["scenario:guess", "world"], ["rows.jsonl"])
     rows, more, held_out, other = (rows_file(tmp_path, name, seed) for seed, name in enumerate(("rows", "more", "held", "other")))
-    with pytest.raises(ConfigError, match="there are 2 files and 1 held out"):
+    with pytest.raises(ConfigError, match="got 1 for 2"):
         open_named([rows, "world", more], [held_out])
     sources = open_named([rows, "world", more], [held_out, other], 1)
     found = sources.validation.take(steps=4, strategy="multi-step", start=0, count=24)
