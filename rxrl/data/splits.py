@@ -195,7 +195,7 @@ def paired(mix: Iterable[str], held_out: str | Sequence[str]) -> dict[str, str |
     files = [name for name in mix if not generated(name)]
     if held_out and len(held_out) != len(files):
         raise ConfigError(
-            f"Give one held-out file for each file that is trained on, in the same order: got {len(held_out)} for {len(files)}. "
+            f"Give --held-out once for each file of --data, in the same order: got {len(held_out)} for {len(files)}. "
             "The generated world and scenarios have held-out data of their own."
         )
     names: Sequence[str | None] = held_out or [None] * len(files)

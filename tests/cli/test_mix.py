@@ -33,7 +33,7 @@ def test_a_mix_is_trained_on_and_each_part_is_reported_by_itself(invoke: Any, ru
 
 def test_what_does_not_fit_a_mix_is_refused_before_anything_runs(run_mrl: Any, invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
     for options, said in (
-        ((*MIX, "--held-out", "rows.jsonl"), "--held-out goes with one file"),
+        ((*MIX, "--held-out", "rows.jsonl"), "Give --held-out once for each file of --data, in the same order: got 1 for 0"),
         (("--data", "world", "--data", "world=2"), "'world' is named twice"),
         (("--data", "scenario:guess=-1"), "must be a number of at least 0"),
         (MIX, "decides itself what its user comes back to"),

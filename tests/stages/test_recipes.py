@@ -99,7 +99,7 @@ def test_held_out_conversations_without_any_to_train_on_are_refused_before_the_f
     texts.write_text('{"text": "The owl sang."}\n{"text": "The fox slept."}\n')
     for data in (None, [str(texts)]):
         named = RecipeData.named(data, None, "talks.jsonl", lambda text: None)
-        with pytest.raises(ConfigError, match="--held-out goes with one file as --data, got 0"):
+        with pytest.raises(ConfigError, match="--held-out once for each file of --data, in the same order: got 1 for 0"):
             RecipeRun(load_recipe(recipe), named, tmp_path / "run", processes=Processes())
 
 
