@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from rxrl.config import load_config
-from rxrl.data.splits import open_sources
 from rxrl.errors import DataError
 from rxrl.evaluation.evaluate import evaluate
 from rxrl.evaluation.metrics import bootstrap
@@ -24,6 +23,7 @@ from rxrl.factory import load_checkpoint
 from rxrl.pipeline import PipelineConfig
 from rxrl.players import model_play
 from rxrl.rewards import load_reward
+from rxrl.supply import open_configured
 from rxrl.writing import write_text
 
 PLAYERS = {"supervised": "checkpoints/smat", "after MRL": "checkpoint", "SMAT continued": "checkpoints/smat-continued"}
@@ -53,10 +53,10 @@ def play_attempts(run: Path, out: Path, conversations: int, attempts: int, say: 
     """
     config = load_config(run / "config.yaml", PipelineConfig)
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    sources = open_sources(config.data, config.seed)
+    sources = open_configured(config.data, config.seed)
     chosen, known = sources.test[:conversations], sources.train.take(steps=1, strategy="multi-step", start=0, count=500)
     for name, checkpoint in PLAYERS.items():
-        file = _file(run, out, name)
+        file = _file(run, out, name, conversations, attempts)
         if file.exists():
             continue
         if not (run / checkpoint).exists():
@@ -66,20 +66,20 @@ def play_attempts(run: Path, out: Path, conversations: int, attempts: int, say: 
         play = model_play(model, tokenizer, chosen, reward=load_reward("retention"), known=known, **limits)
         played = [evaluate(*play, chosen, seed=number, greedy=False, resamples=1).records for number in range(attempts)]
         rows = [[*question, count] for question, count in right_attempts(played).items()]
-        write_text(file, json.dumps({"attempts": attempts, "right": rows}))
+        write_text(file, json.dumps(rows))
         say(f"{run.name}, {name}: played {len(chosen)} conversations {attempts} times.")
 
 
-def _file(run: Path, out: Path, name: str) -> Path:
-    return out / f"{run.name}-{name.replace(' ', '-')}.json"
+def _file(run: Path, out: Path, name: str, conversations: int, attempts: int) -> Path:
+    return out / f"{run.name}-{name.replace(' ', '-')}-{conversations}x{attempts}.json"
 
 
-def attempts_table(runs: Sequence[Path], out: Path) -> list[str]:
+def attempts_table(runs: Sequence[Path], out: Path, conversations: int, attempts: int) -> list[str]:
     """Markdown rows: pass@k of each model over all runs, and the paired difference of MRL to the other two."""
-    found = {name: [_read(_file(run, out, name)) for run in runs] for name in PLAYERS}
-    shown = [tries for tries in TRIES if all(tries <= attempts for each in found.values() for attempts, _ in each)]
+    found = {name: [_read(_file(run, out, name, conversations, attempts)) for run in runs] for name in PLAYERS}
+    shown = [tries for tries in TRIES if tries <= attempts]
     rows = ["| | " + " | ".join(f"pass@{tries}" for tries in shown) + " |", "|---" * (len(shown) + 1) + "|"]
-    rates = {name: {tries: _rates(read, tries) for tries in shown} for name, read in found.items()}
+    rates = {name: {tries: _rates(read, attempts, tries) for tries in shown} for name, read in found.items()}
     for name, own in rates.items():
         rows.append(f"| {name} | " + " | ".join(_cell(own[tries], ".3f") for tries in shown) + " |")
     for name in PLAYERS:
@@ -89,19 +89,18 @@ def attempts_table(runs: Sequence[Path], out: Path) -> list[str]:
     return rows
 
 
-def _read(file: Path) -> tuple[int, Attempts]:
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    return saved["attempts"], {(conversation, turn): count for conversation, turn, count in saved["right"]}
+def _read(file: Path) -> Attempts:
+    return {(conversation, turn): count for conversation, turn, count in json.loads(file.read_text(encoding="utf-8"))}
 
 
 Rated = Sequence[tuple[str, float]]
 """Run and conversation of each question, and a number."""
 
 
-def _rates(read: Sequence[tuple[int, Attempts]], tries: int) -> Rated:
+def _rates(read: Sequence[Attempts], attempts: int, tries: int) -> Rated:
     return [
         (f"{run}/{conversation}", pass_at(right, attempts, tries))
-        for run, (attempts, questions) in enumerate(read)
+        for run, questions in enumerate(read)
         for (conversation, _), right in sorted(questions.items())
     ]
 

@@ -312,7 +312,7 @@ def tables(arguments: argparse.Namespace) -> list[str]:
     if command == "attempts":
         for run in arguments.runs:
             play_attempts(run, arguments.out, arguments.conversations, arguments.attempts, say=print)
-        return attempts_table(arguments.runs, arguments.out)
+        return attempts_table(arguments.runs, arguments.out, arguments.conversations, arguments.attempts)
     if not arguments.table:
         MISSING[command](arguments)
     if command in REFERENCES:

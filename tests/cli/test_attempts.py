@@ -32,8 +32,8 @@ def test_right_attempts_count_questions_alone() -> None:
 def test_the_table_pairs_questions(tmp_path: Path) -> None:
     for name, counts in zip(PLAYERS, ((0, 4), (4, 8), (4, 4)), strict=True):
         rows = [["a", 1, counts[0]], ["b", 1, counts[1]]]
-        (tmp_path / f"run-{name.replace(' ', '-')}.json").write_text(json.dumps({"attempts": 8, "right": rows}))
-    head, _, *rows = attempts_table([Path("run")], tmp_path)
+        (tmp_path / f"run-{name.replace(' ', '-')}-2x8.json").write_text(json.dumps(rows))
+    head, _, *rows = attempts_table([Path("run")], tmp_path, 2, 8)
     assert head == "| | pass@1 | pass@8 |"
     assert rows[0] == "| supervised | 0.250 [0.000, 0.500] | 0.500 [0.000, 1.000] |"
     assert rows[1].startswith("| after MRL | 0.750 [0.500, 1.000] | 1.000")
