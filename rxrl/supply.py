@@ -150,7 +150,7 @@ def open_configured(data: DataConfig, seed: int, say: Say | None = None) -> Sour
     Raises:
         RxrlError: Something is missing or wrong.
     """
-    parts, tested = [], paired(data.mix, data.held_out_names)
+    parts, tested = [], paired(data.mix, data.held_out or ())
     for name, weight in data.mix.items():
         if name.startswith(SCENARIO):
             opened = scenario_sources(name, level=data.level, seed=seed, steps=data.steps, test=data.test_conversations)

@@ -31,7 +31,7 @@ from rxrl.config import load_config
 from rxrl.curricula import Curriculum
 from rxrl.data.splits import Sources, open_sources
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.errors import DataError, RxrlError
+from rxrl.errors import ConfigError, DataError, RxrlError
 from rxrl.evaluation.metrics import compare
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.factory import load_checkpoint
@@ -310,6 +310,8 @@ def tables(arguments: argparse.Namespace) -> list[str]:
     if command == "scenarios":
         return scenarios_table(arguments.folders)
     if command == "attempts":
+        if min(arguments.conversations, arguments.attempts) < 1:
+            raise ConfigError("--conversations and --attempts must be at least 1.")
         for run in arguments.runs:
             play_attempts(run, arguments.out, arguments.conversations, arguments.attempts, say=print)
         return attempts_table(arguments.runs, arguments.out, arguments.conversations, arguments.attempts)

@@ -69,7 +69,7 @@ class DataConfig(BaseConfig):
         except ConfigError as error:
             raise WrongValueError(str(error).rstrip("."), "train") from None
         try:
-            files = paired(mix, self.held_out_names)
+            files = paired(mix, self.held_out or ())
         except ConfigError as error:
             raise WrongValueError(str(error).rstrip("."), "held_out") from None
         for name in ("level", "steps"):
@@ -81,11 +81,6 @@ class DataConfig(BaseConfig):
     def mix(self) -> dict[str, float]:
         """What is mixed, with weights; most often one name."""
         return mix_of(WORLD if self.train is None else self.train)
-
-    @property
-    def held_out_names(self) -> tuple[str, ...]:
-        """What tests the files to train on, one each in their order; empty: what they hold out themselves."""
-        return (self.held_out,) if isinstance(self.held_out, str) else self.held_out or ()
 
     @property
     def told(self) -> bool:
@@ -153,7 +148,7 @@ def open_sources(data: DataConfig, seed: int, say: Say | None = None) -> Sources
         return Sources(worlds["train"], worlds["validation"], test, world_stories, worlds["test"], origins=tuple(made))
     corpus = open_corpus(name)
     split = corpus.choose("train", say)
-    given = next(iter(data.held_out_names), None)
+    given = paired(data.mix, data.held_out or ())[name]
     tested = corpus.other("test", "validation") if given is None else open_corpus(given).choose("test", say)
     if tested is None:
         raise DataError("Training data from a file needs held-out conversations too: give them with --held-out FILE.")

@@ -37,7 +37,7 @@ from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.beside import Teller, Voice, beside
 from rxrl.pipeline.checks import check_fit, check_rewards, check_supply, check_thoughts, check_turns, longest_turns
 from rxrl.pipeline.config import PipelineConfig
-from rxrl.pipeline.parts import CHECKPOINT, alarm_notes, make_task, train_tokenizer
+from rxrl.pipeline.parts import CHECKPOINT, alarm_notes, make_task, new_model, train_tokenizer
 from rxrl.players import Play, model_play
 from rxrl.rewards import load_reward
 from rxrl.runs.checkpoints import newest_position
@@ -124,8 +124,7 @@ class Pipeline:
         if resume:
             MetricsLog(self.folder).rewind(newest_position(self.folder / "checkpoints"))
         tokenizer = self._tokenizer(sources)
-        changes = tokenizer.model_settings | self.config.model
-        model = ReactiveTransformer.from_preset(self.config.preset, seed=self.config.seed, **changes)
+        model = new_model(self.config.preset, tokenizer, self.config.seed, self.config.model)
         check_thoughts(self.mrl, model.config.template)
         check_fit(sources, tokenizer, model.config.max_length)
         self.supervise(model, tokenizer, sources)

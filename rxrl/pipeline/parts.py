@@ -12,6 +12,7 @@ from rxrl.data.origins import Origin
 from rxrl.data.sources import RowsSource
 from rxrl.data.splits import WORLD, DataConfig, Sources, generated
 from rxrl.data.tokenizer import Tokenizer
+from rxrl.errors import ConfigError
 from rxrl.evaluation import write_report
 from rxrl.evaluation.provenance import made_with
 from rxrl.models import ReactiveTransformer, preset
@@ -50,7 +51,22 @@ def fresh_model(
     preset(size)
     config = PipelineConfig(seed=seed, preset=size, data=DataConfig(train=mix_of(data or WORLD)))
     codec = train_tokenizer(config, sources) if tokenizer is None else Tokenizer.load(tokenizer)
-    return ReactiveTransformer.from_preset(size, seed=seed, **{**codec.model_settings, **changes}), codec
+    return new_model(size, codec, seed, changes), codec
+
+
+def new_model(size: str, codec: Tokenizer, seed: int, changes: Mapping[str, Any]) -> ReactiveTransformer:
+    """A model with random weights for a tokenizer.
+
+    Raises:
+        ConfigError: The changes leave no room for its tokens.
+        ModelError: They do not fit the preset.
+    """
+    own: dict[str, Any] = codec.model_settings
+    if isinstance(given := changes.get("vocab_size"), int) and given < codec.vocab_size:
+        raise ConfigError(f"vocab_size={given} is less than the {codec.vocab_size} tokens of the tokenizer: leave it out, or give more.")
+    if changes.get("template", own["template"]) != own["template"]:
+        raise ConfigError("Whether a model has the markers of the interaction template is decided by its tokenizer: leave template out.")
+    return ReactiveTransformer.from_preset(size, seed=seed, **{**own, **changes})
 
 
 def make_task(name: str, config: StageConfig, sources: Sources, tokenizer: Tokenizer, max_length: int) -> StageTask:

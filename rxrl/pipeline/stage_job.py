@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rxrl.data.splits import Sources
-from rxrl.data.stores import Options, Reporter
+from rxrl.data.mixing import mix_of
+from rxrl.data.splits import WORLD, Sources
+from rxrl.data.stores import Options, Reporter, is_store
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.errors import ConfigError
 from rxrl.models import ReactiveTransformer, preset
@@ -64,8 +65,9 @@ class StageJob:
     options: Options = field(default_factory=Options)
 
     def of_full_vocabulary(self) -> StageJob:
-        """The same with a new model of the preset's vocabulary, which a tokenizer may not fill that was trained on little data."""
-        return self if self.start else replace(self, model={"vocab_size": preset(self.preset).vocab_size, **self.model})
+        """The same with a new model of the preset's vocabulary, where its tokenizer is trained, maybe on too little data to fill that."""
+        known = self.start or self.tokenizer or any(map(is_store, mix_of(self.data or WORLD)))
+        return self if known else replace(self, model={"vocab_size": preset(self.preset).vocab_size, **self.model})
 
     def prepare(self, report: Reporting = quietly) -> tuple[ReactiveTransformer, Tokenizer, Sources]:
         """Model, tokenizer and data.

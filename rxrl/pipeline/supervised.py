@@ -13,7 +13,7 @@ from rxrl.data.stores import Options, Reporter, is_store, needs_store, open_stor
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer, preset
-from rxrl.pipeline.parts import fresh_model
+from rxrl.pipeline.parts import fresh_model, new_model
 from rxrl.supply import open_named
 
 DEFAULT_PRESET = "pico"
@@ -93,4 +93,4 @@ def _model_of(
         codec = open_store(stores[0]).files.load_tokenizer()
     else:
         codec = sampled_tokenizer(stored[0], preset(size).vocab_size, options, reporter)
-    return ReactiveTransformer.from_preset(size, seed=seed, **{**codec.model_settings, **changes}), codec
+    return new_model(size, codec, seed, changes), codec

@@ -217,6 +217,8 @@ def test_sizes_of_a_new_model_are_set_one_by_one(folder):
         (["--model", "slots"], "--model takes name=value"),
         (["--model", "slot=8"], "Preset 'pico' cannot be changed like this: .*slot"),
         (["--model", "slots=8", "--from", "small/checkpoint"], "are for a fresh model"),
+        (["--model", "vocab_size=10"], r"vocab_size=10 is less than the \d+ tokens of the tokenizer"),
+        (["--model", "template=true"], "decided by its tokenizer: leave template out"),
     ):
         with pytest.raises(RxrlError, match=said):
             run("sft", "--data", "talks.jsonl", "--out", "other", *given)
