@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,7 @@ def open_stage(
     stored = [file for file in validated if needs_store(file) or (file in texts and len(mix) > 1)]
     if stored:
         model, codec = load_checkpoint(start) if start else _model_of(stored, size, tokenizer, options, seed, reporter, changes)
-
-        def opened(file: str, other: str | None) -> Sources | None:
-            if file not in stored:
-                return None
-            return stored_sources(*stores_of(file, other, codec, options, reporter), seed, texts=name == "pretrain")
-
+        opened = partial(_of_store, stored, codec, options, reporter, seed, name == "pretrain")
         return model, codec, open_named(data, held_out, level, seed, say=reporter.say, opened=opened)
     if texts:
         ((file, other),) = validated.items()
@@ -80,6 +76,13 @@ def open_stage(
     sources = open_named(data, held_out, level, seed, say=reporter.say)
     model, codec = load_checkpoint(start) if start else fresh_model(size, tokenizer, sources, data, seed, **changes)
     return model, codec, sources
+
+
+def _of_store(
+    stored: Sequence[str], codec: Tokenizer, options: Options, reporter: Reporter, seed: int, texts: bool, file: str, held_out: str | None
+) -> Sources | None:
+    """A file that is a token store or becomes one, with what validates it; None where it is read whole."""
+    return stored_sources(*stores_of(file, held_out, codec, options, reporter), seed, texts=texts) if file in stored else None
 
 
 def _model_of(
