@@ -38,14 +38,18 @@ class RouterStatistics:
     """Collects what the load-balancing loss needs, over all layers of one forward pass, padding excluded."""
 
     def __init__(self, mask: Tensor) -> None:
-        self.mask = mask.reshape(-1)
+        self.mask = mask
         self.loads: list[Tensor] = []
         self.probabilities: list[Tensor] = []
         self.entropies: list[Tensor] = []
 
+    def keep_rows(self, rows: Tensor) -> None:
+        """Looks at some rows of the mask alone, by index, before a pass that leaves out the others."""
+        self.mask = self.mask.flatten(0, -2)[rows]
+
     def add(self, probabilities: Tensor, chosen: Tensor) -> None:
         """Adds one layer: router probabilities `[tokens, experts]` and chosen experts `[tokens, k]`."""
-        real = self.mask.to(probabilities.dtype)
+        real = self.mask.reshape(-1).to(probabilities.dtype)
         weights = real.unsqueeze(1).expand_as(chosen).reshape(-1)
         self.loads.append(torch.zeros_like(probabilities[0]).scatter_add(0, chosen.reshape(-1), weights))
         self.probabilities.append((probabilities * real.unsqueeze(1)).sum(0))

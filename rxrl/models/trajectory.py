@@ -1,6 +1,7 @@
 """Replays conversations from stm0 with current weights, gradients flowing through memory over a chosen window of turns.
 
-The encoder runs over all interactions at once and the decoder over all turns at once; only the memory attention is a chain.
+The encoder runs over all interactions at once and the decoder over all turns at once; only the memory attention is a chain. Conversations
+of a batch differ in length, so what stands behind their ends is left out everywhere.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -82,42 +84,95 @@ def memory_trajectory(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: T
         flow: How gradients flow back.
 
     Returns:
-        `[layers, turns, batch, slots, dim]`: entry t is the memory after writes 0 .. t.
+        `[layers, turns, batch, slots, dim]`: entry t is the memory after writes 0 .. t. Behind the last write of a conversation its memory
+        stays as it is.
     """
-    turns = ids.shape[0]
     if model.writes_read_memory:
         return _write_by_write(model, stm0, ids, mask, flow)
-    encoded = _by_turn(model.encode(ids.flatten(0, 1), mask.flatten(0, 1)), turns)
-    if flow.turns is None or flow.turns >= turns:
-        return torch.stack(_chain(model, stm0, encoded, mask, flow), dim=1)
+    writes = _Writes.of(ids, mask)
+    encoded = model.encode(writes.ids, writes.mask)
+    if flow.turns is None or flow.turns >= len(ids):
+        return _chain(model, stm0, encoded, writes, flow)
     with torch.no_grad():
-        values = _chain(model, stm0, encoded, mask, EXACT)
-    return _windows(model, torch.stack([stm0, *values], dim=1), encoded, mask, flow.turns)
+        values = _chain(model, stm0, encoded, writes, EXACT)
+    return _windows(model, torch.cat([stm0.unsqueeze(1), values], dim=1), encoded, writes, flow.turns)
 
 
-def _chain(model: ReactiveNetwork, stm: Tensor, encoded: Tensor, mask: Tensor, flow: GradientFlow) -> list[Tensor]:
-    states = []
-    # Unbound, because each slice would have a zeroed copy of the whole as its gradient.
-    for data, data_mask in zip(encoded.unbind(1), mask, strict=True):
-        stm = written(partial(model.update_memory, encoded=data, mask=data_mask), stm, flow)
+@dataclass(frozen=True, slots=True)
+class _Writes:
+    """What some conversations of different lengths write, one write behind the other, without what is behind the end of a conversation.
+
+    Attributes:
+        ids: `[writes, time]`: the first write of each conversation, the longest conversation first, then the second of each that has one.
+        mask: Of the same shape.
+        counts: How many conversations have a first write, a second, ...
+        order: Conversations by length, `[batch]`.
+        place: Where each conversation stands in that order, `[batch]`.
+        last: Number of writes of each conversation, `[batch]`.
+        turns: Writes of the longest conversation that there is room for.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    counts: list[int]
+    order: Tensor
+    place: Tensor
+    last: Tensor
+    turns: int
+
+    @classmethod
+    def of(cls, ids: Tensor, mask: Tensor) -> _Writes:
+        """From what stands turn by turn, `[turns, batch, time]`."""
+        turns, batch = mask.shape[:2]
+        numbers = torch.arange(1, turns + 1, device=mask.device).unsqueeze(1)
+        last = (mask.any(-1) * numbers).amax(0)
+        order = last.argsort(descending=True, stable=True)
+        going = last[order] >= numbers
+        # One row of padding where nobody writes, so that there is a pass, and gradients of 0, for whoever adds them up over processes.
+        going[0, 0] |= ~going.any()
+        counts = [count for count in going.sum(1).tolist() if count]
+        place = torch.empty_like(order).scatter_(0, order, torch.arange(batch, device=mask.device))
+        return cls(ids[:, order][going], mask[:, order][going], counts, order, place, last, turns)
+
+    def rows(self, number: Tensor, first: int) -> Tensor:
+        """Where a write of each conversation stands among all, `[turns, batch]`; its last one, where it has no more.
+
+        Args:
+            number: Which write, `[turns, 1]`.
+            first: The number of the writes that stand first: 0, where what was before the first write is there for every conversation.
+        """
+        sizes = [len(self.order)] * (1 - first) + self.counts
+        begins = torch.tensor([0, *accumulate(sizes[:-1])], device=number.device)
+        return begins[(number.minimum(self.last) - first).clamp(min=0)] + self.place
+
+
+def _chain(model: ReactiveNetwork, stm0: Tensor, encoded: Tensor, writes: _Writes, flow: GradientFlow) -> Tensor:
+    stm = stm0[:, writes.order]
+    states = [stm]
+    # Split once, because each slice would have a zeroed copy of the whole as its gradient.
+    for data, mask in zip(encoded.split(writes.counts, dim=1), writes.mask.split(writes.counts), strict=True):
+        stm = written(partial(model.update_memory, encoded=data, mask=mask), stm[:, : len(mask)], flow)
         states.append(stm)
-    return states
+    after = torch.arange(1, writes.turns + 1, device=stm.device).unsqueeze(1)
+    return _by_turn(torch.cat(states, dim=1).index_select(1, writes.rows(after, 0).flatten()), writes.turns)
 
 
-def _windows(model: ReactiveNetwork, states: Tensor, encoded: Tensor, mask: Tensor, window: int) -> Tensor:
+def _windows(model: ReactiveNetwork, states: Tensor, encoded: Tensor, writes: _Writes, window: int) -> Tensor:
     """For every turn a chain of its own that starts `window` writes back, all turns as one batch.
 
     `states` `[layers, 1 + turns, batch, slots, dim]`: stm0, then values without gradient. Turns nearer to the start than
-    the window keep their first state until their chain begins.
+    the window keep their first state until their chain begins, and those behind the end of a conversation keep its last.
     """
-    turns = mask.shape[0]
-    last = torch.arange(turns, device=mask.device)
+    turns = writes.turns
+    last = torch.arange(turns, device=encoded.device)
     stm = states[:, (last + 1 - window).clamp(min=0)].flatten(1, 2)
     for back in range(window - 1, -1, -1):
-        write = (last - back).clamp(min=0)
-        updated = model.update_memory(stm, encoded[:, write].flatten(1, 2), mask[write].flatten(0, 1))
-        begun = (last - back >= 0).repeat_interleave(mask.shape[1])[None, :, None, None]
-        stm = torch.where(begun, updated, stm)
+        number = (last - back + 1).unsqueeze(1)
+        # Whoever writes nothing at all has no place here; what is computed for it is not taken.
+        rows = writes.rows(number, 1).flatten().clamp(max=len(writes.ids) - 1)
+        updated = model.update_memory(stm, encoded[:, rows], writes.mask[rows])
+        told = ((number >= 1) & (number <= writes.last)).flatten()
+        stm = torch.where(told[None, :, None, None], updated, stm)
     return _by_turn(stm, turns)
 
 
@@ -132,13 +187,18 @@ def _write_by_write(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: Ten
     window = turns if flow.turns is None else min(flow.turns, turns)
     values, stm = [stm0], stm0
     results = []
+
+    def write(stm: Tensor, index: int) -> Tensor:
+        told = mask[index].any(-1)[None, :, None, None]
+        return torch.where(told, model.write_memory(stm, ids[index], mask[index]), stm)
+
     for turn in range(turns):
         if window < turns:
             first = max(0, turn + 1 - window)
             stm = values[first]
-            for write in range(first, turn):
-                stm = model.write_memory(stm, ids[write], mask[write])
-        stm = written(partial(model.write_memory, ids=ids[turn], mask=mask[turn]), stm, flow)
+            for index in range(first, turn):
+                stm = write(stm, index)
+        stm = written(partial(write, index=turn), stm, flow)
         values.append(stm.detach())
         results.append(stm)
     return torch.stack(results, dim=1)
@@ -159,5 +219,11 @@ def answer_hidden(
     Returns:
         `[tokens, dim]` in the order of `turns.ids[answer]`.
     """
-    hidden = model.decode_hidden(turns.ids.flatten(0, 1), turns.mask.flatten(0, 1), stms.flatten(1, 2), None, statistics)
-    return hidden[:, :-1][answer.flatten(0, 1)[:, 1:]]
+    there = answer.any(-1).flatten()
+    there[0] |= ~there.any()  # As with what is written.
+    rows = there.nonzero().squeeze(1)
+    ids, mask, said = (each.flatten(0, 1)[rows] for each in (turns.ids, turns.mask, answer))
+    if statistics is not None:
+        statistics.keep_rows(rows)
+    hidden = model.decode_hidden(ids, mask, stms.flatten(1, 2).index_select(1, rows), None, statistics)
+    return hidden[:, :-1][said[:, 1:]]

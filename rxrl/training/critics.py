@@ -67,15 +67,16 @@ def critic_values(critic: AnyCritic, rollout: Rollout, model: ReactiveTransforme
         model: The policy, whose memory or encoder a critic may read; only a shared encoder gets gradients.
 
     Returns:
-        `[turns, batch]`.
+        `[turns, batch]`, 0 behind the end of an episode.
     """
     tokens, stm = rollout.critic_tokens, None
     if reads_memory(critic):
         tokens = TokenBatch(rollout.turns.ids, rollout.turns.mask & ~rollout.answer)
         with torch.no_grad():
-            stm = trajectory(model, rollout).flatten(1, 2)
-    flat = TokenBatch(tokens.ids.flatten(0, 1), tokens.mask.flatten(0, 1))
-    return _values(critic, model, flat, rollout.turn.flatten(), rollout.steps.flatten(), stm).view_as(rollout.rewards)
+            stm = trajectory(model, rollout)[:, rollout.real]
+    real = rollout.real
+    values = _values(critic, model, TokenBatch(tokens.ids[real], tokens.mask[real]), rollout.turn[real], rollout.steps[real], stm)
+    return values.new_zeros(real.shape).masked_scatter(real, values)
 
 
 @torch.no_grad()

@@ -22,18 +22,26 @@ def episodes(turns: int, batch: int, seed: int = 0) -> TokenBatch:
 
 
 def truncated(model: ReactiveTransformer, stm0: Tensor, batch: TokenBatch, window: int) -> Tensor:
-    """Turn by turn and window by window, through the plain `write_memory`."""
+    """Turn by turn and window by window, through the plain `write_memory`; nothing written leaves memory as it is."""
     turns = len(batch.ids)
+
+    def write(stm: Tensor, turn: int) -> Tensor:
+        told = batch.mask[turn].any(-1)
+        memory = torch.zeros_like(stm)
+        memory[:, ~told] = stm[:, ~told]
+        memory[:, told] = model.write_memory(stm[:, told], batch.ids[turn, told], batch.mask[turn, told])
+        return memory
+
     values = [stm0]
     with torch.no_grad():
         for turn in range(turns):
-            values.append(model.write_memory(values[-1], batch.ids[turn], batch.mask[turn]))
+            values.append(write(values[-1], turn))
     results = []
     for turn in range(turns):
         first = max(0, turn + 1 - window)
         stm = values[first].detach() if first else stm0
-        for write in range(first, turn + 1):
-            stm = model.write_memory(stm, batch.ids[write], batch.mask[write])
+        for index in range(first, turn + 1):
+            stm = write(stm, index)
         results.append(stm)
     return torch.stack(results, dim=1)
 
@@ -59,6 +67,37 @@ def test_the_window_of_gradients_is_exact(window: int | None, reads_memory: bool
     for one, other in zip(gradients(model, stm0, found), gradients(model, stm0, expected), strict=True):
         assert torch.isfinite(one).all()
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("reads_memory", [False, True])
+@pytest.mark.parametrize("window", [1, 2, None])
+def test_conversations_of_different_lengths_are_as_each_alone(window: int | None, reads_memory: bool):
+    model, lasts = model_of(config(reads_memory=reads_memory)), [2, 0, 4, 1, 4]
+    stm0, written = memory_of(model, 5).requires_grad_(), episodes(4, 5)
+    going = torch.arange(4).unsqueeze(1) < torch.tensor(lasts)
+    batch = TokenBatch(written.ids.where(going.unsqueeze(-1), PAD), (written.mask & going.unsqueeze(-1)))
+    batch.mask[3, 4, 0] = True
+    found = memory_trajectory(model, stm0, batch.ids, batch.mask, GradientFlow(window))
+    for row, last in enumerate(lasts):
+        alone = stm0[:, row : row + 1].unsqueeze(1).expand(-1, 4, -1, -1, -1)
+        if last:
+            one = memory_trajectory(model, stm0[:, row : row + 1], *(each[:last, row : row + 1] for each in (batch.ids, batch.mask)), GradientFlow(window))
+            alone = torch.cat([one, one[:, -1:].expand(-1, 4 - last, -1, -1, -1)], dim=1)
+        torch.testing.assert_close(found[:, :, row : row + 1], alone, atol=1e-12, rtol=0)
+
+
+def test_nothing_written_has_gradients_of_zero():
+    model = model_of(config())
+    stm0, written = memory_of(model, 2).requires_grad_(), episodes(3, 2)
+    nothing = torch.zeros_like(written.mask)
+    stms = memory_trajectory(model, stm0, written.ids, nothing)
+    assert stms.equal(stm0.unsqueeze(1).expand_as(stms))
+    hidden = answer_hidden(model, stms, TokenBatch(written.ids, nothing), nothing)
+    assert hidden.shape == (0, model.config.dim)
+    found = torch.autograd.grad(stms.sum() + hidden.sum(), list(model.parameters()), allow_unused=True)
+    reached = {name for (name, _), grad in zip(model.named_parameters(), found, strict=True) if grad is not None}
+    assert any(name.startswith("encoder") for name in reached) and any(name.startswith("memory_attention") for name in reached)
+    assert all(grad is None or grad.eq(0).all() for grad in found)
 
 
 @pytest.mark.parametrize("window", [1, 2, None])
