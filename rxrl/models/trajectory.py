@@ -150,7 +150,7 @@ def _chain(model: ReactiveNetwork, stm0: Tensor, encoded: Tensor, writes: _Write
     stm = stm0[:, writes.order]
     states = [stm]
     # Split once, because each slice would have a zeroed copy of the whole as its gradient.
-    for data, mask in zip(encoded.split(writes.counts, dim=1), writes.mask.split(writes.counts), strict=True):
+    for data, mask in zip(torch.split(encoded, writes.counts, dim=1), torch.split(writes.mask, writes.counts), strict=True):
         stm = written(partial(model.update_memory, encoded=data, mask=mask), stm[:, : len(mask)], flow)
         states.append(stm)
     after = torch.arange(1, writes.turns + 1, device=stm.device).unsqueeze(1)

@@ -81,7 +81,9 @@ def test_conversations_of_different_lengths_are_as_each_alone(window: int | None
     for row, last in enumerate(lasts):
         alone = stm0[:, row : row + 1].unsqueeze(1).expand(-1, 4, -1, -1, -1)
         if last:
-            one = memory_trajectory(model, stm0[:, row : row + 1], *(each[:last, row : row + 1] for each in (batch.ids, batch.mask)), GradientFlow(window))
+            one = memory_trajectory(
+                model, stm0[:, row : row + 1], *(each[:last, row : row + 1] for each in (batch.ids, batch.mask)), GradientFlow(window)
+            )
             alone = torch.cat([one, one[:, -1:].expand(-1, 4 - last, -1, -1, -1)], dim=1)
         torch.testing.assert_close(found[:, :, row : row + 1], alone, atol=1e-12, rtol=0)
 

@@ -14,18 +14,21 @@ from rxrl.algorithms import AlgorithmConfig
 from rxrl.config import parse_config
 from rxrl.data.batches import episode_batch
 from rxrl.errors import ConfigError
+from rxrl.models.trajectory import answer_hidden
 from rxrl.stages.losses import smat_loss
 from rxrl.training.config import MRLConfig
 from rxrl.training.gradients import SignalGradients
+from rxrl.training.lessons import Lesson
 from rxrl.training.replay import trajectory
 from rxrl.training.rules import check_signals
-from rxrl.training.signals import teacher
+from rxrl.training.signals import reference, teacher
 from rxrl.training.signals.imitation import ImitationOptions, KeptEpisodes, imitation_losses
 from rxrl.training.signals.questions import fitting, phrasings, with_value
 from rxrl.training.signals.registry import BUILT_IN
+from rxrl.training.signals.signal import SignalInputs
 from rxrl.training.token_statistics import LazyLogits
 from rxrl.training.update import actor_loss, totals_of
-from rxrl.types import EOS, SPECIAL_TOKENS, Conversation, Interaction, interaction_ids, prompt_ids
+from rxrl.types import EOS, SPECIAL_TOKENS, Conversation, Interaction, TokenBatch, interaction_ids, prompt_ids
 from scripts.learning import CODEC
 from tests.training.lessons import signal_step, signals_of, taught, with_lessons
 from tests.training.steps import moved
@@ -179,6 +182,27 @@ def _distributions(model, stm, query, answer):
     hidden = model.decode_hidden(ids, torch.ones_like(ids, dtype=torch.bool), stm)[0, len(prompt_ids(query)) - 1 : -1]
     logits = LazyLogits.of(model.decoder.head, hidden)
     return F.linear(logits.hidden, logits.weight, logits.bias).log_softmax(-1)
+
+
+def test_references_that_the_model_said_itself_take_its_own_pass():
+    model, config = small(), AlgorithmConfig()
+    rollout = play(model, conversations(4, (3, 1, 4, 2)))
+    ids, even = rollout.turns.ids.clone(), torch.arange(4) % 2 == 0
+    ids[:, even] = ids[:, even].where(~rollout.answer[:, even] | (ids[:, even] == EOS), len(SPECIAL_TOKENS))
+    tokens = TokenBatch(F.pad(ids, (0, 3)).unsqueeze(2), F.pad(rollout.turns.mask, (0, 3)).unsqueeze(2))
+    lesson = Lesson(tokens, F.pad(rollout.answer, (0, 3)).unsqueeze(2), rollout.real.double())
+    memory = trajectory(model, rollout, config)
+    hidden = answer_hidden(model, memory, rollout.turns, rollout.answer)
+    inputs = SignalInputs(model, memory, memory, rollout, hidden, lesson)
+    assert torch.equal(reference.said_themselves(rollout, lesson)[:, ~even], rollout.real[:, ~even])
+    assert not reference.said_themselves(rollout, lesson)[:, even].all(0).any()
+    found, expected = reference.loss(inputs), -inputs.log_probs().sum(-1)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    parameters = list(model.parameters())
+    slopes = [torch.autograd.grad(each.sum(), parameters, retain_graph=True, allow_unused=True) for each in (found, expected)]
+    for one, other in zip(*slopes, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or (one - other).abs().max() < 1e-10
 
 
 def test_a_gate_leaves_turns_that_fail_to_the_reference_and_the_others_to_the_reward():
