@@ -6,6 +6,10 @@ stored stacked along a leading layers axis and run as batched products, so that 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +23,29 @@ SHARPNESS = 3.0
 At the usual scale every slot begins with almost the mean of an interaction's tokens, which holds names and values but not whose value is
 whose. Slots that begin by reading single tokens learn to keep them apart (measured in docs/notes/experiments.md).
 """
+
+
+class Told(NamedTuple):
+    """What interactions hold for memory, as far as it does not depend on memory: computed for all writes of a conversation at once.
+
+    Attributes:
+        tensors: Each `[layers, batch, ...]`.
+        mask: bool `[batch, time]`, true for real tokens, or None.
+    """
+
+    tensors: tuple[Tensor, ...]
+    mask: Tensor | None
+
+    def split(self, counts: Sequence[int]) -> Iterator[Told]:
+        """The same in parts of so many rows."""
+        # Split once, because each slice would have a zeroed copy of the whole as its gradient.
+        parts = zip(*(torch.split_with_sizes(each, list(counts), dim=1) for each in self.tensors), strict=True)
+        masks = repeat(None, len(counts)) if self.mask is None else torch.split_with_sizes(self.mask, list(counts))
+        return (Told(tensors, mask) for tensors, mask in zip(parts, masks, strict=True))
+
+    def rows(self, rows: Tensor) -> Told:
+        """The same for some rows, by index."""
+        return Told(tuple(each[:, rows] for each in self.tensors), None if self.mask is None else self.mask[rows])
 
 
 class StackedRMSNorm(nn.Module):
@@ -49,62 +76,51 @@ class StackedAttention(Attention):
             self.q_proj.mul_(SHARPNESS)
             self.kv_proj[..., : config.kv_groups * head_dim].mul_(SHARPNESS)
 
-    def forward(
-        self,
-        queries: Tensor,
-        data: Tensor,
-        data_mask: Tensor | None,
-        rotate_keys: bool,
-        query_norm: StackedRMSNorm | None = None,
-        data_norm: StackedRMSNorm | None = None,
-    ) -> Tensor:
-        """Reads `data` for `queries`.
+    def keys(self, data: Tensor, mask: Tensor | None, rotate_keys: bool, norm: StackedRMSNorm | None = None) -> Told:
+        """What there is to read of some data, whoever reads it.
+
+        Args:
+            data: `[layers or 1, batch, time, dim]`; one layer of data is read by all.
+            mask: bool `[batch, time]`, true for real tokens, or None.
+            rotate_keys: Rotary embedding on the keys.
+            norm: Of the data; None: they come normalised.
+
+        Returns:
+            Keys and values, both `[layers, batch, time, groups, head_dim]`.
+        """
+        k, v = self._heads(data, self.kv_proj, norm).chunk(2, dim=2)
+        if rotate_keys:
+            k = rotate(k, rope_angles(torch.arange(k.shape[1], device=k.device), self.head_dim, k.dtype))
+        shape = (len(self.kv_proj), -1, *k.shape[1:])
+        return Told((k.view(shape), v.view(shape)), mask)
+
+    def forward(self, queries: Tensor, told: Told, query_norm: StackedRMSNorm | None = None) -> Tensor:
+        """Reads data for `queries`.
 
         Args:
             queries: `[layers, batch, slots, dim]`.
-            data: `[layers or 1, batch, time, dim]`; one layer of data is read by all.
-            data_mask: bool `[batch, time]`, true for real tokens, or None.
-            rotate_keys: Rotary embedding on the keys.
+            told: What `keys` made of the data.
             query_norm: Norm of the queries; None: they come normalised.
-            data_norm: The same for the data.
 
         Returns:
             `[layers, batch, slots, dim]`.
         """
         layers, batch, slots, _ = queries.shape
-        q, k, v, mask = self._projected(queries, data, data_mask, rotate_keys, query_norm, data_norm)
+        q, k, v, mask = self._projected(queries, told, query_norm)
         out = attend(q, k, v, mask, backend=self.backend).view(layers, batch * slots, -1)
         # In place: with its bias a batched product would first spread that over the whole result.
         return torch.bmm(out, self.out_proj).add_(self.out_bias.unsqueeze(1)).view(layers, batch, slots, -1)
 
-    def observed(
-        self,
-        queries: Tensor,
-        data: Tensor,
-        data_mask: Tensor | None,
-        rotate_keys: bool,
-        query_norm: StackedRMSNorm | None = None,
-        data_norm: StackedRMSNorm | None = None,
-    ) -> Tensor:
+    def observed(self, queries: Tensor, told: Told, query_norm: StackedRMSNorm | None = None) -> Tensor:
         """What `forward` reads of each token, `[layers, batch, slots, time]`, mean over heads."""
-        q, k, _, mask = self._projected(queries, data, data_mask, rotate_keys, query_norm, data_norm)
+        q, k, _, mask = self._projected(queries, told, query_norm)
         return attention_weights(q, k, mask).view(*queries.shape[:3], -1)
 
-    def _projected(
-        self,
-        queries: Tensor,
-        data: Tensor,
-        data_mask: Tensor | None,
-        rotate_keys: bool,
-        query_norm: StackedRMSNorm | None,
-        data_norm: StackedRMSNorm | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _projected(self, queries: Tensor, told: Told, norm: StackedRMSNorm | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries, keys and values `[layers * batch, groups, time, head_dim]`, and the mask of the keys."""
-        q = self._heads(queries, self.q_proj, query_norm)
-        k, v = self._heads(data, self.kv_proj, data_norm).chunk(2, dim=2)
-        if rotate_keys:
-            k = rotate(k, rope_angles(torch.arange(k.shape[1], device=k.device), self.head_dim, k.dtype))
-        mask = None if data_mask is None else data_mask.repeat(len(queries), 1)[:, None, None, :]
+        q = self._heads(queries, self.q_proj, norm)
+        k, v = (each.flatten(0, 1) for each in told.tensors)
+        mask = None if told.mask is None else told.mask.repeat(len(queries), 1)[:, None, None, :]
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask
 
     def _heads(self, x: Tensor, projection: Tensor, norm: StackedRMSNorm | None) -> Tensor:
@@ -229,19 +245,19 @@ class MemoryAttention(nn.Module):
         if self.mixes:
             self.interlayer_gate = gate(0.0, 0.0)
 
-    def forward(self, stm: Tensor, encoded: Tensor, mask: Tensor | None) -> Tensor:
-        """Memory after one interaction.
+    def told(self, encoded: Tensor, mask: Tensor | None) -> Told:
+        """What interactions hold for memory.
 
         Args:
-            stm: `[layers, batch, slots, dim]`.
             encoded: Hidden states of every encoder layer, `[layers, batch, time, dim]`.
             mask: bool `[batch, time]`, true for real tokens.
-
-        Returns:
-            `[layers, batch, slots, dim]`.
         """
+        return self.attention.keys(encoded, mask, rotate_keys=True, norm=self.input_norm)
+
+    def forward(self, stm: Tensor, told: Told) -> Tensor:
+        """Memory after one interaction: `stm` `[layers, batch, slots, dim]` in and out."""
         mixed = self._first(stm)
-        update = self.attention(mixed, encoded, mask, rotate_keys=True, query_norm=self.memory_norm, data_norm=self.input_norm)
+        update = self.attention(mixed, told, query_norm=self.memory_norm)
         written: Tensor = self.gate(mixed, update)
         return written
 
@@ -249,7 +265,8 @@ class MemoryAttention(nn.Module):
         """Memory after the attention that comes before the one over encoded data."""
         if self.self_attention is not None:
             norm = self.self_memory_norm
-            attended: Tensor = self.self_gate(stm, self.self_attention(stm, stm, None, rotate_keys=False, query_norm=norm, data_norm=norm))
+            own_slots = self.self_attention.keys(stm, None, rotate_keys=False, norm=norm)
+            attended: Tensor = self.self_gate(stm, self.self_attention(stm, own_slots, query_norm=norm))
             return attended
         if self.mean_attention is None:
             return stm
@@ -257,7 +274,8 @@ class MemoryAttention(nn.Module):
         if self.mixes:
             own = norm(stm)
             source = self.interlayer_gate(own, source.expand_as(own))
-        attended = self.mean_gate(stm, self.mean_attention(stm, source, None, rotate_keys=False, query_norm=norm))
+        read = self.mean_attention(stm, self.mean_attention.keys(source, None, rotate_keys=False), query_norm=norm)
+        attended = self.mean_gate(stm, read)
         return attended
 
     def _mean(self, stm: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from rxrl.models.config import ModelConfig
 from rxrl.models.experts import RouterStatistics
 from rxrl.models.layers import RMSNorm, SelfAttention, SwiGLU
+from rxrl.models.memory_attention import Told
 from rxrl.models.transformer import Decoder, LayerCache, MemoryKV, for_heads
 
 
@@ -137,9 +138,13 @@ class TokenMemory(nn.Module):
         super().__init__()
         self.gate = Replacement()
 
-    def forward(self, stm: Tensor, written: Tensor, mask: Tensor | None) -> Tensor:
-        """Memory after one interaction: `written`, of the shape of `stm`."""
-        replaced: Tensor = self.gate(stm, written)
+    def told(self, written: Tensor, mask: Tensor | None) -> Told:
+        """`written` `[layers, batch, slots, dim]`, as it is."""
+        return Told((written,), mask)
+
+    def forward(self, stm: Tensor, told: Told) -> Tensor:
+        """Memory after one interaction: what was written, of the shape of `stm`."""
+        replaced: Tensor = self.gate(stm, *told.tensors)
         return replaced
 
 

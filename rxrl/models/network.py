@@ -141,7 +141,7 @@ class ReactiveNetwork(nn.Module):
         """Memory after an interaction that is already encoded; `stm` `[layers, batch, slots, dim]` in and out."""
         if stm.shape[1] != encoded.shape[1]:
             raise ModelError(f"Memory has {stm.shape[1]} rows, the interactions have {encoded.shape[1]}: both need the same batch.")
-        written: Tensor = self.memory_attention(stm, encoded, mask)
+        written: Tensor = self.memory_attention(stm, self.memory_attention.told(encoded, mask))
         return written
 
     def decode(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rxrl.models.config import ModelConfig
-from rxrl.models.memory_attention import StackedAttention, StackedRMSNorm
+from rxrl.models.memory_attention import StackedAttention, StackedRMSNorm, Told
 
 
 class GatedRecurrentUnit(nn.Module):
@@ -67,9 +67,12 @@ class RecurrentMemory(nn.Module):
         self.attention = StackedAttention(layers, dim, config.head_dim, config.memory_attention.attention)
         self.gate = GatedRecurrentUnit(layers, dim)
 
-    def forward(self, stm: Tensor, encoded: Tensor, mask: Tensor | None) -> Tensor:
-        """Memory after one interaction; arguments as in `MemoryAttention.forward`."""
-        queries = self.queries.unsqueeze(1).expand_as(stm)
-        read = self.attention(queries, encoded, mask, rotate_keys=True, data_norm=self.input_norm)
-        written: Tensor = self.gate(stm, read)
+    def told(self, encoded: Tensor, mask: Tensor | None) -> Told:
+        """What each slot reads of interactions, whatever it holds; arguments as in `MemoryAttention.told`."""
+        queries = self.queries.unsqueeze(1).expand(-1, encoded.shape[1], -1, -1)
+        return Told((self.attention(queries, self.attention.keys(encoded, mask, rotate_keys=True, norm=self.input_norm)),), mask)
+
+    def forward(self, stm: Tensor, told: Told) -> Tensor:
+        """Memory after one interaction: `stm` `[layers, batch, slots, dim]` in and out."""
+        written: Tensor = self.gate(stm, *told.tensors)
         return written

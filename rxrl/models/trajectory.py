@@ -1,6 +1,6 @@
 """Replays conversations from stm0 with current weights, gradients flowing through memory over a chosen window of turns.
 
-The encoder runs over all interactions at once and the decoder over all turns at once; only the memory attention is a chain. Conversations
+The encoder runs over all interactions at once and the decoder over all turns at once; only what reads memory is a chain. Conversations
 of a batch differ in length, so what stands behind their ends is left out everywhere.
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rxrl.models.experts import RouterStatistics
+from rxrl.models.memory_attention import Told
 from rxrl.models.network import ReactiveNetwork
 from rxrl.types import TokenBatch
 
@@ -90,12 +91,12 @@ def memory_trajectory(model: ReactiveNetwork, stm0: Tensor, ids: Tensor, mask: T
     if model.writes_read_memory:
         return _write_by_write(model, stm0, ids, mask, flow)
     writes = _Writes.of(ids, mask)
-    encoded = model.encode(writes.ids, writes.mask)
+    told = model.memory_attention.told(model.encode(writes.ids, writes.mask), writes.mask)
     if flow.turns is None or flow.turns >= len(ids):
-        return _chain(model, stm0, encoded, writes, flow)
+        return _chain(model, stm0, told, writes, flow)
     with torch.no_grad():
-        values = _chain(model, stm0, encoded, writes, EXACT)
-    return _windows(model, torch.cat([stm0.unsqueeze(1), values], dim=1), encoded, writes, flow.turns)
+        values = _chain(model, stm0, told, writes, EXACT)
+    return _windows(model, torch.cat([stm0.unsqueeze(1), values], dim=1), told, writes, flow.turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,33 +147,37 @@ class _Writes:
         return begins[(number.minimum(self.last) - first).clamp(min=0)] + self.place
 
 
-def _chain(model: ReactiveNetwork, stm0: Tensor, encoded: Tensor, writes: _Writes, flow: GradientFlow) -> Tensor:
+def _chain(model: ReactiveNetwork, stm0: Tensor, told: Told, writes: _Writes, flow: GradientFlow) -> Tensor:
     stm = stm0[:, writes.order]
     states = [stm]
-    # Split once, because each slice would have a zeroed copy of the whole as its gradient.
-    for data, mask in zip(torch.split(encoded, writes.counts, dim=1), torch.split(writes.mask, writes.counts), strict=True):
-        stm = written(partial(model.update_memory, encoded=data, mask=mask), stm[:, : len(mask)], flow)
+    for count, each in zip(writes.counts, told.split(writes.counts), strict=True):
+        stm = written(partial(_take_in, model, each), stm[:, :count], flow)
         states.append(stm)
     after = torch.arange(1, writes.turns + 1, device=stm.device).unsqueeze(1)
     return _by_turn(torch.cat(states, dim=1).index_select(1, writes.rows(after, 0).flatten()), writes.turns)
 
 
-def _windows(model: ReactiveNetwork, states: Tensor, encoded: Tensor, writes: _Writes, window: int) -> Tensor:
+def _take_in(model: ReactiveNetwork, told: Told, stm: Tensor) -> Tensor:
+    after: Tensor = model.memory_attention(stm, told)
+    return after
+
+
+def _windows(model: ReactiveNetwork, states: Tensor, told: Told, writes: _Writes, window: int) -> Tensor:
     """For every turn a chain of its own that starts `window` writes back, all turns as one batch.
 
     `states` `[layers, 1 + turns, batch, slots, dim]`: stm0, then values without gradient. Turns nearer to the start than
     the window keep their first state until their chain begins, and those behind the end of a conversation keep its last.
     """
     turns = writes.turns
-    last = torch.arange(turns, device=encoded.device)
+    last = torch.arange(turns, device=states.device)
     stm = states[:, (last + 1 - window).clamp(min=0)].flatten(1, 2)
     for back in range(window - 1, -1, -1):
         number = (last - back + 1).unsqueeze(1)
         # Whoever writes nothing at all has no place here; what is computed for it is not taken.
         rows = writes.rows(number, 1).flatten().clamp(max=len(writes.ids) - 1)
-        updated = model.update_memory(stm, encoded[:, rows], writes.mask[rows])
-        told = ((number >= 1) & (number <= writes.last)).flatten()
-        stm = torch.where(told[None, :, None, None], updated, stm)
+        updated = model.memory_attention(stm, told.rows(rows))
+        here = ((number >= 1) & (number <= writes.last)).flatten()
+        stm = torch.where(here[None, :, None, None], updated, stm)
     return _by_turn(stm, turns)
 
 

@@ -46,8 +46,8 @@ class MemoryWatch:
 
     @torch.no_grad()
     def _begin(self, module: Any, inputs: Any, named: Any) -> None:
-        stm, _, mask = inputs
-        self._real = torch.ones_like(stm[0, :, 0, 0]) if mask is None else mask.any(1).to(stm.dtype)
+        stm, told = inputs
+        self._real = torch.ones_like(stm[0, :, 0, 0]) if told.mask is None else told.mask.any(1).to(stm.dtype)
 
     @torch.no_grad()
     def _gate(self, gate: Any, inputs: Any) -> None:

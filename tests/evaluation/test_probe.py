@@ -74,10 +74,11 @@ def test_observed_attention_gives_the_output_that_the_module_gives() -> None:
     mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 4 + [False]])
     writing = StackedAttention(2, 16, 8, config)
     with torch.no_grad():
-        weights = writing.observed(queries, data, mask, True)
+        told = writing.keys(data, mask, rotate_keys=True)
+        weights = writing.observed(queries, told)
         values = torch.einsum("lbtd,ldh->lbth", data, writing.kv_proj[..., 8:])
         expected = torch.einsum("lbst,lbth,lhd->lbsd", weights, values, writing.out_proj) + writing.out_bias[:, None, None]
-        assert torch.allclose(writing(queries, data, mask, True), expected, atol=1e-5)
+        assert torch.allclose(writing(queries, told), expected, atol=1e-5)
         reading = CrossAttention(16, 8, config)
         x, memory, angles = torch.randn(3, 4, 16), torch.randn(3, 6, 16), rope_angles(torch.arange(4), 8, torch.float32)
         kv = reading.project_memory(memory)

@@ -194,9 +194,9 @@ def test_a_closed_gate_keeps_memory_and_an_open_one_replaces_it():
     with torch.no_grad():
         layer.mean_gate.bias.fill_(-60)
         layer.gate.bias.fill_(-60)
-        torch.testing.assert_close(layer(stm, encoded, mask), stm)
+        torch.testing.assert_close(layer(stm, layer.told(encoded, mask)), stm)
         layer.gate.bias.fill_(60)
-        other = layer(stm.roll(1, 1), encoded, mask)
+        other = layer(stm.roll(1, 1), layer.told(encoded, mask))
     openness = layer.gate.openness(stm, stm)
     assert openness.shape == (2, 3, 5)
     assert not torch.allclose(other, stm, atol=0.1)
@@ -206,12 +206,14 @@ def test_each_layer_writes_its_own_memory_from_its_own_data():
     layer = MemoryAttention(config()).double()
     stm, encoded = torch.randn(2, 1, 5, 16, dtype=torch.float64), torch.randn(2, 1, 4, 16, dtype=torch.float64)
     mask = torch.ones(1, 4, dtype=torch.bool)
-    before = layer(stm, encoded, mask)
+    before = layer(stm, layer.told(encoded, mask))
     changed = encoded.clone()
     changed[1] += 1
-    after = layer(stm, changed, mask)
+    after = layer(stm, layer.told(changed, mask))
     torch.testing.assert_close(after[0], before[0])
     assert not torch.allclose(after[1], before[1])
     changed_memory = stm.clone()
     changed_memory[1] += torch.randn(16, dtype=torch.float64)
-    assert not torch.allclose(layer(changed_memory, encoded, mask)[0], before[0]), "the mean of all layers' memory reaches each layer"
+    assert not torch.allclose(layer(changed_memory, layer.told(encoded, mask))[0], before[0]), (
+        "the mean of all layers' memory reaches each layer"
+    )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from rxrl.models import AttentionConfig, ModelConfig
@@ -160,11 +160,22 @@ def test_gate_gradients_are_exact(gate: GateConfig):
     )
 
 
+class Write(nn.Module):
+    """A write as one call, so that its parameters can be given as arguments."""
+
+    def __init__(self, writer: MemoryAttention) -> None:
+        super().__init__()
+        self.writer = writer
+
+    def forward(self, stm: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
+        return self.writer(stm, self.writer.told(encoded, mask))
+
+
 @pytest.mark.parametrize("gate", GATES[::4], ids=named)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_memory_attention_gradients_are_exact(variant: str, gate: GateConfig):
     half = AttentionConfig(query_groups=2, kv_groups=1)
-    module = model_of(config(slots=3, memory_attention=writing(variant, half, half, gate=gate))).memory_attention
+    module = Write(model_of(config(slots=3, memory_attention=writing(variant, half, half, gate=gate))).memory_attention)
     draws = torch.Generator().manual_seed(1)
     stm, encoded = (torch.randn(2, 2, rows, 16, generator=draws, dtype=torch.float64).requires_grad_() for rows in (3, 4))
     mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
