@@ -150,7 +150,7 @@ def long_interaction(name: str, turn: int, length: int, limit: int) -> DataError
     """The error for an interaction that is longer than the model takes."""
     return DataError(
         f"Conversation {name!r}, turn {turn}: the interaction has {length} tokens, but {limit} is the "
-        "model's limit: cut it into several turns, or use a larger preset."
+        "model's limit: cut it into several turns, or use a model with a larger max_length."
     )
 
 

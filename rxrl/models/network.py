@@ -203,7 +203,8 @@ class ReactiveNetwork(nn.Module):
             )
         if ids.shape[1] > self.config.max_length:
             raise ModelError(
-                f"An interaction may have {self.config.max_length} tokens at most, got {ids.shape[1]}: shorten it or use a larger preset."
+                f"An interaction may have {self.config.max_length} tokens at most, got {ids.shape[1]}: "
+                "shorten it, or use a model with a larger max_length."
             )
 
 

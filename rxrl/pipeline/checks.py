@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from rxrl.curricula import Curriculum
 from rxrl.data.batches import checked_ids
@@ -18,12 +18,14 @@ from rxrl.stages.config import LanguageConfig, ReadingConfig, SmatConfig, StageC
 from rxrl.training.config import MRLConfig
 from rxrl.training.episodes import stage_rewards
 from rxrl.training.rules import check_rules, check_signals, check_stages
-from rxrl.types import RewardFunction, TextCodec
+from rxrl.types import Conversation, RewardFunction, TextCodec
 
 _MARKERS = 8
 """Tokens of an interaction that are no text, at most."""
 _READ, _FEW = 64, 0.1
 """Conversations of the stage `reading` that are looked at, and the share of them that must ask for something."""
+_FIRST_TURNS, _WHOLE = 500, 50
+"""Generated conversations of one turn, and of as many as are trained on, whose lengths are looked at."""
 _LOOKED_AT = 16
 """Conversations of a stage that are looked at; those of a mix alternate."""
 
@@ -103,24 +105,51 @@ def longest_turns(sources: Sources, most: int) -> int:
     return next((steps for steps in range(most, 1, -1) if has(steps)), 1)
 
 
-def check_fit(sources: Sources, tokenizer: TextCodec, max_length: int) -> None:
-    """Refuses given conversations with an interaction that is longer than the model's limit, before the first stage needs minutes.
+def check_fit(sources: Sources, tokenizer: TextCodec, max_length: int, steps: int = 1) -> None:
+    """Refuses conversations with an interaction that is longer than the model's limit, before the first stage needs minutes.
 
     Args:
-        sources: Conversations of files; what is generated fits by itself.
+        sources: Of generated conversations the first few hundred are looked at, of those of files all.
         tokenizer: Of the model.
         max_length: Longest interaction of the model in tokens.
+        steps: Turns of the longest generated conversations.
 
     Raises:
         DataError: An interaction is longer; the message names conversation and turn.
     """
+    for conversation in _conversations(sources, steps):
+        for turn, interaction in enumerate(conversation.interactions):
+            # No token is shorter than a byte: most interactions need not be cut into tokens to be known as short.
+            texts = (interaction.query, interaction.answer, *(each for each in interaction.extra.values() if isinstance(each, str)))
+            if sum(len(text.encode(errors="surrogatepass")) for text in texts) > max_length - _MARKERS:
+                checked_ids(conversation, turn, tokenizer, max_length)
+
+
+def short_answers(sources: Sources, tokenizer: TextCodec, max_answer_tokens: int, steps: int = 1) -> str | None:
+    """What to say where reference answers are longer than answers may become, so that nobody can earn the full reward; else None."""
+    longest, place = 0, ""
+    for conversation in _conversations(sources, steps):
+        for turn, interaction in enumerate(conversation.follow_ups, 1):
+            if len(interaction.answer.encode(errors="surrogatepass")) > max(longest, max_answer_tokens):
+                tokens = len(tokenizer.encode(interaction.answer))
+                longest, place = (tokens, f"turn {turn} of conversation {conversation.id!r}") if tokens > longest else (longest, place)
+    if longest <= max_answer_tokens:
+        return None
+    return (
+        f"Answers of MRL end after {max_answer_tokens} tokens, but references have up to {longest} ({place}), and earn less for it: "
+        f"set mrl.max_answer_tokens to {longest} or more."
+    )
+
+
+def _conversations(sources: Sources, steps: int) -> Iterator[Conversation]:
+    """Conversations of files, and some of those that are generated: the first interaction of many, and whole ones."""
     for source in (sources.train, sources.validation):
-        for conversation in source.conversations if isinstance(source, RowsSource) else ():
-            for turn, interaction in enumerate(conversation.interactions):
-                # No token is shorter than a byte: most interactions need not be cut into tokens to be known as short.
-                texts = (interaction.query, interaction.answer, *(each for each in interaction.extra.values() if isinstance(each, str)))
-                if sum(len(text.encode(errors="surrogatepass")) for text in texts) > max_length - _MARKERS:
-                    checked_ids(conversation, turn, tokenizer, max_length)
+        if isinstance(source, RowsSource):
+            yield from source.conversations
+            continue
+        for turns, count in {1: _FIRST_TURNS, steps: _WHOLE}.items():
+            found = source.take(steps=turns, strategy="multi-step", start=0, count=count)
+            yield from (each for each in found if isinstance(each, Conversation))
 
 
 def check_parts(name: str, config: StageConfig, model: ReactiveTransformer) -> None:

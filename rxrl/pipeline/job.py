@@ -35,7 +35,7 @@ from rxrl.evaluation.provenance import made_with
 from rxrl.factory import TokenEmbeddings
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline.beside import Teller, Voice, beside
-from rxrl.pipeline.checks import check_fit, check_rewards, check_supply, check_thoughts, check_turns, longest_turns
+from rxrl.pipeline.checks import check_fit, check_rewards, check_supply, check_thoughts, check_turns, longest_turns, short_answers
 from rxrl.pipeline.config import PipelineConfig
 from rxrl.pipeline.parts import CHECKPOINT, alarm_notes, make_task, new_model, train_tokenizer
 from rxrl.players import Play, model_play
@@ -126,7 +126,10 @@ class Pipeline:
         tokenizer = self._tokenizer(sources)
         model = new_model(self.config.preset, tokenizer, self.config.seed, self.config.model)
         check_thoughts(self.mrl, model.config.template)
-        check_fit(sources, tokenizer, model.config.max_length)
+        steps = max(stage.steps for stage in self.curriculum.stages)
+        check_fit(sources, tokenizer, model.config.max_length, steps)
+        if (short := short_answers(sources, tokenizer, self.mrl.max_answer_tokens, steps)) is not None:
+            self._note(short)
         self.supervise(model, tokenizer, sources)
         supervised = copy.deepcopy(model)
         after_supervised = self.measure(model, tokenizer, sources, "supervised", ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from rxrl.data.splits import Sources
 from rxrl.data.tokenizer import Tokenizer
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import DataError
-from rxrl.pipeline.checks import check_fit
+from rxrl.pipeline.checks import check_fit, short_answers
 from rxrl.types import Conversation, Interaction
 
 
@@ -222,6 +223,30 @@ def test_halves_of_characters_do_not_keep_interactions_from_being_measured() -> 
     check_fit(of("a ball \ud83d"), codec, 96)
     with pytest.raises(DataError, match="'a', turn 1"):
         check_fit(of("a ball \ud83d" * 40), codec, 96)
+
+
+def test_generated_conversations_are_measured_before_anything_is_trained(invoke: Any, tmp_path: Path) -> None:
+    settings = ("--set", "data.level=3", "--set", "interactive=null")
+    sentence = refused(invoke("quickstart", "--budget", "tiny", "--out", tmp_path / "run", *settings, code=2))
+    assert "turn 0: the interaction has 103 tokens, but 96 is the model's limit" in sentence
+    assert "larger max_length" in sentence
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_references_that_no_answer_can_reach_are_named_before_the_first_stage() -> None:
+    codec, worlds = Tokenizer.train(["Tom has a ball."], vocab_size=300), GeneratedSource(level=2, seed=0, split="train")
+    of = Sources(worlds, worlds, [], lambda split: lambda start, count: [])
+    told = short_answers(of, codec, 8, 4)
+    assert told is not None
+    most = max(
+        len(codec.encode(each.answer))
+        for turns, count in ((1, 500), (4, 50))
+        for conversation in worlds.take(steps=turns, strategy="multi-step", start=0, count=count)
+        for each in conversation.follow_ups
+    )
+    assert re.search(rf"end after 8 tokens, but references have up to {most} \(turn \d of conversation '", told)
+    assert told.endswith(f"set mrl.max_answer_tokens to {most} or more.")
+    assert short_answers(of, codec, most, 4) is None
 
 
 def test_texts_to_train_on_and_held_out_ones_are_apart(invoke: Any, tmp_path: Path) -> None:
