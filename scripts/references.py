@@ -166,15 +166,13 @@ class Bench:
         pipeline.reinforce(model, self.tokenizer, sources)
         pipeline.measure(model, self.tokenizer, self.clean, "mrl", ())
 
-    def supervise(self, kind: str, sources: Sources) -> None:
-        """SMAT continued for as many tokens as the MRL of the run used, unless it is finished."""
+    def supervise(self, kind: str, sources: Sources, tokens: int) -> None:
+        """SMAT continued for so many tokens, unless it is finished."""
         folder = folder_of(self.out, kind, self.config.seed, SMAT)
         if transcripts(folder, SMAT).exists():
             return
         self.say(f"--- {folder}")
-        Pipeline(self.config, folder, say=self.say).continue_smat(
-            copy.deepcopy(self.model), self.tokenizer, sources, spent_by_mrl(self.run)
-        )
+        Pipeline(self.config, folder, say=self.say).continue_smat(copy.deepcopy(self.model), self.tokenizer, sources, tokens)
 
     def measure_start(self) -> None:
         """The supervised checkpoint itself, unless it is finished."""
@@ -206,7 +204,7 @@ def run_references(runs: Sequence[Path], out: Path, kinds: Sequence[str], seeds:
         bench.train("", REWARD, bench.clean)
     for kind in kinds:
         for bench in benches:
-            bench.supervise(kind, changed_sources(kind, bench)[1])
+            bench.supervise(kind, changed_sources(kind, bench)[1], spent_by_mrl(bench.run))
     for kind in kinds:
         for bench in benches:
             bench.train(kind, DEFAULT, changed_sources(kind, bench)[0])

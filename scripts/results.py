@@ -8,9 +8,10 @@
     python scripts/results.py baselines --out runs/baselines --seeds 0 1 2
     python scripts/results.py wrong-references runs/seed0 runs/seed1 runs/seed2 --out runs/references
     python scripts/results.py few-references runs/seed0 runs/seed1 runs/seed2 --out runs/references
+    python scripts/results.py signals runs/seed0 runs/seed1 runs/seed2 --out runs/signals
     python scripts/results.py attempts runs/seed0 runs/seed1 runs/seed2 --out runs/attempts
 
-What is finished is not run again, so the last six can be stopped, continued, and shared between processes by seed.
+What is finished is not run again, so the last seven can be stopped, continued, and shared between processes by seed.
 """
 
 import argparse
@@ -40,6 +41,8 @@ from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
 from rxrl.pipeline.job import CONTINUED
 from rxrl.pipeline.parts import train_tokenizer
 from rxrl.writing import write_text
+from signals import ROWS as SIGNALS
+from signals import run_signals, signals_table
 from tables import mean_retention, paired_row
 
 CURRICULUM = Curriculum.model_validate({"stages": [{"steps": steps, "iterations": count} for steps, count in ((8, 8), (12, 8), (16, 16))]})
@@ -294,6 +297,11 @@ def parsed() -> argparse.Namespace:
         changed.add_argument("--out", type=Path, default=Path("runs/references"))
         changed.add_argument("--seeds", nargs="*", type=int, default=[], help="seeds to run; without it, all")
         changed.add_argument("--table", action="store_true", help="run nothing, only print the table of what is finished")
+    each = commands.add_parser("signals", help="what each signal adds: MRL with one set of signals at a time beside SMAT continued")
+    each.add_argument("runs", nargs="+", type=Path, help="finished runs of the main job: where all start")
+    each.add_argument("--out", type=Path, default=Path("runs/signals"))
+    each.add_argument("--only", nargs="*", default=[], choices=list(SIGNALS), help="rows to run; without it, all")
+    each.add_argument("--table", action="store_true", help="run nothing, only print the table of what is finished")
     again = commands.add_parser("attempts", help="pass@k before and after MRL: new ability, or sharper answers")
     again.add_argument("runs", nargs="+", type=Path, help="finished runs of the main job")
     again.add_argument("--out", type=Path, default=Path("runs/attempts"))
@@ -317,17 +325,22 @@ def tables(arguments: argparse.Namespace) -> list[str]:
         return attempts_table(arguments.runs, arguments.out, arguments.conversations, arguments.attempts)
     if not arguments.table:
         MISSING[command](arguments)
-    if command in REFERENCES:
-        return REFERENCES[command][1](arguments.runs, arguments.out)
-    if command == "learn":
-        return learning_table(read_runs(arguments.out, arguments.seeds), arguments.seeds)
-    return {"baselines": baselines_tables, "ablation": ablation_table}[command](arguments.out, arguments.seeds)
+    return TABLES[command](arguments)
 
 
+TABLES: dict[str, Callable[[argparse.Namespace], list[str]]] = {
+    "learn": lambda given: learning_table(read_runs(given.out, given.seeds), given.seeds),
+    "baselines": lambda given: baselines_tables(given.out, given.seeds),
+    "ablation": lambda given: ablation_table(given.out, given.seeds),
+    "signals": lambda given: signals_table(given.runs, given.out),
+    **{name: lambda given, table=table: table(given.runs, given.out) for name, (_, table) in REFERENCES.items()},
+}
+"""Makes the table of what is finished of an experiment."""
 MISSING: dict[str, Callable[[argparse.Namespace], None]] = {
     "learn": lambda given: run_learning(given.out, given.seeds, say=print),
     "baselines": lambda given: run_baselines(given.out, given.seeds, given.only, say=print),
     "ablation": lambda given: run_ablation(given.out, given.seeds, given.only),
+    "signals": lambda given: run_signals(given.runs, given.out, given.only, say=print),
     **{
         name: lambda given, kinds=kinds: run_references(given.runs, given.out, kinds, given.seeds, say=print)
         for name, (kinds, _) in REFERENCES.items()
