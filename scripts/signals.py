@@ -74,7 +74,7 @@ def _train(bench: Bench, name: str) -> None:
     mrl |= {"signals": {"reward": 0} | ROWS[name], "small_talk": {"share": 0}, "optimizer": mrl["optimizer"] | {"learning_rate": rate}}
     changed = bench.config.model_copy(update={"mrl": type(bench.config.mrl).model_validate(mrl)})
     pipeline, model = Pipeline(changed, folder, say=bench.say), copy.deepcopy(bench.model)
-    shorter = [stage.model_copy(update={"iterations": (stage.iterations + 1) // 2}) for stage in pipeline.curriculum.stages]
+    shorter = tuple(stage.model_copy(update={"iterations": (stage.iterations + 1) // 2}) for stage in pipeline.curriculum.stages)
     pipeline.curriculum = pipeline.curriculum.model_copy(update={"stages": shorter})
     pipeline.reinforce(model, bench.tokenizer, bench.clean)
     pipeline.measure(model, bench.tokenizer, bench.clean, "mrl", ())

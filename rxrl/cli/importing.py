@@ -42,6 +42,8 @@ class Split(StrEnum):
     test = "test"
 
 
+_SHOWN = 20
+"""Refused rows that are listed one by one."""
 Source = Annotated[str, typer.Argument(help="File, folder, or name of a data set on the Hub. Append :SPLIT to take one split.")]
 Out = Annotated[Path, typer.Argument(callback=writable_file, help="File to write: .jsonl or .parquet.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
@@ -295,6 +297,8 @@ def _write(conversations: Sequence[Conversation], out: Path) -> None:
 
 
 def show_refused(refused: Sequence[RefusedRow]) -> None:
-    """Lists rows that did not fit, on standard error."""
-    for row in refused:
+    """Lists rows that did not fit, the first of them where they are many, on standard error."""
+    for row in refused[:_SHOWN]:
         echo(f"refused: {row}", err=True)
+    if len(refused) > _SHOWN:
+        echo(f"refused: {len(refused) - _SHOWN:,} more, {len(refused):,} in all", err=True)

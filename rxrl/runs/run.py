@@ -93,8 +93,8 @@ class Run:
         with self.folder.claimed(self.processes.first):
             if not resumed and numbered(self.checkpoints):
                 raise CheckpointError(
-                    f"{self.folder.path} holds the checkpoints of a run, but this one starts anew: go on with it (`resume()`) or give "
-                    "another folder."
+                    f"{self.folder.path} holds the checkpoints of a run, but this one starts anew: go on with it (--resume, in Python "
+                    "`resume()`) or give another folder."
                 )
             keep_freed_memory()
             try:

@@ -86,6 +86,12 @@ def test_imports_list_what_they_refuse(tmp_path):
     assert "rows 2, conversations 1" in shown
     assert "row 2: 'query' is missing" in shown
     assert len(read_conversations(tmp_path / "out.parquet")) == 1
+    (tmp_path / "in.jsonl").write_text(f"{json.dumps(good)}\n" + "{}\n" * 1030)
+    shown = run("import", "published", tmp_path / "in.jsonl", tmp_path / "out.parquet", "--keep-valid")
+    assert shown.count("refused: ") == 21
+    assert "row 21: 'query' is missing" in shown
+    assert "row 22:" not in shown
+    assert "refused: 1,010 more, 1,030 in all" in shown
 
 
 def test_import_text_measures_in_words_or_tokens(tmp_path):

@@ -379,7 +379,10 @@ def test_evaluation_plays_the_steps_of_the_stage_and_every_conversation(tmp_path
 def test_a_new_run_keeps_out_of_the_folder_of_another(tmp_path):
     trainer_in(tmp_path).train()
     before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir()), (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(CheckpointError, match=r"holds the checkpoints of a run, but this one starts anew: go on with it \(`resume\(\)`\)"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"holds the checkpoints of a run, but this one starts anew: go on with it \(--resume, in Python `resume\(\)`\)",
+    ):
         trainer_in(tmp_path).train()
     assert before == (sorted(path.name for path in (tmp_path / "checkpoints").iterdir()), (tmp_path / "metrics.jsonl").read_bytes())
     again = trainer_in(tmp_path)
