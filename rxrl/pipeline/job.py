@@ -128,7 +128,8 @@ class Pipeline:
         check_thoughts(self.mrl, model.config.template)
         steps = max(stage.steps for stage in self.curriculum.stages)
         check_fit(sources, tokenizer, model.config.max_length, steps)
-        if (short := short_answers(sources, tokenizer, self.mrl.max_answer_tokens, steps)) is not None:
+        # Where a user reacts, nobody has to say what the conversations of supervised training say.
+        if self.config.data.told and (short := short_answers(sources, tokenizer, self.mrl.max_answer_tokens, steps)) is not None:
             self._note(short)
         self.supervise(model, tokenizer, sources)
         supervised = copy.deepcopy(model)

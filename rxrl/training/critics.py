@@ -69,14 +69,17 @@ def critic_values(critic: AnyCritic, rollout: Rollout, model: ReactiveTransforme
     Returns:
         `[turns, batch]`, 0 behind the end of an episode.
     """
-    tokens, stm = rollout.critic_tokens, None
+    tokens, stm, looked_at = rollout.critic_tokens, None, rollout.real.clone()
+    # One of them where there is none, so that there is a pass, and gradients of 0, for whoever adds them up over processes.
+    looked_at[0, 0] |= ~looked_at.any()
     if reads_memory(critic):
         tokens = TokenBatch(rollout.turns.ids, rollout.turns.mask & ~rollout.answer)
         with torch.no_grad():
-            stm = trajectory(model, rollout)[:, rollout.real]
-    real = rollout.real
-    values = _values(critic, model, TokenBatch(tokens.ids[real], tokens.mask[real]), rollout.turn[real], rollout.steps[real], stm)
-    return values.new_zeros(real.shape).masked_scatter(real, values)
+            stm = trajectory(model, rollout)[:, looked_at]
+    values = _values(
+        critic, model, TokenBatch(tokens.ids[looked_at], tokens.mask[looked_at]), rollout.turn[looked_at], rollout.steps[looked_at], stm
+    )
+    return values.new_zeros(looked_at.shape).masked_scatter(looked_at, values) * rollout.real
 
 
 @torch.no_grad()

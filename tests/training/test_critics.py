@@ -44,6 +44,24 @@ def test_what_a_critic_reads(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_values_do_not_depend_on_longer_conversations_and_are_0_behind_the_end(kind):
+    critic, rollout = critic_of(kind), play(MODEL, conversations(3, (3, 1, 2)))
+    values = critic_values(critic, rollout, MODEL)
+    assert values[~rollout.real].eq(0).all()
+    assert values[rollout.real].ne(0).all()
+    for row in range(3):
+        alone = critic_values(critic, rollout.rows(torch.tensor([row])), MODEL)
+        assert torch.allclose(alone[:, 0], values[:, row], atol=1e-6)
+    # As in a process that has nothing to learn from: a pass, and gradients of 0.
+    nothing = critic_values(critic, replace(rollout, real=torch.zeros_like(rollout.real)), MODEL)
+    assert nothing.eq(0).all()
+    nothing.sum().backward()
+    slopes = [each.grad for each in critic.parameters() if each.grad is not None]
+    assert slopes
+    assert all(each.eq(0).all() for each in slopes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_answer_that_is_judged_is_not_read(kind):
     critic, rollout = critic_of(kind), play(MODEL, conversations(4, 1))
     ids = torch.where(rollout.answer, (rollout.turns.ids + 1) % 9 + 7, rollout.turns.ids)
