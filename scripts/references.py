@@ -153,16 +153,26 @@ class Bench:
         config = load_config(BUDGETS["default"], PipelineConfig, [f"seed={seed}", "interactive=null", "stress_conversations=0"])
         return cls(out, run, config, open_sources(config.data, seed), model, tokenizer, say)
 
-    def train(self, kind: str, name: str, sources: Sources) -> None:
-        """One row of MRL, unless it is finished."""
+    def train(self, kind: str, name: str, sources: Sources, settings: Mapping[str, Any], parts: int = 1) -> None:
+        """One row of MRL, unless it is finished.
+
+        Args:
+            kind: Of the data.
+            name: Of the row.
+            sources: What it plays.
+            settings: What MRL has other than the main job.
+            parts: How many such runs have as many iterations as the main job.
+        """
         folder = folder_of(self.out, kind, self.config.seed, name)
         if transcripts(folder, name).exists():
             return
         self.say(f"--- {folder}")
-        mrl, settings = self.config.mrl.model_dump(), SETTINGS[name]
-        mrl |= settings | {"optimizer": mrl["optimizer"] | settings.get("optimizer", {})}
+        mrl = self.config.mrl.model_dump()
+        mrl |= {**settings, "optimizer": mrl["optimizer"] | settings.get("optimizer", {})}
         changed = self.config.model_copy(update={"mrl": type(self.config.mrl).model_validate(mrl)})
         pipeline, model = Pipeline(changed, folder, say=self.say), copy.deepcopy(self.model)
+        stages = tuple(stage.model_copy(update={"iterations": math.ceil(stage.iterations / parts)}) for stage in pipeline.curriculum.stages)
+        pipeline.curriculum = pipeline.curriculum.model_copy(update={"stages": stages})
         pipeline.reinforce(model, self.tokenizer, sources)
         pipeline.measure(model, self.tokenizer, self.clean, "mrl", ())
 
@@ -201,13 +211,13 @@ def run_references(runs: Sequence[Path], out: Path, kinds: Sequence[str], seeds:
     for bench in benches:
         bench.measure_start()
         # The reward alone reads no reference, so that it does not matter which of them are wrong or missing.
-        bench.train("", REWARD, bench.clean)
+        bench.train("", REWARD, bench.clean, SETTINGS[REWARD])
     for kind in kinds:
         for bench in benches:
             bench.supervise(kind, changed_sources(kind, bench)[1], spent_by_mrl(bench.run))
     for kind in kinds:
         for bench in benches:
-            bench.train(kind, DEFAULT, changed_sources(kind, bench)[0])
+            bench.train(kind, DEFAULT, changed_sources(kind, bench)[0], SETTINGS[DEFAULT])
 
 
 def spent_by_mrl(run: Path) -> int:

@@ -6,7 +6,6 @@ conversation is the control of the one that reads its own. `python scripts/resul
 table.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import torch
 
 from references import SMAT, START, Bench, folder_of, spent_by_mrl, transcripts
 from rxrl.config import load_config
+from rxrl.errors import DataError
 from rxrl.evaluation.records import TurnRecord, read_records
-from rxrl.pipeline import Pipeline, PipelineConfig
+from rxrl.pipeline import PipelineConfig
 from tables import paired_row
 
 BASE = "reference"
@@ -46,43 +46,37 @@ def run_signals(runs: Sequence[Path], out: Path, only: Sequence[str], say: Calla
         say: Is told each step.
 
     Raises:
-        RxrlError: A run is not there.
+        RxrlError: A run is not there, or two have the same seed.
     """
     torch.set_num_threads(1)
-    for run in runs:
-        bench = Bench.of(run, _seed(run), out, say)
+    for run, seed in zip(runs, _seeds(runs), strict=True):
+        bench = Bench.of(run, seed, out, say)
         bench.measure_start()
         for name in only or ROWS:
-            _train(bench, name)
-        spent = folder_of(out, KIND, bench.config.seed, BASE)
-        if (spent / "metrics.jsonl").exists():
-            bench.supervise(KIND, bench.clean, spent_by_mrl(spent))
+            settings = {"signals": {"reward": 0} | ROWS[name], "small_talk": {"share": 0}}
+            settings |= {"optimizer": {"learning_rate": RATES[name]}} if name in RATES else {}
+            bench.train(KIND, name, bench.clean, settings, parts=2)
+        base = folder_of(out, KIND, seed, BASE)
+        if transcripts(base, BASE).exists():
+            bench.supervise(KIND, bench.clean, spent_by_mrl(base))
 
 
-def _seed(run: Path) -> int:
-    return load_config(run / "config.yaml", PipelineConfig).seed
+def _seeds(runs: Sequence[Path]) -> list[int]:
+    """The seed of each run.
 
-
-def _train(bench: Bench, name: str) -> None:
-    """One row, unless it is finished."""
-    folder = folder_of(bench.out, KIND, bench.config.seed, name)
-    if transcripts(folder, name).exists():
-        return
-    bench.say(f"--- {folder}")
-    mrl = bench.config.mrl.model_dump()
-    rate = RATES.get(name, mrl["optimizer"]["learning_rate"])
-    mrl |= {"signals": {"reward": 0} | ROWS[name], "small_talk": {"share": 0}, "optimizer": mrl["optimizer"] | {"learning_rate": rate}}
-    changed = bench.config.model_copy(update={"mrl": type(bench.config.mrl).model_validate(mrl)})
-    pipeline, model = Pipeline(changed, folder, say=bench.say), copy.deepcopy(bench.model)
-    shorter = tuple(stage.model_copy(update={"iterations": (stage.iterations + 1) // 2}) for stage in pipeline.curriculum.stages)
-    pipeline.curriculum = pipeline.curriculum.model_copy(update={"stages": shorter})
-    pipeline.reinforce(model, bench.tokenizer, bench.clean)
-    pipeline.measure(model, bench.tokenizer, bench.clean, "mrl", ())
+    Raises:
+        DataError: Two have the same, and would share their rows.
+    """
+    seeds = [load_config(run / "config.yaml", PipelineConfig).seed for run in runs]
+    for number, seed in enumerate(seeds):
+        if seed in seeds[:number]:
+            raise DataError(f"{runs[seeds.index(seed)]} and {runs[number]} both have seed {seed}: give runs of different seeds.")
+    return seeds
 
 
 def signals_table(runs: Sequence[Path], out: Path) -> list[str]:
     """Markdown rows: retention by seed, and the paired differences to SMAT continued and to the references alone."""
-    seeds = [_seed(run) for run in runs]
+    seeds = _seeds(runs)
     found = {name: {seed: _records(out, seed, name) for seed in seeds} for name in (START, SMAT, *ROWS)}
     columns = [*(f"seed {seed}" for seed in seeds), "mean", "minus SMAT continued, paired", "minus reference, paired"]
     rows = [f"| signals | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]

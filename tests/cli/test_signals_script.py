@@ -8,7 +8,7 @@ import pytest
 
 from references import SMAT, START, folder_of, transcripts
 from rxrl.config import load_config
-from rxrl.errors import ConfigError
+from rxrl.errors import ConfigError, DataError
 from rxrl.evaluation.records import write_records
 from rxrl.pipeline import BUDGETS, PipelineConfig
 from rxrl.training.config import MRLConfig
@@ -45,3 +45,11 @@ def test_the_table_pairs_each_row_with_supervision_and_with_the_references_alone
 def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         run_signals([tmp_path / "nowhere"], tmp_path, (), print)
+
+
+def test_runs_of_one_seed_do_not_share_their_rows(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("seed: 3\n")
+    with pytest.raises(DataError, match=r"/a and .*/b both have seed 3: give runs of different seeds"):
+        signals_table([tmp_path / "a", tmp_path / "b"], tmp_path)
