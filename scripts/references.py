@@ -29,7 +29,8 @@ from rxrl.factory import load_checkpoint
 from rxrl.lexicon import VALUES
 from rxrl.models import ReactiveTransformer
 from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
-from rxrl.runs.tracking import read_metrics
+from rxrl.runs.checkpoints import newest_position
+from rxrl.runs.tracking import MetricsLog, read_metrics
 from rxrl.seeding import Draws
 from rxrl.types import Conversation, Interaction
 from tables import paired_row
@@ -170,7 +171,7 @@ class Bench:
         mrl = self.config.mrl.model_dump()
         mrl |= {**settings, "optimizer": mrl["optimizer"] | settings.get("optimizer", {})}
         changed = self.config.model_copy(update={"mrl": type(self.config.mrl).model_validate(mrl)})
-        pipeline, model = Pipeline(changed, folder, say=self.say), copy.deepcopy(self.model)
+        pipeline, model = going_on(changed, folder, self.say), copy.deepcopy(self.model)
         stages = tuple(stage.model_copy(update={"iterations": math.ceil(stage.iterations / parts)}) for stage in pipeline.curriculum.stages)
         pipeline.curriculum = pipeline.curriculum.model_copy(update={"stages": stages})
         pipeline.reinforce(model, self.tokenizer, sources)
@@ -182,7 +183,7 @@ class Bench:
         if transcripts(folder, SMAT).exists():
             return
         self.say(f"--- {folder}")
-        Pipeline(self.config, folder, say=self.say).continue_smat(copy.deepcopy(self.model), self.tokenizer, sources, tokens)
+        going_on(self.config, folder, self.say).continue_smat(copy.deepcopy(self.model), self.tokenizer, sources, tokens)
 
     def measure_start(self) -> None:
         """The supervised checkpoint itself, unless it is finished."""
@@ -194,6 +195,15 @@ class Bench:
     def played(self) -> int:
         """Conversations that MRL plays."""
         return self.config.mrl.episodes * sum(stage.iterations for stage in load_curriculum(self.config.curriculum).stages)
+
+
+def going_on(config: PipelineConfig, folder: Path, say: Callable[[str], None]) -> Pipeline:
+    """A job in a folder, which goes on where it was stopped."""
+    job = Pipeline(config, folder, say=say)
+    if folder.exists():
+        MetricsLog(folder).rewind(newest_position(folder / "checkpoints"))
+        job.resumes = True
+    return job
 
 
 def run_references(runs: Sequence[Path], out: Path, kinds: Sequence[str], seeds: Sequence[int], say: Callable[[str], None]) -> None:

@@ -27,17 +27,17 @@ import torch
 from attempts import attempts_table, play_attempts
 from baselines import ROWS, baselines_tables, run_baselines
 from learning import learning_table, read_runs, run_learning
-from references import FEW, WRONG, few_references_table, run_references, wrong_references_table
+from references import FEW, WRONG, few_references_table, going_on, run_references, wrong_references_table
 from rxrl.config import load_config
 from rxrl.curricula import Curriculum
 from rxrl.data.splits import Sources, open_sources
 from rxrl.data.tokenizer import Tokenizer
-from rxrl.errors import ConfigError, DataError, RxrlError
+from rxrl.errors import ConfigError, DataError, Interrupted, RxrlError
 from rxrl.evaluation.metrics import compare
 from rxrl.evaluation.records import TurnRecord, read_records
 from rxrl.factory import load_checkpoint
 from rxrl.models import ReactiveTransformer
-from rxrl.pipeline import BUDGETS, Pipeline, PipelineConfig
+from rxrl.pipeline import BUDGETS, PipelineConfig
 from rxrl.pipeline.job import CONTINUED
 from rxrl.pipeline.parts import train_tokenizer
 from rxrl.writing import write_text
@@ -93,7 +93,7 @@ def run_ablation(out: Path, seeds: Sequence[int], only: Sequence[str]) -> None:
                 reinforced(configuration(seed, factor), folder, copy.deepcopy(model), tokenizer, sources)
         spent, folder = folder_of(out, seed, "impo") / "tokens", folder_of(out, seed, "smat")
         if spent.exists() and not (folder / "evaluation").exists():
-            pipeline = Pipeline(config, folder, say=print)
+            pipeline = going_on(config, folder, print)
             pipeline.curriculum = CURRICULUM
             pipeline.continue_smat(copy.deepcopy(model), tokenizer, sources, int(spent.read_text(encoding="utf-8")))
 
@@ -109,7 +109,7 @@ def starting_point(config: PipelineConfig, sources: Sources, folder: Path) -> tu
     if not (folder / "evaluation").exists():
         tokenizer = train_tokenizer(config, sources)
         model = ReactiveTransformer.from_preset(config.preset, seed=config.seed, vocab_size=tokenizer.vocab_size)
-        pipeline = Pipeline(config, folder, say=print)
+        pipeline = going_on(config, folder, print)
         pipeline.supervise(model, tokenizer, sources)
         pipeline.measure(model, tokenizer, sources, "start", ())
     return load_checkpoint(checkpoint)
@@ -120,7 +120,7 @@ def reinforced(config: PipelineConfig, folder: Path, model: ReactiveTransformer,
     if (folder / "tokens").exists():
         return
     sys.stdout.write(f"--- {folder}\n")
-    pipeline = Pipeline(config, folder, say=print)
+    pipeline = going_on(config, folder, print)
     pipeline.curriculum = CURRICULUM
     trainer = pipeline.reinforce(model, tokenizer, sources)
     pipeline.measure(model, tokenizer, sources, "mrl", ())
@@ -354,3 +354,7 @@ if __name__ == "__main__":
         sys.stdout.write("\n".join(tables(parsed())) + "\n")
     except (RxrlError, OSError) as error:
         sys.exit(f"Error: {error}")
+    except Interrupted as stop:
+        # Not with --resume, as the sentence of a training would have it: the same command goes on.
+        sys.stderr.write("Interrupted: the same command goes on where this one stopped.\n")
+        sys.exit(stop.exit_code)

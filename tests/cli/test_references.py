@@ -26,16 +26,19 @@ from references import (
     crossing,
     few_references_table,
     folder_of,
+    going_on,
     run_references,
     spent_by_mrl,
     transcripts,
     wrong_references_table,
 )
+from rxrl.config import load_config
 from rxrl.data.splits import DataConfig, open_sources
 from rxrl.data.world import GeneratedSource
 from rxrl.errors import DataError
 from rxrl.evaluation.records import TurnRecord
 from rxrl.lexicon import VALUES
+from rxrl.pipeline import BUDGETS, PipelineConfig
 from tests.evaluation.fakes import record
 
 SOURCE = GeneratedSource(level=1, seed=0, split="train")
@@ -145,3 +148,13 @@ def test_runs_in_another_order_are_refused(checkpoint: Path, tmp_path: Path) -> 
     (run / "config.yaml").write_text("seed: 1\n")
     with pytest.raises(DataError, match="has seed 1 where that of seed 0 is expected"):
         run_references([run], tmp_path, WRONG, (), say=print)
+
+
+def test_a_row_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    config = load_config(BUDGETS["tiny"], PipelineConfig, ["interactive=null"])
+    assert not going_on(config, tmp_path / "new", print).resumes
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    (stopped / "metrics.jsonl").write_text('{"phase": "mrl"}\n')
+    assert going_on(config, stopped, print).resumes
+    assert (stopped / "metrics.jsonl").read_text() == ""
