@@ -28,7 +28,13 @@ LONGER = (32, 64)
 
 
 def with_small_talk(
-    conversations: Sequence[Conversation], turns: int, place: Place, *, seed: int, talk: Sequence[tuple[str, str]] = SMALL_TALK_SHORT
+    conversations: Sequence[Conversation],
+    turns: int,
+    place: Place,
+    *,
+    seed: int,
+    talk: Sequence[tuple[str, str]] = SMALL_TALK_SHORT,
+    taught: bool = True,
 ) -> list[Conversation]:
     """The same conversations with turns of small talk inserted, which tell and ask for nothing.
 
@@ -38,6 +44,7 @@ def with_small_talk(
         place: `first`: all of them before the first follow-up. `spread`: evenly before all follow-ups.
         seed: Keys what is said, together with the id of the conversation.
         talk: Queries with answers to choose from.
+        taught: Whether the signal `reference` may teach the answers; it leaves them out where the turns say `"taught": false`.
 
     Returns:
         Conversations of `turns` turns more.
@@ -47,18 +54,19 @@ def with_small_talk(
     """
     if turns < 0:
         raise ConfigError(f"The turns of small talk must be at least 0, but are {turns}.")
-    return [_talked_into(each, turns, place, random.Random(derive_seed(seed, "small talk", each.id)), talk) for each in conversations]
+    extra = {} if taught else {"taught": False}
+    said = [Interaction(query, answer, asks=(), kind="distract", extra=extra) for query, answer in talk]
+    return [_talked_into(each, turns, place, random.Random(derive_seed(seed, "small talk", each.id)), said) for each in conversations]
 
 
-def _talked_into(conversation: Conversation, turns: int, place: Place, rng: random.Random, talk: Sequence[tuple[str, str]]) -> Conversation:
+def _talked_into(conversation: Conversation, turns: int, place: Place, rng: random.Random, talk: Sequence[Interaction]) -> Conversation:
     own = conversation.follow_ups
     ends = [turns if place == "first" else turns * (number + 1) // len(own) for number in range(len(own))]
 
     def follow_ups() -> Iterator[Interaction]:
         said = 0
         for interaction, end in zip(own, ends, strict=True):
-            for query, answer in rng.choices(talk, k=end - said):
-                yield Interaction(query, answer, asks=(), kind="distract")
+            yield from rng.choices(talk, k=end - said)
             said = end
             yield interaction
 

@@ -30,6 +30,11 @@ class SmallTalkConfig(BaseConfig):
     place: Literal["spread", "first", "mixed"] = Field(
         "mixed", description="spread: among all turns; first: before the first one; mixed: half of the conversations each."
     )
+    taught: bool = Field(
+        False,
+        description="Whether the signal `reference` teaches the answers to it too. A model that has never seen them would learn little else "
+        "at first, and lose memory over it.",
+    )
 
 
 class EvaluationConfig(BaseConfig):

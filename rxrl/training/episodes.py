@@ -87,7 +87,7 @@ class Episodes:
             return scenario
         turns = 1 + draws.below(settings.turns)
         place: Place = draws.choice(("spread", "first")) if settings.place == "mixed" else settings.place
-        return with_small_talk([scenario], turns, place, seed=draws.below(2**31))[0]
+        return with_small_talk([scenario], turns, place, seed=draws.below(2**31), taught=settings.taught)[0]
 
     def mixture(self, stage_index: int, count: int, iteration: int) -> list[tuple[Stage, int]]:
         """Stages (this one, and earlier ones by their share) and how many conversations each gives."""

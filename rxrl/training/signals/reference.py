@@ -31,10 +31,10 @@ class ReferenceOptions(BaseConfig):
 
 
 def prepare(material: Material) -> Lesson:
-    """The reference answer of each turn that has one, or of those that fail where there is a gate."""
+    """The reference answer of each turn that has one and may teach it, or of those that fail where there is a gate."""
 
     def items(turn: Turn | None) -> list[Item]:
-        if turn is None or not turn.reference_ids:
+        if turn is None or not turn.reference_ids or turn.extra.get("taught") is False:
             return []
         return [(turn.prompt, turn.reply(turn.reference_ids, turn.reference_thought_ids))]
 
