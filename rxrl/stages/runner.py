@@ -75,7 +75,7 @@ class StageRunner:
         """Trains to the end of the stage and returns the last validation.
 
         Args:
-            say: Is told what a signal (Ctrl-C, SIGTERM) leads to.
+            say: Is told what a signal (Ctrl-C, SIGTERM) leads to, and where the stage ends short of what it looks for.
 
         Raises:
             CheckpointError: The folder holds checkpoints of another run of this stage.
@@ -102,6 +102,8 @@ class StageRunner:
                 if self.checkpoint_every and self.step % self.checkpoint_every == 0:
                     self.save_resumable()
             self._tell(lambda each: each.on_end(self))
+        if (short := self._short(validation)) is not None:
+            say(short)
         self.processes.wait()
         if self.config.finish_with == "best":
             self.run.take_best()
@@ -178,6 +180,16 @@ class StageRunner:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints of this stage."""
         return self.run.checkpoints
+
+    def _short(self, validation: dict[str, Any]) -> str | None:
+        """What to say where the stage ends before it answers as much as its configuration asks for."""
+        wanted, right = getattr(self.config, "accuracy", None), validation.get("asking_accuracy")
+        if wanted is None or right is None or right >= wanted:
+            return None
+        return (
+            f"Stage {self.name} ended with {right:.3f} of the validation answers right, below its accuracy of {wanted:g}: what it has not "
+            "learned to read, memory will not hold. Raise its iterations."
+        )
 
     def _weights_to_keep(self) -> AbstractContextManager[None]:
         """The weights that validate and that the stage ends with: the average, where there is one."""

@@ -120,6 +120,15 @@ def test_reading_answers_from_the_interaction_before_and_ends_once_it_can():
     assert not reading().phase_done({"asking_accuracy": 1.0})
 
 
+@pytest.mark.parametrize(("accuracy", "reached", "says"), [(0.9, 0.5, True), (0.9, 0.95, False), (None, 0.5, False)])
+def test_reading_says_that_it_ended_short_of_its_accuracy(tmp_path, monkeypatch, accuracy, reached, says):
+    task = reading(accuracy=accuracy, iterations=2, validate_every=1)
+    monkeypatch.setattr(type(task), "validate", lambda *_: {"loss": 1.0, "asking_accuracy": reached})
+    said = []
+    runner_in(tmp_path, task=task).train(said.append)
+    assert [("0.500 of the validation answers right" in text, "Raise its iterations" in text) for text in said] == [(True, True)] * says
+
+
 def test_a_last_phase_that_is_learned_ends_the_stage():
     task = smat(((2, 50, 0.9),))
     assert not task.phase_done({"asking_accuracy": 0.89})
