@@ -24,7 +24,9 @@ WATCHED = frozenset(f"{job}mrl.{name}" for name in WATCHING for job in ("", "int
 
 def quickstart(
     out: Annotated[Path, typer.Option(callback=writable_folder, help="Folder of the run.")] = Path("runs/quickstart"),
-    budget: Annotated[str, typer.Option(help="Named settings: default, easy, hard, long, tiny, babi, fairytaleqa or scenario:NAME.")] = "default",
+    budget: Annotated[
+        str, typer.Option(help="Named settings: default, easy, hard, long, tiny, babi, fairytaleqa or scenario:NAME.")
+    ] = "default",
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, instead of a budget.")] = None,
     seed: Seed = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in --out; needs the same settings.")] = False,

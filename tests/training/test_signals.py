@@ -92,7 +92,8 @@ def test_a_turn_may_say_that_its_answer_is_not_taught():
     model, signals, number = small(), signals_of(reference=1.0), 1
     chosen = conversations(3, 3)
     silent = [
-        replace(each, follow_ups=tuple(replace(turn, extra={"taught": i != number}) for i, turn in enumerate(each.follow_ups))) for each in chosen
+        replace(each, follow_ups=tuple(replace(turn, extra={"taught": i != number}) for i, turn in enumerate(each.follow_ups)))
+        for each in chosen
     ]
     plain, rollout = (taught(model, each, signals) for each in (chosen, silent))
     counts = plain.lessons["reference"].weights.clone()
@@ -413,8 +414,10 @@ def test_small_talk_is_inserted_into_a_share_of_what_is_trained_on_and_not_of_wh
     for each, own in zip(taken, plain, strict=True):
         assert [turn for turn in each.follow_ups if turn.kind != "distract"] == list(own.follow_ups)
         assert all(turn.extra == {"taught": False} for turn in each.follow_ups if turn.kind == "distract")
-    also = [turn for each in talk("taught", share=0.5, turns=3, taught=True).episodes.conversations(0, 200, 0, {}) for turn in each.follow_ups]
-    assert not any(turn.extra for turn in also), "what the data says is taught, and so is small talk where that is asked for"
+    also = talk("taught", share=0.5, turns=3, taught=True).episodes.conversations(0, 200, 0, {})
+    assert not any(turn.extra for each in also for turn in each.follow_ups), (
+        "what the data says is taught, and so is small talk where that is asked for"
+    )
     assert all(each.steps == 2 for each in trainer.episodes.to_evaluate(stage, 20))
     assert [each.id for each in taken] == [each.id for each in plain]
     again = trainer.episodes.conversations(0, 200, 0, {})
