@@ -38,14 +38,13 @@ def test_the_level_of_a_budget_is_that_of_its_own_world(name):
 
 def test_the_hard_budget_is_the_default_in_a_larger_world():
     changes = [
-        "data.level=3",
-        "model.max_length=128",
+        "data.level=2",
         "mrl.max_answer_tokens=24",
         "stages.reading.iterations=5000",
         "interactive=null",
     ]
     assert load_budget("hard") == load_budget("default", changes)
-    assert load_budget("hard", ["data.level=2"]).data.level == 2
+    assert load_budget("hard", ["data.level=3"]).data.level == 3
 
 
 def test_the_default_ends_in_a_scenario():

@@ -179,7 +179,8 @@ def test_yaml_blocks_are_valid(folder: Path) -> None:
     here = [block for block in BLOCKS if block.page not in TESTED_APART]
     settings = [block for block in here if block.language == "yaml"]
     files = {block.file: block.text for block in settings if block.file}
-    assert files.keys() == {"my_curriculum.yaml", "mrl.yaml", "babi20.yaml"}
+    assert files.keys() == {"my_curriculum.yaml", "mrl.yaml", "babi20.yaml", "eight.yaml"}
+    assert [stage.steps for stage in load_curriculum("eight.yaml").stages] == [8]
     parse_config(yaml.safe_load(files["babi20.yaml"]), PipelineConfig)
     # A block that is no file shows settings of MRL.
     pieces = [parse_config(yaml.safe_load(block.text), MRLConfig) for block in settings if not block.file]
