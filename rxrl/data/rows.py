@@ -99,6 +99,11 @@ class InteractionRow(BaseModel):
             return {key: words for key, words in aliases.items() if words}
         return aliases
 
+    @model_validator(mode="after")
+    def _taught_is_a_flag(self) -> InteractionRow:
+        _check_taught(self.model_extra or {})
+        return self
+
     def to_interaction(self) -> Interaction:
         """The same as the noun that the rest of the library works with."""
         return Interaction(
@@ -111,6 +116,12 @@ class InteractionRow(BaseModel):
             kind=self.kind,
             extra={**{key: text for key in SEGMENT_KEYS if (text := getattr(self, key)) is not None}, **(self.model_extra or {})},
         )
+
+
+def _check_taught(extra: Mapping[str, Any]) -> None:
+    """Refuses what is neither true nor false: text would count as true without a word."""
+    if not isinstance(extra.get("taught", True), bool):
+        raise ValueError(f"taught: expected true or false, got {shown(extra['taught'])}")
 
 
 _TOOLS = {"query": "tool_result", "answer": "tool_call"}
@@ -253,6 +264,7 @@ def _with_system(row: Mapping[str, Any], default_id: str) -> Conversation:
     checked = _checked({"id": row.get("id"), **own, "interactions": rest}, SystemRow)
     turns = tuple(interaction.to_interaction() for interaction in (checked, *checked.interactions))
     extra = {key: value for key, value in row.items() if key not in known and value is not None}
+    _check_taught(extra)
     return Conversation(checked.id or default_id, system_interaction(system.strip()), turns, extra)
 
 

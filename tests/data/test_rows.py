@@ -105,6 +105,9 @@ BROKEN = [
     (row(interactions=[{"query": "a", "answer": "b", "unknown": True, "asks": []}]), "is unknown, but has no asks"),
     (row(unknown="true"), "unknown: expected true or false, got 'true'"),
     (row(unknown=1), "unknown: expected true or false, got 1"),
+    (row(taught="false"), "taught: expected true or false, got 'false'"),
+    (row(interactions=[{"query": "a", "answer": "b", "taught": 0}]), r"interactions\[0\]: taught: expected true or false, got 0"),
+    ({"system": "Hi.", "taught": "no", "interactions": [{"query": "a", "answer": "b"}]}, "taught: expected true or false, got 'no'"),
     (row(unknown=True), "the first interaction is unknown, but has no asks"),
     (
         row(interactions=[{"query": "a", "answer": "b", "unknown": True, "asks": ["anna.pet"]}]),
