@@ -33,7 +33,7 @@ class SmallTalkConfig(BaseConfig):
     taught: bool = Field(
         False,
         description="Whether the signal `reference` teaches the answers to it too. A model that has never seen them would learn little "
-        "else at first, and lose memory over it.",
+        "else at first.",
     )
 
 
